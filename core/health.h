@@ -1,0 +1,262 @@
+/* health - the node table: the only thing that workers, and processes, share.
+ *
+ * One mapped segment: slots, shards, nodes with their verdicts and declared memory, and
+ * per-worker rows of additive figures. Offsets and atomics, no pointers. Readers take no
+ * lock. A commit is optimistic: take a snapshot, ask the policy, publish if nothing
+ * changed. A writer that dies at any instruction leaves the old record whole: each record
+ * has two copies, and the low bit of its version says which one counts. The lock is a
+ * robust process-shared mutex, waited for at most 1 ms.
+ *
+ * The module hides the layout, the locking, the redo record and the guard. Hot: the
+ * structs below that routers read directly; each field says who writes it. */
+#ifndef WAY_HEALTH_H
+#define WAY_HEALTH_H
+
+#include "base.h"
+#include "event.h"
+#include "limits.h"
+#include "slots.h"
+
+#include <stdatomic.h>
+
+enum {
+    WAY_NODES_MAX = 1024,
+    WAY_SHARDS_MAX = 1024,
+    WAY_SHARD_REPLICAS = 31,
+    WAY_ROWS_MAX = 128, /* attached workers, all processes */
+    WAY_NODE_MEMORY = 32,
+    WAY_SHARD_MEMORY = 16,
+    WAY_CLUSTER_MEMORY = 32,
+    WAY_ADDRESS_MAX = WAY_HOST_MAX + 8,
+    WAY_NONE = 0xffff, /* no node, no shard */
+};
+
+/* The route word of a node: 0 means healthy, whole weight, nothing shed: the router's
+ * fast case is one load and one comparison. */
+enum {
+    WAY_ROUTE_STATE = 0x07, /* enum way_state */
+    WAY_ROUTE_WEIGHT = 0x08, /* weight below 1, or still ramping: see the verdict */
+    WAY_ROUTE_SHED = 0x10,   /* see the verdict */
+    WAY_ROUTE_GONE = 0x20,   /* left the cluster, or never used */
+};
+
+struct way_node {
+    _Atomic uint32_t route;      /* w: health, at commit; r: routers, per command */
+    _Atomic uint16_t shard;      /* w: health, at publish; WAY_NONE: of no shard */
+    _Atomic uint8_t role;        /* enum way_role */
+    _Atomic uint32_t generation; /* changes when the record is given to another node or
+                                    address: connections of an older one are drained */
+    _Atomic uint32_t failures;   /* events in a row that blamed it */
+    _Atomic uint64_t latency;    /* packed EWMA, see way_health_latency */
+};
+struct way_shard {
+    _Atomic uint16_t master; /* node index or WAY_NONE */
+    _Atomic uint16_t replicas;
+    _Atomic uint16_t replica[WAY_SHARD_REPLICAS];
+};
+
+/* What a commit publishes of a node, in one piece. */
+struct way_verdict {
+    uint8_t state;          /* enum way_state */
+    uint8_t hard;           /* marked on hard evidence */
+    uint8_t connections;    /* enum way_connections, of the last mark */
+    uint32_t trials;        /* let through in all while probing */
+    double since;           /* when the state last changed */
+    double ends;            /* 0: until marked otherwise */
+    double weight, ramp, ramp_began, shed;
+    char reason[WAY_REASON_MAX];
+    uint32_t drops;         /* counts marks with connections = drop or drain: a worker that
+                               remembers an older count applies them */
+};
+
+struct way_memory {
+    double node[WAY_NODE_MEMORY];
+    double shard[WAY_SHARD_MEMORY];
+    double cluster[WAY_CLUSTER_MEMORY];
+};
+
+/* The first values of declared memory, and what tells two policies apart. */
+struct way_layout {
+    uint64_t hash; /* of policy, requires and options; 0: none */
+    unsigned node, shard, cluster; /* how many numbers are used */
+    struct way_memory first;
+};
+
+struct way_counts {
+    uint32_t nodes;
+    uint32_t state[WAY_STATE_COUNT];
+    uint64_t inflight;
+    uint64_t retrying;
+};
+
+/* All that a policy may know of a node at one moment. */
+struct way_view {
+    uint16_t node, shard;
+    char id[WAY_ID_MAX];
+    char address[WAY_ADDRESS_MAX]; /* "host:port" */
+    char host[WAY_HOST_MAX];
+    char hostname[WAY_HOST_MAX];
+    uint16_t port;
+    char zone[WAY_ZONE_MAX];
+    enum way_role role;
+    uint32_t generation;
+    struct way_verdict verdict;
+    uint32_t failures;
+    double latency; /* seconds, < 0: never measured */
+    uint64_t inflight;
+    bool has_replication, link_up;
+    double last_io;
+    double behind;
+    struct way_counts of_shard, of_cluster; /* inflight summed over nodes */
+    struct way_memory memory;
+};
+
+/* A view, and the versions it was taken at. */
+struct way_snapshot {
+    struct way_view view;
+    uint64_t node_version, shard_version, cluster_version; /* private */
+    double now;
+};
+
+struct way_health; /* one per process */
+
+struct way_health_options {
+    const char *path;  /* NULL: private to this process (memfd) */
+    struct way_layout layout;
+    bool guard;
+    double failing_share;
+    void (*woken)(void *arg); /* called by the committing thread, lock free, after the
+                                 epoch rose: wakes this process's workers. May be NULL */
+    void *arg;
+};
+
+/* Maps the segment: creates it (temporary name, then link, so that two who start at once
+ * agree), or attaches. -1: no directory, no permission, another layout of records, a
+ * segment of a former boot is replaced, one whose policy hash differs is refused with how
+ * to reload instead. The file is created with mode 0600. */
+int way_health_open(struct way_health **out, const struct way_health_options *o,
+                    struct way_err *err) WAY_MUST_CHECK;
+void way_health_close(struct way_health *h);
+
+/* Hot accessors: direct pointers into the segment, valid until close. */
+struct way_node *way_health_node(struct way_health *h, unsigned node);
+struct way_shard *way_health_shard(struct way_health *h, unsigned shard);
+const _Atomic uint16_t *way_health_slots(struct way_health *h); /* shard of each slot */
+const _Atomic uint64_t *way_health_epoch(struct way_health *h);
+unsigned way_health_nodes(struct way_health *h); /* records ever used: 0..n-1 */
+
+/* ---- rows: additive figures of one attached worker ---- */
+struct way_cell { /* of one worker and one node; w: that worker only, relaxed */
+    _Atomic uint64_t inflight, retrying;
+    _Atomic uint64_t requests, replies, retries;
+    _Atomic uint64_t spare[3];
+};
+/* A row for the calling worker; rows of dead owners (pid and start time) are zeroed and
+ * taken first. -1: all taken. */
+int way_health_row_attach(struct way_health *h, struct way_err *err) WAY_MUST_CHECK;
+void way_health_row_detach(struct way_health *h, int row);
+struct way_cell *way_health_cells(struct way_health *h, int row); /* [WAY_NODES_MAX] */
+
+/* One batched report per loop pass and node: commands answered well. Resets `failures`
+ * when it is not 0 and returns true then: the first success after a failure. */
+bool way_health_success(struct way_health *h, unsigned node);
+/* EWMA over ten seconds (value and time packed in one word, lock free, may lose one of
+ * two simultaneous samples). */
+void way_health_latency(struct way_health *h, unsigned node, double seconds, double now);
+double way_health_latency_get(struct way_health *h, unsigned node);
+/* One more event in a row that blamed it; returns the count with it. */
+uint32_t way_health_failure(struct way_health *h, unsigned node);
+
+/* ---- verdicts ---- */
+void way_health_verdict(struct way_health *h, unsigned node, struct way_verdict *out);
+void way_health_snapshot(struct way_health *h, unsigned node, double now,
+                         struct way_snapshot *out);
+/* The share of traffic a node gets now: weight and ramp. 0..1 */
+double way_verdict_weight(const struct way_verdict *v, double now);
+
+/* What is to be published. A nil mark with changed memory is a commit too. */
+struct way_proposal {
+    struct way_mark mark;
+    struct way_memory memory; /* compared with the snapshot's: only what changed counts */
+    bool hard;                /* way_event_hard(): what the guard asks */
+    bool by_operator;         /* outranks the guard */
+    bool host;                /* the host's own mark (a former replica's role, ...) */
+};
+enum way_refusal { WAY_REFUSED_NOT, WAY_REFUSED_LAST_NODE, WAY_REFUSED_SHARE };
+struct way_outcome {
+    enum way_state from, to;
+    bool changed;               /* the state changed */
+    enum way_refusal refused;   /* failing became suspect, and why */
+    uint64_t commit;            /* the epoch after it */
+};
+enum way_commit {
+    WAY_COMMIT_DONE,     /* published (or nothing to publish) */
+    WAY_COMMIT_CONFLICT, /* the snapshot is old: take another and ask again */
+    WAY_COMMIT_BUSY,     /* the lock was not to be had within 1 ms: the verdict should
+                            hold in this worker alone and be tried again */
+};
+/* The guard (contract, section "mark"): on soft evidence the last node that can serve a
+ * shard's reads or its writes, and more than failing_share of all nodes, become suspect
+ * instead of failing. `locked`: the caller holds the lock by way_health_lock. A commit
+ * that changes a state raises the epoch and calls woken(). */
+enum way_commit way_health_commit(struct way_health *h, const struct way_snapshot *seen,
+                                  const struct way_proposal *p, bool locked,
+                                  struct way_outcome *out) WAY_MUST_CHECK;
+/* 0, or -1 after 1 ms. Recovers from a dead owner (finishes its redo record). */
+int way_health_lock(struct way_health *h) WAY_MUST_CHECK;
+void way_health_unlock(struct way_health *h);
+
+/* ---- trials of a probing node: one word of (version, left, out) ---- */
+bool way_health_trial_take(struct way_health *h, unsigned node, int row, double now);
+/* Ends one. `again`: it ended with neither success nor blame, its place is given back. */
+void way_health_trial_end(struct way_health *h, unsigned node, int row, bool again);
+
+/* ---- leases and dial times ---- */
+/* The lease on a node's probe series: taken, renewed, or taken over when expired. */
+bool way_health_lease(struct way_health *h, unsigned node, uint64_t holder, double now,
+                      double seconds);
+void way_health_release(struct way_health *h, unsigned node, uint64_t holder);
+/* No dial to the node before this time, by any worker: 0 none. Claiming is atomic: true
+ * for one caller, which moves the time to `next`. */
+double way_health_dial_at(struct way_health *h, unsigned node);
+bool way_health_dial_claim(struct way_health *h, unsigned node, double now, double next);
+void way_health_dial_after(struct way_health *h, unsigned node, double at);
+
+/* What a probe with INFO replication told. */
+void way_health_replication(struct way_health *h, unsigned node, bool link_up,
+                            double last_io, double behind);
+
+/* ---- topology ---- */
+struct way_node_change {
+    uint16_t node;
+    enum way_change what;
+    bool gone;
+    enum way_role role; /* as it will be */
+};
+/* Step one: nodes, ids, addresses, roles. New records are healthy and not yet routed to.
+ * Returns how many changes were written to out (at most max), -1 if the lock was busy or
+ * the table is full (err). Nodes unknown to the topology stay until publish. */
+int way_health_adopt(struct way_health *h, const struct way_topology *t, double now,
+                     struct way_node_change *out, unsigned max,
+                     struct way_err *err) WAY_MUST_CHECK;
+/* Step two: slots and shards point to them, departed nodes are marked gone; a master that
+ * became a replica keeps its record. Per slot the owner with the higher config epoch
+ * wins; without epochs the topology whose refresh `began` later. Raises the epoch when
+ * anything changed; returns 1 then, 0 if nothing changed, -1 on error. */
+int way_health_publish(struct way_health *h, const struct way_topology *t, double began,
+                       struct way_err *err) WAY_MUST_CHECK;
+/* Of a MOVED: this slot now belongs to the shard whose master (or replica) is at that
+ * address. The node's index, WAY_NONE if no node has the address. */
+unsigned way_health_find(struct way_health *h, const char *host, uint16_t port);
+void way_health_moved(struct way_health *h, unsigned slot, unsigned node);
+/* Fraction of slots that have an owner, 0..1. */
+double way_health_coverage(struct way_health *h);
+double way_health_topology_at(struct way_health *h); /* now of the last publish, 0 never */
+
+/* The zone of an address, set before threads start. */
+void way_health_zone(struct way_health *h, const char *address, const char *zone);
+
+/* Asserts the invariants drawn at the top of health.c. For tests. */
+void way_health_check(struct way_health *h);
+
+#endif
