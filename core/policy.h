@@ -1,0 +1,126 @@
+/* policy - one loaded policy in one Lua state: the contract, in C terms.
+ *
+ * A policy is asked and answers; it never acts. It has no memory of its own: what it may
+ * remember comes in as numbers and goes back as numbers. Each worker, and the control
+ * thread, loads the same text into a state of its own; a state is used by its thread
+ * alone. Every entry is protected, under an instruction budget, a wall deadline and a
+ * memory cap: an error never passes this header, it becomes WAY_ASKED_FAILED with a cause
+ * and a text, and the caller uses the fallback below.
+ *
+ * The module hides Lua, the sandbox, the runtime's modules (core/runtime, embedded), and
+ * the compiled table of classes. */
+#ifndef WAY_POLICY_H
+#define WAY_POLICY_H
+
+#include "base.h"
+#include "event.h"
+#include "health.h"
+#include "limits.h"
+
+struct way_policy;
+
+enum way_option_type { WAY_OPTION_WORD, WAY_OPTION_NUMBER, WAY_OPTION_STRING,
+                       WAY_OPTION_BOOLEAN };
+/* As given by configuration (typed) or by --option k=v (a word, converted to the type of
+ * the option's default). */
+struct way_option {
+    char *name;
+    enum way_option_type type;
+    char *text;     /* of WORD and STRING */
+    double number;  /* of NUMBER and BOOLEAN */
+};
+
+/* A policy's text, read once (way_policy_read) and loaded by every thread. */
+struct way_policy_text {
+    char *path;   /* as given; "default" for the built-in policies/default.lua; "none" */
+    char *text;   /* the file's bytes; NULL for none */
+    size_t n;
+    struct way_option *option;
+    unsigned options;
+    double instructions, wall, memory; /* limits of the same names */
+};
+/* path NULL or "default": policies/default.lua as built in. "none": the fallback alone.
+ * Copies the options. -1: file missing, unreadable, over 256 KiB, bytecode. */
+int way_policy_read(struct way_policy_text *t, const char *path,
+                    const struct way_option *option, unsigned options,
+                    const struct way_limits *limits, struct way_err *err) WAY_MUST_CHECK;
+void way_policy_text_fini(struct way_policy_text *t);
+
+/* Loads, runs and checks the policy's table: -1 with "file:line: field: expected ..., got
+ * ..." (and "did you mean" for a misspelt field). */
+int way_policy_load(struct way_policy **out, const struct way_policy_text *t,
+                    struct way_err *err) WAY_MUST_CHECK;
+void way_policy_free(struct way_policy *p);
+
+enum way_pick { WAY_PICK_MASTER, WAY_PICK_REPLICA, WAY_PICK_REPLICA_ONLY,
+                WAY_PICK_RANDOM, WAY_PICK_ROUND_ROBIN, WAY_PICK_NEAREST,
+                WAY_PICK_LEAST_INFLIGHT, WAY_PICK_P2C };
+
+/* What is fixed once loaded. */
+struct way_plan {
+    const char *name, *version; /* never NULL; version "" if absent */
+    struct way_layout layout;   /* with hash */
+    enum way_pick pick;
+    char zone[WAY_ZONE_MAX];    /* of pick's knobs; "" none */
+    double tolerance;           /* of pick's knobs, seconds or share as documented */
+    bool watches_success;
+    bool has_classify, has_mark, has_backoff, has_probe, has_reconnect;
+                                /* own or the default's; `none` has none */
+    unsigned classes;           /* names known, built-in ones included */
+};
+const struct way_plan *way_policy_plan(const struct way_policy *p);
+const char *way_policy_class_name(const struct way_policy *p, unsigned class);
+
+enum way_asked {
+    WAY_ASKED_ANSWERED, /* `out` holds the answer (which may be nil) */
+    WAY_ASKED_FAILED,   /* error, budget, memory, bad answer: see way_policy_failure */
+    WAY_ASKED_ABSENT,   /* the policy has no such function (`none`): use the fallback */
+};
+struct way_policy_failure {
+    const char *function; /* "mark", ... */
+    const char *cause;    /* "error", "budget", "deadline", "memory", "answer" */
+    char text[512];       /* with file and line, first lines of the traceback */
+};
+const struct way_policy_failure *way_policy_failure(const struct way_policy *p);
+
+/* Where the last answer came from: "file:line" of the function asked, "fallback", ... For
+ * the journal. Valid until the next call. */
+const char *way_policy_where(const struct way_policy *p);
+/* Exact count of entries into Lua since load. */
+uint64_t way_policy_calls(const struct way_policy *p);
+
+/* Sets class, blame and permanent: the compiled rows first, then the policy's classify,
+ * then way_event_classify_default. Never fails; counts a failing classify. */
+enum way_asked way_policy_classify(struct way_policy *p, struct way_event *e);
+
+/* The random numbers that a call draws come from `seed`: asked again with the same seed it
+ * draws the same ones. `m` is read and written: the declared memory. Written back only
+ * with WAY_ASKED_ANSWERED. */
+enum way_asked way_policy_mark(struct way_policy *p, const struct way_view *node,
+                               const struct way_event *e, uint64_t seed,
+                               struct way_memory *m, struct way_mark *out);
+enum way_asked way_policy_backoff(struct way_policy *p, const struct way_view *node,
+                                  const struct way_event *e, uint64_t seed,
+                                  struct way_memory *m, struct way_retry *out);
+enum way_asked way_policy_probe(struct way_policy *p, const struct way_view *node,
+                                const struct way_event *e, uint64_t seed,
+                                struct way_memory *m, struct way_probe *out);
+/* reconnect: after and timeout (0: not given) for the next dial. */
+struct way_redial {
+    bool given;
+    double after, timeout;
+};
+enum way_asked way_policy_reconnect(struct way_policy *p, const struct way_view *node,
+                                    const struct way_event *e, uint64_t seed,
+                                    struct way_memory *m, struct way_redial *out);
+
+/* The built-in fallback, in C: hard evidence marks `failing` for 5 s, unsent commands and
+ * reads go once to another node, a `data` probe each second. */
+void way_fallback_mark(const struct way_view *node, const struct way_event *e,
+                       struct way_mark *out);
+void way_fallback_backoff(const struct way_view *node, const struct way_event *e,
+                          struct way_retry *out);
+void way_fallback_probe(const struct way_view *node, const struct way_event *e,
+                        struct way_probe *out);
+
+#endif
