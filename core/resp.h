@@ -17,22 +17,29 @@ enum { WAY_RESP_DEPTH = 32 };
 /* One reply. Zeroed is ready; after a whole or a bad value it must be zeroed again
  * (way_reply_framer_reset). */
 struct way_reply_framer {
-    size_t at;                      /* private: bytes walked */
-    unsigned depth;                 /* private */
-    int64_t left[WAY_RESP_DEPTH];   /* private: elements still to come, per level */
+    size_t at;                        /* private: bytes walked, whole tokens */
+    size_t line;                      /* private: bytes looked at of an unfinished line */
+    unsigned depth;                   /* private */
+    int64_t left[WAY_RESP_DEPTH + 1]; /* private: elements still to come, per level */
 };
-void way_reply_framer_reset(struct way_reply_framer *f);
+static inline void way_reply_framer_reset(struct way_reply_framer *f)
+{
+    f->at = f->line = 0;
+    f->depth = 0;
+    f->left[0] = 0;
+}
 
 /* p[0..n): the bytes from the value's first one on, as far as received; n never shrinks
  * between calls. Returns the whole value's length; 0: needs more; -1: not RESP, nested
- * deeper than WAY_RESP_DEPTH, or a bulk over max_bytes. A RESP3 attribute (|) is part of
+ * deeper than WAY_RESP_DEPTH, or a bulk or a line over max_bytes. A RESP3 attribute (|) is part of
  * the value it precedes; a push (>) is a value of its own and no reply: its first byte
  * tells. Streamed types ($? *?) are refused: Redis never sends them. */
 ssize_t way_reply_frame(struct way_reply_framer *f, const char *p, size_t n,
                         size_t max_bytes) WAY_MUST_CHECK;
 
 /* The same for a reply that is known to be whole and valid, such as an element inside one
- * that was framed: its length. For joining replies. */
+ * that was framed: its length (with an attribute before it). For joining replies. 0 if it
+ * is not whole after all. */
 size_t way_reply_length(const char *p, size_t n);
 
 /* The number of elements of an aggregate (* ~ > %: pairs count twice), -1 if p is none or
@@ -65,7 +72,10 @@ void way_request_parser_fini(struct way_request_parser *s);
 /* Returns the whole request's length; 0: needs more; -1: bad, and err's text is the words
  * that Redis has for it, to be sent behind "-ERR " ("Protocol error: invalid bulk length",
  * "Protocol error: expected '$', got 'x'", "Protocol error: too big inline request", ...).
- * More than max_args (Redis: 1048576) or a bulk over max_bytes is bad. */
+ * More than max_args (Redis: 1048576) or a bulk over max_bytes is bad. Stricter than Redis
+ * where it looks away: CR must be followed by LF, a bulk must end where its length says,
+ * an inline request stays within 64 KiB however it arrives, and one that begins with POST
+ * or Host: is a web page's attempt on us and bad. */
 ssize_t way_request_parse(struct way_request_parser *s, const char *p, size_t n,
                           size_t max_args, size_t max_bytes,
                           struct way_err *err) WAY_MUST_CHECK;
