@@ -1,0 +1,65 @@
+/* decide - the one path of every error: classify, straggler check, mark with commit, and
+ * what is to become of the commands.
+ *
+ * One decider per thread: it owns that thread's policy state and its journal ring's writing
+ * end. A snapshot of the node is shown to the policy; the answer is committed if nothing
+ * changed meanwhile, else asked again with the same random numbers, three times at most,
+ * then once under the table's lock. Where the policy fails, the fallback decides; after
+ * limits.policy_errors in limits.policy_window the policy is set aside. */
+#ifndef WAY_DECIDE_H
+#define WAY_DECIDE_H
+
+#include "health.h"
+#include "journal.h"
+#include "limits.h"
+#include "policy.h"
+#include "stats.h"
+
+struct way_decider;
+
+struct way_decider_options {
+    struct way_health *health;
+    const struct way_policy_text *text;
+    const struct way_limits *limits;   /* borrowed */
+    struct way_stats *stats;           /* borrowed, this thread's */
+    struct way_ring *ring;             /* borrowed, this thread writes */
+    uint16_t thread;                   /* worker number; WAY_NONE: control */
+    void (*journaled)(void *arg);      /* an entry was pushed: wakes the reader; or NULL */
+    void *arg;
+};
+int way_decider_new(struct way_decider **out, const struct way_decider_options *o,
+                    struct way_err *err) WAY_MUST_CHECK;
+void way_decider_free(struct way_decider *d);
+const struct way_plan *way_decider_plan(const struct way_decider *d);
+bool way_decider_set_aside(const struct way_decider *d); /* by its errors */
+
+struct way_decision {
+    bool asked;       /* mark was asked */
+    bool refresh;     /* the policy wants the topology refreshed, or the class says so */
+    struct way_mark mark;
+    struct way_outcome outcome;
+    enum way_commit commit;
+};
+/* Sets class and blame of e (now, unix_time too must be set by the caller: e->now), counts
+ * the failure, asks mark if it is to be asked, commits. Kinds: connection, result, probe,
+ * expiry, change. Every call writes one journal entry, but a success that changed
+ * nothing. */
+void way_decide(struct way_decider *d, unsigned node, struct way_event *e,
+                struct way_decision *out);
+
+/* Asks backoff. e must have been classified (way_decide or way_decide_classify). The host
+ * did nothing yet: the caller tells by way_decide_did what it made of it. */
+void way_decide_classify(struct way_decider *d, struct way_event *e);
+void way_decide_retry(struct way_decider *d, unsigned node, struct way_event *e,
+                      struct way_retry *out);
+/* Fills `did` of the entry that way_decide_retry wrote and publishes it. Must follow it. */
+void way_decide_did(struct way_decider *d, const char *fmt, ...) WAY_PRINTF(2, 3);
+
+/* Asks probe: when a node is first seen, after each probe, after mark returned a table. */
+void way_decide_probe(struct way_decider *d, unsigned node, struct way_event *e,
+                      struct way_probe *out);
+/* Asks reconnect; given = false where the policy has none. */
+void way_decide_redial(struct way_decider *d, unsigned node, struct way_event *e,
+                       struct way_redial *out);
+
+#endif

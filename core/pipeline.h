@@ -1,0 +1,128 @@
+/* pipeline - the ordered commands of one client: what state each is in, and its replies,
+ * joined in the order in which they were asked.
+ *
+ * Pure: no socket, no clock, no node. A request is one command on its way. It is owned by
+ * the pipeline until it is answered and taken off; a connection, a hold list or a timer
+ * only link it. A reply that comes in order goes straight to `out`; one that comes early
+ * is kept in `held` until its turn. A command that is split has parts: requests of their
+ * own that answer into its join. */
+#ifndef WAY_PIPELINE_H
+#define WAY_PIPELINE_H
+
+#include "base.h"
+#include "command.h"
+
+struct way_conn;
+struct way_join;
+
+enum way_request_kind {
+    WAY_REQUEST_COMMAND, /* of a pipeline */
+    WAY_REQUEST_PART,    /* of a join */
+    WAY_REQUEST_ASKING,  /* the ASKING before a redirected command: its reply is dropped */
+    WAY_REQUEST_ASK,     /* of a control connection: see cluster, control */
+};
+enum way_request_state {
+    WAY_REQUEST_NEW,
+    WAY_REQUEST_SENT,     /* on a connection: queued, in flight; its bytes are there */
+    WAY_REQUEST_WAITING,  /* held, delayed or behind another: own_bytes has its bytes */
+    WAY_REQUEST_ANSWERED, /* its reply is in `held` or was emitted */
+};
+enum way_request_flag {
+    WAY_FLAG_WRITE = 1 << 0,
+    WAY_FLAG_TRIAL = 1 << 1,
+    WAY_FLAG_DETOUR = 1 << 2,    /* counted in its pipeline's detours */
+    WAY_FLAG_ABANDONED = 1 << 3, /* nobody waits: its reply is read and dropped */
+    WAY_FLAG_STALE_OK = 1 << 4,  /* a read that the policy allowed to go to a replica */
+    WAY_FLAG_ASKED = 1 << 5,     /* to be sent with ASKING before it */
+    WAY_FLAG_MASTER = 1 << 6,    /* the policy said: to the master */
+    WAY_FLAG_UNKNOWN_OK = 1 << 7,/* may be sent again though its fate is unknown */
+    WAY_FLAG_NO_KEY = 1 << 8,    /* has no key: any master will do */
+};
+
+struct way_request {
+    struct way_request *next; /* in its pipeline, or the pool's free list */
+    struct way_request *link; /* in its connection's queue, or the list that holds it */
+    struct way_pipeline *pipeline; /* of a COMMAND or a PART; NULL: none */
+    struct way_conn *conn;    /* while SENT */
+    uint64_t end;             /* where its last byte lies in the connection's stream */
+    uint32_t bytes;           /* its length */
+    uint16_t slot;
+    uint16_t flags;           /* enum way_request_flag */
+    uint8_t kind, state;
+    uint8_t attempt;          /* times it was given to a connection */
+    uint8_t redirects;
+    uint16_t avoid;           /* node that failed it last, WAY_NONE_NODE: none */
+    uint16_t target;          /* node it must go to (ASK, same), else none */
+    double arrived;           /* when the client's bytes were read */
+    double sent;              /* when its last byte was accepted, once it was */
+    double until;             /* while held: not after this */
+    double waited;            /* the last delay a policy gave it */
+    char *own_bytes;          /* while WAITING; owned */
+    uint32_t reply_off, reply_bytes; /* while ANSWERED and early: in held */
+    struct way_join *join;    /* of a PART, or of the COMMAND that was split */
+    uint32_t part;            /* which part */
+    void *ask;                /* of an ASK: its owner's */
+};
+#define WAY_NONE_NODE 0xffff
+
+/* Requests come from a pool; one pool per thread. Zeroed is ready. */
+struct way_request_pool {
+    struct way_request *free;
+    void *slabs;
+    unsigned live; /* ro */
+};
+struct way_request *way_request_take(struct way_request_pool *pool); /* zeroed but for
+                                               avoid and target, which are none */
+void way_request_give(struct way_request_pool *pool, struct way_request *r);
+void way_request_pool_fini(struct way_request_pool *pool);
+
+enum { WAY_DETOUR_BUCKETS = 64 };
+
+struct way_pipeline {
+    struct way_request *head, *tail; /* ro: in the order of the client's commands */
+    unsigned pending;                /* ro */
+    struct way_buf out;              /* replies in order; taken by the client's writer */
+    struct way_buf held;             /* private: early replies */
+    size_t held_live;                /* ro: bytes of them */
+    struct way_request_pool *pool;
+    uint64_t epoch;                  /* rw by dispatch: the table's, when last compared */
+    unsigned detours;                /* rw by dispatch */
+    uint16_t *detour;                /* rw by dispatch: [WAY_DETOUR_BUCKETS], or NULL */
+    uint8_t resp;                    /* 2 or 3 */
+    void *owner;
+    void (*need_out)(struct way_pipeline *p); /* called when a reply is to be put into an
+                                                 `out` without memory; may be NULL */
+};
+void way_pipeline_init(struct way_pipeline *p, struct way_request_pool *pool, void *owner);
+/* Gives back answered requests; those still on a connection are abandoned: they stay
+ * alive, without pipeline, until their connection is done with them. The ones that wait
+ * are handed to `waiting` (which takes them off its lists). */
+void way_pipeline_fini(struct way_pipeline *p,
+                       void (*waiting)(struct way_request *r, void *arg), void *arg);
+
+/* A request at the tail. */
+struct way_request *way_pipeline_push(struct way_pipeline *p, double now);
+
+/* The whole reply to r: copied; all that is in order now goes to out and its requests back
+ * to the pool (r too, unless it is early). True if out grew. */
+bool way_pipeline_answer(struct way_pipeline *p, struct way_request *r, const char *reply,
+                         size_t n);
+bool way_pipeline_error(struct way_pipeline *p, struct way_request *r, const char *fmt, ...)
+        WAY_PRINTF(3, 4);
+
+/* ---- split commands ---- */
+/* Makes r's join with `parts` parts; element e of the whole reply is element
+ * where[e].index of part where[e].part (WAY_JOIN_ARRAY only). */
+struct way_join_place {
+    uint32_t part, index;
+};
+struct way_join *way_join_new(struct way_request *r, enum way_command_join how,
+                              unsigned parts, unsigned elements);
+struct way_join_place *way_join_places(struct way_join *j);
+struct way_request *way_join_part(struct way_join *j, unsigned part); /* a new request */
+/* The reply to one part: kept; with the last one the whole is answered (true if the
+ * pipeline's out grew). The part goes back to the pool. A failed part makes the whole an
+ * error: the first in order of parts, with what is known of the others in words. */
+bool way_join_answer(struct way_request *part, const char *reply, size_t n);
+
+#endif

@@ -1,0 +1,69 @@
+/* stats - counters of one thread, read by the control thread for metrics and INFO.
+ *
+ * Each counter has one writer, its thread; relaxed loads and stores, no locked
+ * instruction. The list is the metrics' list: name, labels, help. */
+#ifndef WAY_STATS_H
+#define WAY_STATS_H
+
+#include "base.h"
+
+#include <stdatomic.h>
+
+/* X(NAME, metric, labels or "", help). Metrics of one name stand together. */
+#define WAY_STATS(X)                                                                     \
+    X(CLIENTS_TOTAL, "client_connections_total", "", "client connections accepted")      \
+    X(CLIENTS_CLOSED, "client_disconnections_total", "", "client connections closed")    \
+    X(REQUESTS, "requests_total", "", "commands read from clients")                      \
+    X(REPLIES, "replies_total", "", "replies given to clients, errors included")         \
+    X(LOCAL, "local_replies_total", "", "commands that wayside answered itself")         \
+    X(REFUSED, "refused_commands_total", "", "commands that are not served")             \
+    X(SPLIT, "split_commands_total", "", "commands split over slots")                    \
+    X(BAD_REQUESTS, "protocol_errors_total", "", "clients closed for malformed RESP")    \
+    X(ERR_UNSENT, "error_replies_total", "certainty=\"unsent\"",                         \
+      "errors that clients got from wayside")                                            \
+    X(ERR_UNKNOWN, "error_replies_total", "certainty=\"unknown\"", "")                   \
+    X(ERR_ANSWERED, "error_replies_total", "certainty=\"answered\"", "")                 \
+    X(RETRY_UNSENT, "retries_total", "certainty=\"unsent\"", "commands sent again")      \
+    X(RETRY_UNKNOWN, "retries_total", "certainty=\"unknown\"", "")                       \
+    X(RETRY_ANSWERED, "retries_total", "certainty=\"answered\"", "")                     \
+    X(RETRY_BUDGET, "retries_refused_total", "limit=\"retry_share\"",                    \
+      "retries refused by a limit")                                                      \
+    X(RETRY_ATTEMPTS, "retries_refused_total", "limit=\"attempts\"", "")                 \
+    X(RETRY_HELD, "retries_refused_total", "limit=\"held_bytes\"", "")                   \
+    X(MOVED, "redirects_total", "kind=\"moved\"", "redirects followed")                  \
+    X(ASK, "redirects_total", "kind=\"ask\"", "")                                        \
+    X(HELD, "held_total", "", "commands held for a change of their shard")               \
+    X(HELD_TOTAL, "held_expired_total", "", "holds cut short by the total time-out")     \
+    X(OVERFLOW, "overflow_total", "", "commands refused by a node's in-flight limits")   \
+    X(DIALS, "dials_total", "", "connections to nodes begun")                            \
+    X(BREAKS, "breaks_total", "", "connections to nodes broken or not made")             \
+    X(POLICY_CALLS, "policy_calls_total", "", "questions put to the policy")             \
+    X(POLICY_ERRORS, "policy_errors_total", "", "questions the policy failed to answer") \
+    X(FALLBACK, "policy_fallback_total", "", "questions the fallback answered")          \
+    X(COMMITS, "commits_total", "", "verdicts committed to the node table")              \
+    X(CONFLICTS, "commit_conflicts_total", "", "questions asked again: the node changed")\
+    X(JOURNAL_LOST, "journal_lost_total", "", "journal entries that found no room")
+
+#define WAY_ENUM_STAT(N, metric, labels, help) WAY_STAT_##N,
+enum way_stat { WAY_STATS(WAY_ENUM_STAT) WAY_STAT_COUNT };
+
+struct way_stats {
+    _Atomic uint64_t at[WAY_STAT_COUNT];
+};
+
+static inline void way_stat_add(struct way_stats *s, enum way_stat which, uint64_t n)
+{
+    uint64_t v = atomic_load_explicit(&s->at[which], memory_order_relaxed);
+    atomic_store_explicit(&s->at[which], v + n, memory_order_relaxed);
+}
+static inline uint64_t way_stat_get(const struct way_stats *s, enum way_stat which)
+{
+    return atomic_load_explicit(&s->at[which], memory_order_relaxed);
+}
+
+struct way_stat_info {
+    const char *metric, *labels, *help;
+};
+const struct way_stat_info *way_stat_info(unsigned i); /* NULL past the end */
+
+#endif
