@@ -41,13 +41,14 @@ enum {
 };
 
 struct way_node {
-    _Atomic uint32_t route;      /* w: health, at commit; r: routers, per command */
+    _Alignas(64) _Atomic uint32_t route; /* w: health, at commit; r: routers, per command */
     _Atomic uint16_t shard;      /* w: health, at publish; WAY_NONE: of no shard */
     _Atomic uint8_t role;        /* enum way_role */
     _Atomic uint32_t generation; /* changes when the record is given to another node or
                                     address: connections of an older one are drained */
     _Atomic uint32_t failures;   /* events in a row that blamed it */
-    _Atomic uint64_t latency;    /* packed EWMA, see way_health_latency */
+    _Alignas(64) _Atomic uint64_t latency; /* packed EWMA, see way_health_latency; written
+                                              often, so on a cache line of its own */
 };
 struct way_shard {
     _Atomic uint16_t master; /* node index or WAY_NONE */
@@ -66,7 +67,7 @@ struct way_verdict {
     double weight, ramp, ramp_began, shed;
     char reason[WAY_REASON_MAX];
     uint32_t drops;         /* counts marks with connections = drop or drain: a worker that
-                               remembers an older count applies them */
+                               remembers an older count applies them. Never falls */
 };
 
 struct way_memory {
@@ -107,7 +108,7 @@ struct way_view {
     bool has_replication, link_up;
     double last_io;
     double behind;
-    struct way_counts of_shard, of_cluster; /* inflight summed over nodes */
+    struct way_counts of_shard, of_cluster; /* members, those that are gone not counted */
     struct way_memory memory;
 };
 
@@ -131,9 +132,12 @@ struct way_health_options {
 };
 
 /* Maps the segment: creates it (temporary name, then link, so that two who start at once
- * agree), or attaches. -1: no directory, no permission, another layout of records, a
- * segment of a former boot is replaced, one whose policy hash differs is refused with how
- * to reload instead. The file is created with mode 0600. */
+ * agree), or attaches. A segment of a former boot is replaced. One whose policy hash
+ * differs starts afresh (verdicts and memory) if no process that is attached lives.
+ * -1: no directory, one that anybody may write to, no permission, not a segment, another
+ * layout of records, or a differing policy hash while others are attached (the text tells
+ * to reload instead). The file is created with mode 0600. Processes that share a segment
+ * must see each other in /proc (one pid namespace). */
 int way_health_open(struct way_health **out, const struct way_health_options *o,
                     struct way_err *err) WAY_MUST_CHECK;
 void way_health_close(struct way_health *h);
@@ -149,10 +153,11 @@ unsigned way_health_nodes(struct way_health *h); /* records ever used: 0..n-1 */
 struct way_cell { /* of one worker and one node; w: that worker only, relaxed */
     _Atomic uint64_t inflight, retrying;
     _Atomic uint64_t requests, replies, retries;
-    _Atomic uint64_t spare[3];
+    _Atomic uint64_t trials, trials_at; /* private to health */
+    _Atomic uint64_t spare;
 };
-/* A row for the calling worker; rows of dead owners (pid and start time) are zeroed and
- * taken first. -1: all taken. */
+/* A row for the calling worker; rows of dead owners (pid and start time) are zeroed first,
+ * as they also are about once a second by way_health_snapshot. -1: all taken. */
 int way_health_row_attach(struct way_health *h, struct way_err *err) WAY_MUST_CHECK;
 void way_health_row_detach(struct way_health *h, int row);
 struct way_cell *way_health_cells(struct way_health *h, int row); /* [WAY_NODES_MAX] */
@@ -160,8 +165,8 @@ struct way_cell *way_health_cells(struct way_health *h, int row); /* [WAY_NODES_
 /* One batched report per loop pass and node: commands answered well. Resets `failures`
  * when it is not 0 and returns true then: the first success after a failure. */
 bool way_health_success(struct way_health *h, unsigned node);
-/* EWMA over ten seconds (value and time packed in one word, lock free, may lose one of
- * two simultaneous samples). */
+/* EWMA over ten seconds (value and time packed in one word, lock free; of samples within
+ * one millisecond, or simultaneous ones, only the first counts). */
 void way_health_latency(struct way_health *h, unsigned node, double seconds, double now);
 double way_health_latency_get(struct way_health *h, unsigned node);
 /* One more event in a row that blamed it; returns the count with it. */
@@ -173,8 +178,14 @@ void way_health_snapshot(struct way_health *h, unsigned node, double now,
                          struct way_snapshot *out);
 /* The share of traffic a node gets now: weight and ramp. 0..1 */
 double way_verdict_weight(const struct way_verdict *v, double now);
+/* Clears WAY_ROUTE_WEIGHT of a node whose ramp is over, if the lock is free: for a router
+ * that found a weight of 1 behind the flag. */
+void way_health_settle(struct way_health *h, unsigned node, double now);
 
-/* What is to be published. A nil mark with changed memory is a commit too. */
+/* What is to be published. A nil mark with changed memory is a commit too. A mark that
+ * names a state also sets its end (now + seconds, or none); what else it leaves out is
+ * kept while the state stays, and is whole weight, no ramp, nothing shed, no reason where
+ * the state changes. One without a state changes what it names. */
 struct way_proposal {
     struct way_mark mark;
     struct way_memory memory; /* compared with the snapshot's: only what changed counts */
@@ -186,19 +197,22 @@ enum way_refusal { WAY_REFUSED_NOT, WAY_REFUSED_LAST_NODE, WAY_REFUSED_SHARE };
 struct way_outcome {
     enum way_state from, to;
     bool changed;               /* the state changed */
-    enum way_refusal refused;   /* failing became suspect, and why */
+    enum way_refusal refused;   /* failing became suspect, and why; where the node stands
+                                   failing on hard evidence, that stands, not prolonged */
     uint64_t commit;            /* the epoch after it */
 };
 enum way_commit {
     WAY_COMMIT_DONE,     /* published (or nothing to publish) */
-    WAY_COMMIT_CONFLICT, /* the snapshot is old: take another and ask again */
+    WAY_COMMIT_CONFLICT, /* the snapshot is old: take another and ask again. Taken under
+                            the lock, a snapshot never conflicts */
     WAY_COMMIT_BUSY,     /* the lock was not to be had within 1 ms: the verdict should
                             hold in this worker alone and be tried again */
 };
 /* The guard (contract, section "mark"): on soft evidence the last node that can serve a
  * shard's reads or its writes, and more than failing_share of all nodes, become suspect
  * instead of failing. `locked`: the caller holds the lock by way_health_lock. A commit
- * that changes a state raises the epoch and calls woken(). */
+ * that changes a state, or drains or drops connections, raises the epoch and calls
+ * woken(): here, or in way_health_unlock. */
 enum way_commit way_health_commit(struct way_health *h, const struct way_snapshot *seen,
                                   const struct way_proposal *p, bool locked,
                                   struct way_outcome *out) WAY_MUST_CHECK;
@@ -207,6 +221,8 @@ int way_health_lock(struct way_health *h) WAY_MUST_CHECK;
 void way_health_unlock(struct way_health *h);
 
 /* ---- trials of a probing node: one word of (version, left, out) ---- */
+/* True: this command may go. A permit that is not ended within 10 s, or whose row's owner
+ * died, is given to the next. */
 bool way_health_trial_take(struct way_health *h, unsigned node, int row, double now);
 /* Ends one. `again`: it ended with neither success nor blame, its place is given back. */
 void way_health_trial_end(struct way_health *h, unsigned node, int row, bool again);
@@ -234,26 +250,36 @@ struct way_node_change {
     enum way_role role; /* as it will be */
 };
 /* Step one: nodes, ids, addresses, roles. New records are healthy and not yet routed to.
- * Returns how many changes were written to out (at most max), -1 if the lock was busy or
- * the table is full (err). Nodes unknown to the topology stay until publish. */
-int way_health_adopt(struct way_health *h, const struct way_topology *t, double now,
-                     struct way_node_change *out, unsigned max,
+ * Returns how many changes were written to out (at most max, at least 2: what does not fit
+ * is left as it was, for the next time), -1 if the lock was busy (err). Departures are told (gone),
+ * but those nodes stay until publish. Nodes in handshake, without an address, or past
+ * WAY_NODES_MAX are left out; for the latter err has a text though the result is not -1,
+ * else its text is empty. A topology that is older than the table (as in publish) changes
+ * nothing: 0. `began`: when its refresh was begun. */
+int way_health_adopt(struct way_health *h, const struct way_topology *t, double began,
+                     double now, struct way_node_change *out, unsigned max,
                      struct way_err *err) WAY_MUST_CHECK;
 /* Step two: slots and shards point to them, departed nodes are marked gone; a master that
- * became a replica keeps its record. Per slot the owner with the higher config epoch
- * wins; without epochs the topology whose refresh `began` later. Raises the epoch when
- * anything changed; returns 1 then, 0 if nothing changed, -1 on error. */
+ * became a replica keeps its record, and a shard whose replica was promoted its own. Per
+ * slot the owner with the higher config epoch wins; without epochs, or with the same, the
+ * topology whose refresh `began` later (and no earlier than a MOVED). One that loses a
+ * slot is older than the table: it gives only the slots that it wins by a higher epoch.
+ * Raises the epoch when anything changed; returns 1 then, 0 if nothing changed, -1 if the
+ * lock was busy. */
 int way_health_publish(struct way_health *h, const struct way_topology *t, double began,
                        struct way_err *err) WAY_MUST_CHECK;
-/* Of a MOVED: this slot now belongs to the shard whose master (or replica) is at that
- * address. The node's index, WAY_NONE if no node has the address. */
+/* The node at that address (IP or announced name): its index, WAY_NONE if there is none. */
 unsigned way_health_find(struct way_health *h, const char *host, uint16_t port);
-void way_health_moved(struct way_health *h, unsigned slot, unsigned node);
+/* Of a MOVED at `now`: the slot belongs to the shard of that node from here on. A replica
+ * becomes its shard's master (they change places), a node of no shard gets one: a guess
+ * that the refresh which follows confirms or corrects. Nothing if the lock is busy. */
+void way_health_moved(struct way_health *h, unsigned slot, unsigned node, double now);
 /* Fraction of slots that have an owner, 0..1. */
 double way_health_coverage(struct way_health *h);
 double way_health_topology_at(struct way_health *h); /* now of the last publish, 0 never */
 
-/* The zone of an address, set before threads start. */
+/* The zone of an address ("host:port", "name:port", or a host alone), set before threads
+ * start; nodes that are known get it now, others when adopted. */
 void way_health_zone(struct way_health *h, const char *address, const char *zone);
 
 /* Asserts the invariants drawn at the top of health.c. For tests. */
