@@ -36,6 +36,7 @@ struct way_command {
     const char *name; /* lower case */
     int arity;        /* as COMMAND tells it: > 0 exact, < 0 at least, name included */
     bool write;       /* may change data: goes to the master, never blindly twice */
+    bool by_args;     /* way_command_refused has to look at the arguments */
     uint8_t how, join, local, keyspec;
     int8_t first, last, step;
     const char *why;  /* of REFUSE: "blocks the connection", ... NULL else */
@@ -55,18 +56,21 @@ int way_command_keys(const struct way_command *c, const char *p,
                      const struct way_arg *arg, unsigned count, unsigned *position,
                      unsigned max, struct way_err *err);
 
-/* The first key's position without the list, for commands of RANGE; else as above. */
+/* The first key's position without the list, for commands of RANGE; else 0. An arity that
+ * fits covers it. (OBJECT, MEMORY, XINFO and XGROUP tell -3 where Redis tells -2, so that
+ * it does.) */
 static inline unsigned way_command_first_key(const struct way_command *c)
 {
     return c->keyspec == WAY_KEYS_RANGE ? (unsigned)c->first : 0;
 }
 
-/* -1 and Redis's words (wrong number of arguments ...) where count does not fit. */
+/* -1 and Redis's words ("ERR wrong number of arguments ...") where count does not fit. */
 int way_command_arity(const struct way_command *c, unsigned count, struct way_err *err);
 
 /* Refines what only the arguments tell: XREAD ... BLOCK, XREADGROUP ... BLOCK (refused),
  * BITFIELD with only GETs stays a write as in Redis; OBJECT HELP, XINFO HELP and such.
- * NULL: served as the table says; else why it is refused. */
+ * NULL: served as the table says; else why it is refused, to complete "wayside does not
+ * serve 'NAME': ". Need not be asked where by_args is false and how is not REFUSE. */
 const char *way_command_refused(const struct way_command *c, const char *p,
                                 const struct way_arg *arg, unsigned count);
 
