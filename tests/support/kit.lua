@@ -1,0 +1,105 @@
+--- The fault kit: what end-to-end specs are written with. See README.md here.
+--
+-- What is started in a block (it, describe, file) ends with that block.
+local busted = require "busted"
+local cluster = require "tests.support.cluster"
+local daemon = require "tests.support.daemon"
+local mitm = require "tests.support.mitm"
+local node = require "tests.support.node"
+local process = require "tests.support.process"
+local random = require "tests.support.random"
+local resp = require "tests.support.resp"
+local wait = require "tests.support.wait"
+
+local kit = {
+  random = random, resp = resp, process = process, null = resp.null, is_error = resp.is_error, show = resp.show,
+  key_in = cluster.key_in, slot_of = cluster.slot_of, wait_for = wait.wait_for, poll = wait.poll,
+}
+
+--- True in `make soak`: full counts.
+kit.soak = os.getenv "SOAK" ~= nil and os.getenv "SOAK" ~= "0"
+
+--- The count to run: the sample, or all in soak.
+function kit.count(sample, full) return kit.soak and full or sample end
+
+-- ---- scopes: one list of open things per block that is running ----
+
+local scopes = { {} }
+
+local function owned(thing)
+  table.insert(scopes[#scopes], thing)
+  return thing
+end
+--- Ends with the block: anything with a stop method.
+kit.owned = owned
+
+local function close_scope()
+  local scope = #scopes > 1 and table.remove(scopes) or scopes[1]
+  local wrong
+  for i = #scope, 1, -1 do
+    local ok, err = pcall(scope[i].stop, scope[i])
+    if not ok then wrong = wrong or err end
+    scope[i] = nil
+  end
+  if wrong then error(wrong, 0) end
+end
+
+for _, block in ipairs { "test", "describe" } do
+  busted.subscribe({ block, "start" }, function() table.insert(scopes, {}) return nil, true end, { priority = 1 })
+  busted.subscribe({ block, "end" }, function() close_scope() return nil, true end, { priority = 1 })
+end
+busted.subscribe({ "file", "end" }, function()
+  while #scopes > 1 do close_scope() end
+  close_scope()
+  return nil, true
+end)
+
+local folder
+local function test_folder()
+  if not folder then
+    folder = process.new_folder()
+    table.insert(scopes[1], 1, { stop = function()
+      process.remove_tree(folder)
+      folder = nil
+    end })
+  end
+  return folder
+end
+--- A folder that is removed in the end.
+kit.folder = test_folder
+
+--- Writes a file into the tests' folder; its path.
+function kit.file(name, text)
+  local path = test_folder() .. "/" .. name
+  process.write_file(path, text)
+  return path
+end
+
+local function with_folder(options)
+  local copy = { folder = test_folder() }
+  for key, value in pairs(options or {}) do copy[key] = value end
+  return copy
+end
+
+--- A real cluster: kit.cluster { masters = 3, replicas = 3, node_timeout = 500, front = "mitm" }.
+function kit.cluster(options) return owned(cluster.start(with_folder(options))) end
+
+--- The daemon before it: kit.wayside { cluster = cluster, policy = "policies/default.lua", workers = 2 }.
+function kit.wayside(options) return owned(daemon.start(with_folder(options))) end
+
+--- The daemon prepared but not started, for what must be refused: :refused().
+function kit.prepared(options) return owned(daemon.prepare(with_folder(options))) end
+
+--- A man in the middle before any port: kit.mitm { to = port }.
+function kit.mitm(options) return owned(mitm.start(with_folder(options))) end
+
+--- A scripted node: kit.node { script = function(words, conn) ... end }.
+function kit.node(options) return owned(node.start(with_folder(options))) end
+
+--- A program to its end: status, text.
+function kit.run(options) return process.run(options) end
+
+--- A RESP client to any "host:port" or "unix:/path".
+function kit.connect(target, timeout) return resp.connect(target, timeout) end
+
+return kit
