@@ -1,7 +1,8 @@
 /* history - what the journals of all threads told: the last entries, and counts of them.
  *
  * Pure and bounded: 1,024 entries; errors counted by node, phase and error; changes of
- * state by from, to and reason (the 255 first reasons; later ones count as "other").
+ * state by from, to and reason (256 of them; where reasons are too many they count as
+ * "other").
  * Belongs to the control thread. */
 #ifndef WAY_HISTORY_H
 #define WAY_HISTORY_H
