@@ -2,8 +2,8 @@
  *
  * The file is run in a sandbox of its own (no io, no os, bounded), must return one table,
  * and every key is known, typed and bounded; what is wrong is told as "file:line: key:
- * expected ..., got ..." with a suggestion for a misspelt key. Flags win over the file.
- * Owns all its strings. */
+ * expected ..., got ..." (the line where it is known) with a suggestion for a misspelt key.
+ * Flags win over the file. Owns all its strings. Hides Lua and the table of keys. */
 #ifndef WAY_CONFIG_H
 #define WAY_CONFIG_H
 
@@ -11,7 +11,8 @@
 #include "limits.h"
 #include "policy.h"
 
-enum { WAY_LISTEN_MAX = 16, WAY_SEEDS_MAX = 64, WAY_WORKERS_MAX = 64 };
+enum { WAY_LISTEN_MAX = 16, WAY_SEEDS_MAX = 64, WAY_WORKERS_MAX = 64,
+       WAY_ZONES_MAX = 1024, WAY_OPTIONS_MAX = 64 };
 
 struct way_zone {
     char *address, *zone;
@@ -19,7 +20,7 @@ struct way_zone {
 
 struct way_config {
     char *file; /* NULL: flags only */
-    char *listen[WAY_LISTEN_MAX]; /* "host:port" or "unix:/path" */
+    char *listen[WAY_LISTEN_MAX]; /* "host:port", "[v6]:port" or "unix:/path" */
     unsigned listens;
     unsigned workers;
     char *seeds[WAY_SEEDS_MAX];   /* "host:port", names allowed */
@@ -37,22 +38,37 @@ struct way_config {
     char *console;                /* NULL: none */
     char *http;                   /* NULL: none */
     char *log_level;              /* NULL: info */
+    bool flagged_listen, flagged_seeds; /* private: a flag has emptied the file's list */
 };
 
 void way_config_init(struct way_config *c); /* defaults: one worker, no listener */
 void way_config_fini(struct way_config *c);
 
+/* Into a configuration that was just initialised. -1: it is to be finished, not used. */
 int way_config_load(struct way_config *c, const char *file,
                     struct way_err *err) WAY_MUST_CHECK;
 
+/* Whether the file is a policy rather than a configuration: it requires something, or
+ * returns a table with a policy's fields and none of a configuration's. False for what
+ * can't be run at all: loading it tells why. */
+bool way_config_is_policy(const char *file);
+
 /* One flag of the command line: name without dashes, its value. Lists given by flags
  * replace the file's as a whole (first use empties, later ones add; --cluster takes
- * host:port,host:port). -1: unknown or bad value. */
+ * host:port,host:port); options are set one by one; another policy drops the options that
+ * the file gave its own. -1: unknown or bad value, "--name: expected ..., got ...". */
 int way_config_flag(struct way_config *c, const char *name, const char *value,
                     struct way_err *err) WAY_MUST_CHECK;
 
-/* What only the whole can tell: a listener and a seed are there, addresses parse, paths
- * fit a unix socket. */
+/* The flags there are, for --help. NULL past the end. */
+struct way_flag {
+    const char *name, *value, *help;
+};
+const struct way_flag *way_config_flag_at(unsigned i);
+
+/* What only the whole can tell: a listener and a seed are there, none is there twice, a
+ * user has a password; and that addresses parse and paths fit a unix socket, for who filled
+ * the struct by other means. */
 int way_config_check(const struct way_config *c, struct way_err *err) WAY_MUST_CHECK;
 
 #endif
