@@ -1,0 +1,454 @@
+/* script - see script.h.
+ *
+ * The stack of the state holds three functions for ever: the traceback handler, the
+ * trampoline, which runs the caller's body, and the collector's slice. An entry pushes the
+ * trampoline (no allocation), arms the hook and calls lua_pcall; so even building arguments
+ * is protected.
+ *
+ * The collector is stopped while a script runs and does a slice after each call once enough
+ * was allocated. So what a call allocates is bounded by the cap, and no pause falls into
+ * it. After a refused allocation the slices go on, at most a millisecond each, until half
+ * of the cap is free.
+ *
+ * Rejected: collecting within the call (a full cycle may come at any instruction), and a
+ * fresh state after a refused allocation (a load costs a hundred times as much). */
+#include "script.h"
+
+#include "natives.h"
+#include "runtime_files.h"
+
+#include <assert.h>
+#include <lauxlib.h>
+#include <lua.h>
+#include <luajit.h>
+#include <lualib.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+enum {
+    INTERVAL = 200,          /* instructions between two looks at budget and clock */
+    SLICE_BYTES = 16384,     /* allocated since the last slice: time for another */
+    SLICE_WORK = 32,         /* of lua_gc's step, in KiB */
+    LOADING = 50,            /* times a call's budget */
+    AT_HANDLER = 1, AT_TRAMPOLINE, AT_SLICE, AT_TOP = AT_SLICE, /* stack indexes */
+};
+static const double standard_instructions = 100000, standard_wall = 0.002,
+                    standard_memory = 4 << 20, slice_seconds = 0.001;
+
+struct way_script {
+    lua_State *L;
+    size_t used, cap;       /* bytes */
+    size_t collected;       /* used after the last slice */
+    bool refused;           /* an allocation was, in this call */
+    bool full;              /* one was, and half of the cap is not free yet */
+    bool running, tripped;
+    double instructions, wall;
+    int64_t left;           /* instructions of this call */
+    int64_t unlooked;       /* charged by C since the clock was looked at */
+    int64_t granted;
+    double allowed;         /* seconds of this call */
+    double deadline;        /* 0: set at the first look */
+    const char *cause;
+    way_script_fn fn;
+    void *arg;
+    int result, globals, environment, host; /* registry references */
+    uint64_t calls;
+    struct way_script_failure failure;
+};
+
+static void *allocate(void *ud, void *p, size_t old, size_t size)
+{
+    struct way_script *s = ud;
+    if (!size) {
+        free(p);
+        s->used -= p ? old : 0;
+        return NULL;
+    }
+    if (!p)
+        old = 0;
+    if (size > old && (size > WAY_SCRIPT_ALLOCATION || s->used - old + size > s->cap)) {
+        s->refused = true;
+        return NULL;
+    }
+    void *got = realloc(p, size);
+    if (!got && size <= old)
+        abort(); /* the collector relies on shrinking */
+    if (got)
+        s->used = s->used - old + size;
+    else
+        s->refused = true;
+    return got;
+}
+
+struct way_script *way_script_of(lua_State *L)
+{
+    void *ud;
+    lua_getallocf(L, &ud);
+    return ud;
+}
+
+/* ---- the budget ---- */
+
+static void hook(lua_State *L, lua_Debug *ar);
+
+/* "file:line: " of the innermost function that has lines. */
+static void where(lua_State *L)
+{
+    lua_Debug ar;
+    for (int level = 0; level < 4 && lua_getstack(L, level, &ar); level++) {
+        lua_getinfo(L, "Sl", &ar);
+        if (ar.currentline > 0) {
+            lua_pushfstring(L, "%s:%d: ", ar.short_src, ar.currentline);
+            return;
+        }
+    }
+    lua_pushliteral(L, "");
+}
+
+static int trip(lua_State *L, struct way_script *s, const char *cause)
+{
+    if (!s->tripped) {
+        s->tripped = true;
+        s->cause = cause;
+        lua_sethook(L, hook, LUA_MASKCOUNT, 1);
+    }
+    where(L);
+    if (!strcmp(s->cause, "budget"))
+        lua_pushfstring(L, "more than %d instructions in one call", (int)s->granted);
+    else
+        lua_pushfstring(L, "more than %d ms in one call", (int)(s->allowed * 1000));
+    lua_concat(L, 2);
+    return lua_error(L);
+}
+
+static void look(lua_State *L, struct way_script *s)
+{
+    if (s->left < 0)
+        trip(L, s, "budget");
+    double now = way_clock();
+    if (s->deadline == 0)
+        s->deadline = now + s->allowed;
+    else if (now > s->deadline)
+        trip(L, s, "deadline");
+}
+
+static void hook(lua_State *L, lua_Debug *ar)
+{
+    struct way_script *s = way_script_of(L);
+    (void)ar;
+    if (!s->running)
+        return;
+    if (s->tripped)
+        trip(L, s, s->cause);
+    s->left -= INTERVAL;
+    look(L, s);
+}
+
+void way_script_charge(lua_State *L, size_t instructions)
+{
+    struct way_script *s = way_script_of(L);
+    s->left -= (int64_t)instructions;
+    s->unlooked += (int64_t)instructions;
+    if (s->unlooked < INTERVAL && s->left >= 0)
+        return;
+    s->unlooked = 0;
+    look(L, s);
+}
+
+/* ---- entries ---- */
+
+static int on_error(lua_State *L)
+{
+    if (!lua_isstring(L, 1)) {
+        lua_pushfstring(L, "raised a %s instead of a text", luaL_typename(L, 1));
+        lua_replace(L, 1);
+    }
+    luaL_traceback(L, L, lua_tostring(L, 1), 1);
+    return 1;
+}
+
+static int trampoline(lua_State *L)
+{
+    struct way_script *s = way_script_of(L);
+    luaL_checkstack(L, 40, NULL);
+    s->fn(L, s->arg);
+    return 0;
+}
+
+static int slice(lua_State *L)
+{
+    struct way_script *s = way_script_of(L);
+    double until = s->full ? way_clock() + slice_seconds : 0;
+    int done;
+    do
+        done = lua_gc(L, LUA_GCSTEP, SLICE_WORK);
+    while (s->full && !done && way_clock() < until);
+    return 0;
+}
+
+/* The collector allocates too (it resizes the table of strings), so it is protected. */
+static void collect(struct way_script *s)
+{
+    lua_pushvalue(s->L, AT_SLICE);
+    (void)lua_pcall(s->L, 0, 0, 0);
+    lua_settop(s->L, AT_TOP);
+    (void)lua_gc(s->L, LUA_GCSTOP, 0);
+    s->collected = s->used;
+    if (s->full && s->used < s->cap / 2)
+        s->full = false;
+}
+
+static void note_failure(struct way_script *s, int status)
+{
+    const char *text = lua_tostring(s->L, -1);
+    bool memory = status == LUA_ERRMEM || (status == LUA_ERRERR && s->refused);
+    s->failure.cause = memory ? "memory" : s->tripped ? s->cause : "error";
+    if (memory)
+        snprintf(s->failure.text, sizeof s->failure.text,
+                 "out of memory: %zu of %zu bytes held, at most %d in one piece", s->used,
+                 s->cap, WAY_SCRIPT_ALLOCATION);
+    else
+        snprintf(s->failure.text, sizeof s->failure.text, "%s", text ? text : "?");
+    if (s->refused)
+        s->full = true;
+}
+
+static int enter(struct way_script *s, way_script_fn fn, void *arg, double instructions,
+                 double wall)
+{
+    lua_State *L = s->L;
+    assert(!s->running && lua_gettop(L) == AT_TOP);
+    s->fn = fn;
+    s->arg = arg;
+    s->left = s->granted = (int64_t)instructions;
+    s->unlooked = 0;
+    s->allowed = wall;
+    s->deadline = 0;
+    s->refused = s->tripped = false;
+    s->running = true;
+    s->calls++;
+    lua_sethook(L, hook, LUA_MASKCOUNT, INTERVAL);
+    lua_pushvalue(L, AT_TRAMPOLINE);
+    int status = lua_pcall(L, 0, 0, AT_HANDLER);
+    s->running = false;
+    if (status)
+        note_failure(s, status);
+    lua_settop(L, AT_TOP);
+    if (s->used > s->collected + SLICE_BYTES || s->full)
+        collect(s);
+    return status ? -1 : 0;
+}
+
+int way_script_call(struct way_script *s, way_script_fn fn, void *arg)
+{
+    return enter(s, fn, arg, s->instructions, s->wall);
+}
+
+int way_script_call_loading(struct way_script *s, way_script_fn fn, void *arg)
+{
+    return enter(s, fn, arg, s->instructions * LOADING, s->wall * LOADING);
+}
+
+/* ---- loading ---- */
+
+static void compile(lua_State *L, const char *name, const char *text, size_t n)
+{
+    char at[256];
+    snprintf(at, sizeof at, "@%s", name);
+    if (n > WAY_SCRIPT_TEXT)
+        luaL_error(L, "%s: longer than %d bytes", name, WAY_SCRIPT_TEXT);
+    if (n && text[0] == '\x1b')
+        luaL_error(L, "%s: bytecode, expected Lua text", name);
+    if (luaL_loadbufferx(L, text, n, at, "t"))
+        lua_error(L);
+}
+
+void way_script_run(lua_State *L, const char *name, const char *text, size_t n)
+{
+    compile(L, name, text, n);
+    lua_rawgeti(L, LUA_REGISTRYINDEX, way_script_of(L)->environment);
+    lua_setfenv(L, -2);
+    lua_call(L, 0, 1);
+}
+
+void way_script_runtime(lua_State *L, const char *name)
+{
+    const struct way_runtime_file *f = way_runtime_files;
+    while (f->name && strcmp(f->name, name))
+        f++;
+    if (!f->name)
+        luaL_error(L, "%s: not part of this program", name);
+    compile(L, f->name, f->text, f->size);
+    lua_insert(L, -2);
+    lua_call(L, 1, 1);
+}
+
+void way_script_result(lua_State *L)
+{
+    lua_rawgeti(L, LUA_REGISTRYINDEX, way_script_of(L)->result);
+}
+
+void way_script_globals(lua_State *L)
+{
+    lua_rawgeti(L, LUA_REGISTRYINDEX, way_script_of(L)->globals);
+}
+
+struct text {
+    const char *name, *text;
+    size_t n;
+};
+
+static int load_body(lua_State *L, void *arg)
+{
+    const struct text *t = arg;
+    way_script_run(L, t->name, t->text, t->n);
+    lua_rawseti(L, LUA_REGISTRYINDEX, way_script_of(L)->result);
+    return 0;
+}
+
+int way_script_load_text(struct way_script *s, const char *name, const char *text, size_t n,
+                         struct way_err *err)
+{
+    struct text t = { name, text, n };
+    if (!way_script_call_loading(s, load_body, &t))
+        return 0;
+    char *trace = strstr(s->failure.text, "\nstack traceback:");
+    if (trace)
+        *trace = 0;
+    bool placed = !strncmp(s->failure.text, name, strlen(name));
+    return placed ? way_fail(err, "%s", s->failure.text)
+                  : way_fail(err, "%s: %s", name, s->failure.text);
+}
+
+/* ---- creation ---- */
+
+static int new_reference(lua_State *L)
+{
+    lua_pushboolean(L, 0); /* luaL_ref keeps nil apart */
+    return luaL_ref(L, LUA_REGISTRYINDEX);
+}
+
+static void open_libraries(lua_State *L)
+{
+    static const lua_CFunction open[] = { luaopen_base, luaopen_table, luaopen_string,
+                                          luaopen_math, luaopen_bit };
+    for (unsigned i = 0; i < way_count(open); i++) {
+        lua_pushcfunction(L, open[i]);
+        lua_call(L, 0, 0);
+    }
+}
+
+/* The host's table for the sandbox: the allow-list and the guarded functions. What comes
+ * back are the globals, and the environment through which scripts read them. */
+static void build_sandbox(lua_State *L, struct way_script *s)
+{
+    lua_createtable(L, 0, 4);
+    lua_newtable(L);
+    way_script_runtime(L, "runtime/allow.lua");
+    lua_setfield(L, -2, "allow");
+    way_natives_push(L);
+    lua_setfield(L, -2, "natives");
+    way_script_runtime(L, "runtime/sandbox.lua");
+    lua_getfield(L, -1, "globals");
+    lua_rawseti(L, LUA_REGISTRYINDEX, s->globals);
+    lua_getfield(L, -1, "environment");
+    lua_rawseti(L, LUA_REGISTRYINDEX, s->environment);
+    lua_pop(L, 1);
+}
+
+static const char *const fixed_names[AT_TOP] = { "wayside.handler", "wayside.trampoline",
+                                                 "wayside.slice" };
+
+static int build(lua_State *L)
+{
+    struct way_script *s = way_script_of(L);
+    luaL_checkstack(L, 40, NULL);
+    luaJIT_setmode(L, 0, LUAJIT_MODE_ENGINE | LUAJIT_MODE_OFF);
+    open_libraries(L);
+    s->result = new_reference(L);
+    s->globals = new_reference(L);
+    s->environment = new_reference(L);
+    build_sandbox(L, s);
+    lua_pushnil(L);
+    lua_rawseti(L, LUA_REGISTRYINDEX, s->result);
+    static const lua_CFunction fixed[] = { on_error, trampoline, slice };
+    for (unsigned i = 0; i < way_count(fixed); i++) {
+        lua_pushcfunction(L, fixed[i]);
+        lua_setfield(L, LUA_REGISTRYINDEX, fixed_names[i]);
+    }
+    return 0;
+}
+
+/* The only names looked up outside a protected call: they exist, nothing is allocated. */
+static void settle(struct way_script *s)
+{
+    lua_settop(s->L, 0);
+    for (unsigned i = 0; i < AT_TOP; i++)
+        lua_getfield(s->L, LUA_REGISTRYINDEX, fixed_names[i]);
+    (void)lua_gc(s->L, LUA_GCSTOP, 0);
+    s->collected = s->used;
+}
+
+static double or_standard(double given, double standard)
+{
+    return given > 0 ? given : standard;
+}
+
+struct way_script *way_script_new(const struct way_script_limits *limits)
+{
+    struct way_script *s = way_zalloc(sizeof *s);
+    s->instructions = or_standard(limits ? limits->instructions : 0, standard_instructions);
+    s->wall = or_standard(limits ? limits->wall : 0, standard_wall);
+    s->cap = (size_t)or_standard(limits ? limits->memory : 0, standard_memory);
+    s->L = lua_newstate(allocate, s);
+    if (!s->L)
+        goto fail;
+    int status = lua_cpcall(s->L, build, NULL);
+    if (status) {
+        /* Our own files are broken, unless the cap is too small for them. */
+        const char *text = lua_tostring(s->L, -1);
+        if (!s->refused)
+            fprintf(stderr, "wayside: runtime: %s\n", text ? text : "?");
+        assert(s->refused);
+        goto fail;
+    }
+    settle(s);
+    return s;
+fail:
+    way_script_free(s);
+    return NULL;
+}
+
+void way_script_free(struct way_script *s)
+{
+    if (!s)
+        return;
+    if (s->L)
+        lua_close(s->L);
+    way_free(s);
+}
+
+const struct way_script_failure *way_script_failure(const struct way_script *s)
+{
+    return &s->failure;
+}
+
+lua_State *way_script_lua(struct way_script *s)
+{
+    return s->L;
+}
+
+size_t way_script_bytes(const struct way_script *s)
+{
+    return s->used;
+}
+
+uint64_t way_script_calls(const struct way_script *s)
+{
+    return s->calls;
+}
+
+uint64_t way_script_spent(const struct way_script *s)
+{
+    return (uint64_t)(s->granted - s->left);
+}
