@@ -10,7 +10,6 @@ SHELL := /bin/bash
 .SUFFIXES:
 MAKEFLAGS += --no-print-directory
 
-VERSION := 0.1.0
 PREFIX ?= /usr/local
 OUT ?= .
 VARIANT ?=
@@ -34,7 +33,7 @@ STANDARD := -std=c11 -D_GNU_SOURCE -pthread
 PKG_CFLAGS := $(shell pkg-config --cflags $(PACKAGES) 2>/dev/null)
 PKG_LIBS := $(shell pkg-config --libs $(PACKAGES) 2>/dev/null)
 ALL_CFLAGS = $(STANDARD) $(CFLAGS) $(WARNINGS) $(WERROR:1=-Werror) $(SANITIZE_$(VARIANT)) \
-    -DWAY_VERSION='"$(VERSION)"' -Icore $(PKG_CFLAGS) $(CPPFLAGS)
+    -iquote core $(PKG_CFLAGS) $(CPPFLAGS)
 ALL_LDFLAGS = -pthread -Wl,--as-needed $(SANITIZE_$(VARIANT)) $(LDFLAGS)
 LIBS = $(PKG_LIBS) -lev -lm -ldl
 
@@ -80,7 +79,7 @@ $(BUILD)/core/%.o: core/%.c $(BUILD)/flags
 $(BUILD)/tests/%.o: tests/core/%.c $(BUILD)/flags
 	@mkdir -p $(@D)
 	@echo "cc    $<$(of_variant)"
-	@$(CC) $(ALL_CFLAGS) -Itests/support -MMD -MP -c -o $@ $<
+	@$(CC) $(ALL_CFLAGS) -iquote tests/support -MMD -MP -c -o $@ $<
 
 # The Lua half of the program travels inside it. The list is a prerequisite too: a file that went away
 # must go away here.

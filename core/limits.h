@@ -2,6 +2,10 @@
  *
  * One table (WAY_SETTINGS in limits.c); the configuration reader, `wayside check` and the
  * manual are driven by it. Pure data. */
+/* Wherever core/ is on the include path this one is found in place of the C library's, so
+ * it passes that on. */
+#include_next <limits.h>
+
 #ifndef WAY_LIMITS_H
 #define WAY_LIMITS_H
 
