@@ -30,6 +30,13 @@ struct way_decider_options {
 int way_decider_new(struct way_decider **out, const struct way_decider_options *o,
                     struct way_err *err) WAY_MUST_CHECK;
 void way_decider_free(struct way_decider *d);
+
+/* Verdicts that found the table's lock taken: they hold in this thread alone until
+ * way_decide_pass, once per loop pass, could commit them. */
+unsigned way_decider_pending(const struct way_decider *d);
+bool way_decider_pending_state(const struct way_decider *d, unsigned node,
+                               enum way_state *state);
+void way_decide_pass(struct way_decider *d, double now);
 const struct way_plan *way_decider_plan(const struct way_decider *d);
 bool way_decider_set_aside(const struct way_decider *d); /* by its errors */
 

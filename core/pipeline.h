@@ -59,11 +59,16 @@ struct way_request {
     double waited;            /* the last delay a policy gave it */
     char *own_bytes;          /* while WAITING; owned */
     uint32_t reply_off, reply_bytes; /* while ANSWERED and early: in held */
+    double resume;            /* while WAITING: try again then, 0: when the table changes */
+    struct {
+        uint8_t error, phase, step, class, certainty;
+        uint16_t node;
+    } last;                   /* why it is not answered yet */
     struct way_join *join;    /* of a PART, or of the COMMAND that was split */
     uint32_t part;            /* which part */
     void *ask;                /* of an ASK: its owner's */
 };
-#define WAY_NONE_NODE 0xffff
+#define WAY_NONE_NODE 0xffff /* == WAY_NONE of health.h */
 
 /* Requests come from a pool; one pool per thread. Zeroed is ready. */
 struct way_request_pool {
@@ -86,19 +91,20 @@ struct way_pipeline {
     size_t held_live;                /* ro: bytes of them */
     struct way_request_pool *pool;
     uint64_t epoch;                  /* rw by dispatch: the table's, when last compared */
-    unsigned detours;                /* rw by dispatch */
-    uint16_t *detour;                /* rw by dispatch: [WAY_DETOUR_BUCKETS], or NULL */
+    unsigned detours;                /* ro: requests off the straight way */
+    uint16_t *detour;                /* private: [WAY_DETOUR_BUCKETS], or NULL */
     uint8_t resp;                    /* 2 or 3 */
+    struct way_request *behind, **behind_end; /* rw by dispatch: wait for a detour's end */
     void *owner;
-    void (*need_out)(struct way_pipeline *p); /* called when a reply is to be put into an
-                                                 `out` without memory; may be NULL */
+    void (*straight)(struct way_pipeline *p, uint16_t slot); /* the last detour of the
+                                            slot's bucket is answered; may be NULL */
+    void (*lend)(struct way_pipeline *p, struct way_buf *b); /* gives memory to `out` or
+                                                `held` when it has none; may be NULL */
 };
 void way_pipeline_init(struct way_pipeline *p, struct way_request_pool *pool, void *owner);
-/* Gives back answered requests; those still on a connection are abandoned: they stay
- * alive, without pipeline, until their connection is done with them. The ones that wait
- * are handed to `waiting` (which takes them off its lists). */
-void way_pipeline_fini(struct way_pipeline *p,
-                       void (*waiting)(struct way_request *r, void *arg), void *arg);
+/* Gives back answered requests; those on a connection, held, or delayed are abandoned:
+ * they stay alive, without pipeline, until who links them is done with them. */
+void way_pipeline_fini(struct way_pipeline *p);
 
 /* A request at the tail. */
 struct way_request *way_pipeline_push(struct way_pipeline *p, double now);
@@ -109,6 +115,18 @@ bool way_pipeline_answer(struct way_pipeline *p, struct way_request *r, const ch
                          size_t n);
 bool way_pipeline_error(struct way_pipeline *p, struct way_request *r, const char *fmt, ...)
         WAY_PRINTF(3, 4);
+
+/* Puts a new request in r's place in the order and abandons r, which stays with its
+ * connection: for a client that is answered before its node is. Returns the new one. */
+struct way_request *way_pipeline_replace(struct way_pipeline *p, struct way_request *r);
+
+/* Marks r as off the straight way, and takes the mark back: while a client has detours in
+ * a slot's bucket, its later commands of that bucket queue behind them. */
+void way_pipeline_detour(struct way_pipeline *p, struct way_request *r);
+static inline bool way_pipeline_has_detour(const struct way_pipeline *p, uint16_t slot)
+{
+    return p->detours && p->detour[slot % WAY_DETOUR_BUCKETS];
+}
 
 /* ---- split commands ---- */
 /* Makes r's join with `parts` parts; element e of the whole reply is element

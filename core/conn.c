@@ -1,0 +1,701 @@
+/* conn - see conn.h.
+ *
+ *   open ──▶ RESOLVE ──▶ DIAL ──▶ HELLO ──▶ SEND (ready) ──▶ closed
+ *              │ set_step │ set_step │ set_step │               ▲
+ *              └──────────┴──────────┴──────────┴── give_up ────┘   (way_conn_close: silent)
+ *
+ * Invariants (way_conn's fields):
+ *   out.p[off..len) are the bytes of the unanswered requests, in order; its last byte is
+ *   stream offset `queued`; `sent` <= queued. The head's first byte is at out.off. A
+ *   request whose end <= sent was accepted whole by write(): its fate is unknown until its
+ *   reply is read; one whose end > sent is unsent.
+ *   step is SEND exactly while ready_at > 0; the hello's bytes never are in `out`.
+ *   backlog: some queued bytes wait for the socket, or for the connect phase.
+ *
+ * Deadlines need no timer per command: one timer per connection is left to fire and then
+ * looks whether what it waits for is really due (libev's manual, "Be smart about
+ * timeouts"). When a send fails, what the peer still had to say is read first: replies
+ * that arrived are answers. */
+#include "conn.h"
+
+#include "resolve.h"
+#include "slots.h"
+
+#include <errno.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <stdio.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+struct way_conn_connect {
+    struct way_resolver *resolver;
+    struct way_resolving *resolving;
+    char host[WAY_HOST_MAX];
+    uint16_t port;
+    struct way_address address[WAY_ADDRESSES_MAX];
+    unsigned addresses, tried;
+    double dial_timeout;
+    char *user, *password;
+    struct way_buf hello; /* bytes of the hello not yet accepted */
+    unsigned hello_replies, hello_auth; /* replies to come; which one is AUTH's (1..) */
+    unsigned hello_read;
+    char resolve_error[WAY_MESSAGE_MAX]; /* told inside way_conn_open: reported later */
+};
+
+static void on_io(struct ev_loop *ev, ev_io *w, int events);
+static void on_timer(struct ev_loop *ev, ev_timer *w, int events);
+static void run_flush(struct way_task *t);
+static void dial_next(struct way_conn *c, int errnum);
+static void give_up(struct way_conn *c, enum way_phase phase, enum way_error error,
+                    int errnum, const char *message);
+
+/* ---- state ---- */
+
+static bool is_ready(const struct way_conn *c)
+{
+    return c->ready_at > 0;
+}
+
+static void arm(struct way_conn *c, double seconds)
+{
+    ev_timer_stop(c->loop->ev, &c->timer);
+    ev_timer_set(&c->timer, seconds > 0 ? seconds : 0, 0.);
+    ev_timer_start(c->loop->ev, &c->timer);
+}
+
+static void set_step(struct way_conn *c, enum way_step step)
+{
+    c->step = step;
+    if (step == WAY_STEP_RESOLVE)
+        arm(c, c->timeouts->resolve);
+    else if (step == WAY_STEP_DIAL)
+        arm(c, c->connect->dial_timeout);
+    else if (step == WAY_STEP_HELLO)
+        arm(c, c->timeouts->hello);
+    else
+        ev_timer_stop(c->loop->ev, &c->timer);
+}
+
+static void watch(struct way_conn *c, int events)
+{
+    if (ev_is_active(&c->io) && (c->io.events & (EV_READ | EV_WRITE)) == events)
+        return;
+    ev_io_stop(c->loop->ev, &c->io);
+    ev_io_set(&c->io, c->fd, events);
+    ev_io_start(c->loop->ev, &c->io);
+}
+
+static void close_socket(struct way_conn *c)
+{
+    if (c->fd < 0)
+        return;
+    ev_io_stop(c->loop->ev, &c->io);
+    close(c->fd);
+    c->fd = -1;
+}
+
+static void free_connect(struct way_conn *c)
+{
+    struct way_conn_connect *k = c->connect;
+    if (!k)
+        return;
+    if (k->resolving)
+        way_resolve_cancel(k->resolving);
+    way_buf_fini(&k->hello);
+    way_free(k->user);
+    way_free(k->password);
+    way_free(k);
+    c->connect = NULL;
+}
+
+static void free_conn(void *p)
+{
+    struct way_conn *c = p;
+    way_buf_fini(&c->out);
+    way_buf_fini(&c->in);
+    way_free(c);
+}
+
+static void shut(struct way_conn *c)
+{
+    c->closed = true;
+    close_socket(c);
+    ev_timer_stop(c->loop->ev, &c->timer);
+    way_loop_forget(c->loop, &c->flush);
+    free_connect(c);
+    way_loop_reclaim(c->loop, c, free_conn);
+}
+
+void way_conn_close(struct way_conn *c)
+{
+    if (!c->closed)
+        shut(c);
+}
+
+void way_conn_drain(struct way_conn *c)
+{
+    c->draining = true;
+    if (!c->head)
+        way_conn_close(c);
+}
+
+/* ---- what goes wrong ---- */
+
+static enum way_error error_of(int errnum)
+{
+    switch (errnum) {
+    case ECONNREFUSED: return WAY_ERROR_REFUSED;
+    case ETIMEDOUT: return WAY_ERROR_TIMEOUT;
+    case EHOSTUNREACH:
+    case ENETUNREACH:
+    case ENETDOWN:
+    case EHOSTDOWN: return WAY_ERROR_UNREACHABLE;
+    case EMFILE:
+    case ENFILE:
+    case ENOBUFS:
+    case ENOMEM:
+    case EADDRNOTAVAIL: return WAY_ERROR_OVERFLOW;
+    default: return WAY_ERROR_RESET;
+    }
+}
+
+static bool reply_begun(const struct way_conn *c)
+{
+    return way_buf_held(&c->in) > 0;
+}
+
+static double began_at(const struct way_conn *c, enum way_phase phase)
+{
+    if (phase == WAY_PHASE_CONNECT)
+        return c->born;
+    if (phase == WAY_PHASE_WRITE)
+        return c->last_accept;
+    if (c->head && way_conn_was_sent(c, c->head))
+        return c->head->sent;
+    return c->last_reply > 0 ? c->last_reply : c->ready_at;
+}
+
+static void fill_event(struct way_conn *c, struct way_event *e, enum way_phase phase,
+                       enum way_error error, int errnum, const char *message)
+{
+    *e = (struct way_event){ .kind = WAY_KIND_CONNECTION, .phase = phase, .error = error,
+                             .errnum = errnum, .n = c->inflight };
+    e->step = c->step;
+    if (is_ready(c) && phase == WAY_PHASE_READ)
+        e->step = reply_begun(c) ? WAY_STEP_REPLY : WAY_STEP_WAIT;
+    if (!message && errnum)
+        message = strerror(errnum);
+    snprintf(e->message, sizeof e->message, "%s", message ? message : "");
+    if (error == WAY_ERROR_REPLY || error == WAY_ERROR_AUTH) {
+        size_t n = strcspn(e->message, " ");
+        snprintf(e->reply, sizeof e->reply, "%.*s", (int)(n < 23 ? n : 23), e->message);
+    }
+    e->reused = c->answered > c->burst_replies;
+    e->now = c->loop->now;
+    e->unix_time = way_unix();
+    e->connection_age = e->now - c->born;
+    e->bytes_written = c->sent - c->burst_start;
+    e->replies_read = c->burst_replies;
+    e->began = began_at(c, phase);
+    e->deadline_left = -1;
+}
+
+static void give_up(struct way_conn *c, enum way_phase phase, enum way_error error,
+                    int errnum, const char *message)
+{
+    struct way_event e;
+    fill_event(c, &e, phase, error, errnum, message);
+    shut(c);
+    c->ops->broke(c, &e);
+}
+
+void way_conn_break(struct way_conn *c, enum way_error error, const char *message)
+{
+    if (!c->closed)
+        give_up(c, is_ready(c) ? WAY_PHASE_READ : WAY_PHASE_CONNECT, error, 0, message);
+}
+
+/* ---- deadlines ---- */
+
+/* When the ready connection is late: 0 if it waits for nothing. */
+static double due_at(const struct way_conn *c, enum way_phase *phase)
+{
+    double due = 0;
+    if (c->backlog) {
+        due = c->last_accept + c->timeouts->write;
+        *phase = WAY_PHASE_WRITE;
+    }
+    if (c->head && way_conn_was_sent(c, c->head)) {
+        double from = c->head->sent > c->last_reply ? c->head->sent : c->last_reply;
+        if (due == 0 || from + c->timeouts->read < due) {
+            due = from + c->timeouts->read;
+            *phase = WAY_PHASE_READ;
+        }
+    }
+    return due;
+}
+
+static void on_timer(struct ev_loop *ev, ev_timer *w, int events)
+{
+    (void)ev, (void)events;
+    struct way_conn *c = way_container(w, struct way_conn, timer);
+    if (!is_ready(c)) {
+        if (c->step == WAY_STEP_DIAL)
+            dial_next(c, ETIMEDOUT);
+        else
+            give_up(c, WAY_PHASE_CONNECT, WAY_ERROR_TIMEOUT, 0, NULL);
+        return;
+    }
+    enum way_phase phase = WAY_PHASE_READ;
+    double due = due_at(c, &phase), now = c->loop->now;
+    if (due == 0)
+        return;
+    if (due <= now)
+        give_up(c, phase, WAY_ERROR_TIMEOUT, 0, NULL);
+    else
+        arm(c, due - now);
+}
+
+static void arm_if_idle(struct way_conn *c)
+{
+    if (!ev_is_active(&c->timer)) {
+        double r = c->timeouts->read, w = c->timeouts->write;
+        arm(c, r < w ? r : w);
+    }
+}
+
+/* ---- connect: resolve, dial, hello ---- */
+
+static void put_hello(struct way_conn *c)
+{
+    struct way_conn_connect *k = c->connect;
+    const char *user = k->user ? k->user : "default";
+    if (c->resp == 3) {
+        const char *words[] = { "HELLO", "3", "AUTH", user, k->password };
+        way_resp_put_command(&k->hello, k->password ? 5 : 2, words);
+        k->hello_replies++;
+        k->hello_auth = k->password ? k->hello_replies : 0;
+    } else if (k->password) {
+        const char *words[] = { "AUTH", k->user ? k->user : k->password, k->password };
+        way_resp_put_command(&k->hello, k->user ? 3 : 2, words);
+        k->hello_auth = ++k->hello_replies;
+    }
+    if (c->readonly) {
+        const char *words[] = { "READONLY" };
+        way_resp_put_command(&k->hello, 1, words);
+        k->hello_replies++;
+    }
+}
+
+static void become_ready(struct way_conn *c)
+{
+    free_connect(c);
+    set_step(c, WAY_STEP_SEND);
+    c->ready_at = c->loop->now;
+    c->last_accept = c->ready_at;
+    watch(c, EV_READ);
+    if (c->ops->ready)
+        c->ops->ready(c);
+    if (!c->closed && c->head)
+        way_loop_later(c->loop, &c->flush);
+    else if (!c->closed && c->draining)
+        way_conn_close(c);
+}
+
+static void send_hello(struct way_conn *c)
+{
+    struct way_buf *b = &c->connect->hello;
+    while (b->off < b->len) {
+        ssize_t n = send(c->fd, b->p + b->off, way_buf_held(b), MSG_NOSIGNAL);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0 && errno == EAGAIN)
+            break;
+        if (n < 0) {
+            give_up(c, WAY_PHASE_CONNECT, error_of(errno), errno, NULL);
+            return;
+        }
+        b->off += (size_t)n;
+    }
+    watch(c, b->off < b->len ? EV_READ | EV_WRITE : EV_READ);
+}
+
+static void connected(struct way_conn *c)
+{
+    put_hello(c);
+    if (!c->connect->hello_replies) {
+        become_ready(c);
+        return;
+    }
+    set_step(c, WAY_STEP_HELLO);
+    send_hello(c);
+}
+
+/* One reply to the hello. */
+static void hello_reply(struct way_conn *c, const char *p, size_t n)
+{
+    struct way_conn_connect *k = c->connect;
+    k->hello_read++;
+    if (p[0] == '-') {
+        char text[WAY_MESSAGE_MAX];
+        size_t len = n > 3 ? n - 3 : 0;
+        snprintf(text, sizeof text, "%.*s", (int)(len < 120 ? len : 120), p + 1);
+        bool auth = k->hello_read == k->hello_auth && strncmp(text, "LOADING", 7) &&
+                    strncmp(text, "BUSY", 4) && strncmp(text, "ERR max", 7);
+        auth = auth || !strncmp(text, "NOAUTH", 6) || !strncmp(text, "NOPERM", 6);
+        give_up(c, WAY_PHASE_CONNECT, auth ? WAY_ERROR_AUTH : WAY_ERROR_REPLY, 0, text);
+    } else if (k->hello_read == k->hello_replies) {
+        become_ready(c);
+    }
+}
+
+static void set_socket_options(struct way_conn *c, int fd)
+{
+    const struct way_timeouts *t = c->timeouts;
+    int on = 1, idle = (int)t->keepalive_idle, every = (int)t->keepalive_interval;
+    int count = (int)t->keepalive_count;
+    unsigned user_ms = (unsigned)(t->tcp_user * 1000);
+    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+    if (idle > 0) {
+        setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
+        setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle, sizeof idle);
+        setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &every, sizeof every);
+        setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &count, sizeof count);
+    }
+    if (user_ms)
+        setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &user_ms, sizeof user_ms);
+}
+
+/* Dials the next address, or gives up with the last one's error. */
+static void dial_next(struct way_conn *c, int errnum)
+{
+    struct way_conn_connect *k = c->connect;
+    close_socket(c);
+    while (k->tried < k->addresses) {
+        const struct way_address *a = &k->address[k->tried++];
+        int fd = socket(a->sa.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+        if (fd < 0) {
+            errnum = errno;
+            continue;
+        }
+        set_socket_options(c, fd);
+        if (connect(fd, (const struct sockaddr *)&a->sa, a->len) < 0 &&
+            errno != EINPROGRESS) {
+            errnum = errno;
+            close(fd);
+            continue;
+        }
+        c->fd = fd;
+        set_step(c, WAY_STEP_DIAL);
+        watch(c, EV_WRITE);
+        return;
+    }
+    give_up(c, WAY_PHASE_CONNECT, error_of(errnum), errnum, NULL);
+}
+
+static void on_resolved(void *arg, const struct way_address *a, unsigned n,
+                        const char *error)
+{
+    struct way_conn *c = arg;
+    struct way_conn_connect *k = c->connect;
+    k->resolving = NULL;
+    if (n > WAY_ADDRESSES_MAX)
+        n = WAY_ADDRESSES_MAX;
+    if (n)
+        memcpy(k->address, a, n * sizeof *a);
+    k->addresses = n;
+    snprintf(k->resolve_error, sizeof k->resolve_error, "%s", error ? error : "");
+    way_loop_later(c->loop, &c->flush); /* goes on there: never inside way_conn_open */
+}
+
+/* The name is known, or is not. */
+static void resolved(struct way_conn *c)
+{
+    struct way_conn_connect *k = c->connect;
+    if (k->resolving)
+        return;
+    if (k->addresses == 0)
+        give_up(c, WAY_PHASE_CONNECT, WAY_ERROR_DNS, 0, k->resolve_error);
+    else
+        dial_next(c, 0);
+}
+
+static void on_dialed(struct way_conn *c)
+{
+    int errnum = 0;
+    socklen_t n = sizeof errnum;
+    getsockopt(c->fd, SOL_SOCKET, SO_ERROR, &errnum, &n);
+    if (errnum)
+        dial_next(c, errnum);
+    else
+        connected(c);
+}
+
+struct way_conn *way_conn_open(const struct way_conn_options *o)
+{
+    struct way_conn *c = way_zalloc(sizeof *c);
+    c->loop = o->loop;
+    c->ops = o->ops;
+    c->owner = o->owner;
+    c->timeouts = o->timeouts;
+    c->flush.run = run_flush;
+    c->reply_bytes = o->reply_bytes;
+    c->node = o->node;
+    c->generation = o->generation;
+    c->resp = o->resp;
+    c->readonly = o->readonly;
+    c->fd = -1;
+    c->born = o->loop->now;
+    c->backlog = true;
+    ev_init(&c->io, on_io);
+    ev_init(&c->timer, on_timer);
+    struct way_conn_connect *k = c->connect = way_zalloc(sizeof *k);
+    k->resolver = o->resolver;
+    snprintf(k->host, sizeof k->host, "%s", o->host);
+    k->port = o->port;
+    k->user = o->user ? way_strdup(o->user) : NULL;
+    k->password = o->password ? way_strdup(o->password) : NULL;
+    k->dial_timeout = o->dial_timeout > 0 ? o->dial_timeout : o->timeouts->dial;
+    set_step(c, WAY_STEP_RESOLVE);
+    k->resolving = way_resolve(o->resolver, k->host, k->port, on_resolved, c);
+    return c;
+}
+
+/* ---- write: send ---- */
+
+void way_conn_send(struct way_conn *c, struct way_request *r, const char *bytes, size_t n)
+{
+    way_buf_put(&c->out, bytes, n);
+    c->queued += n;
+    r->bytes = (uint32_t)n;
+    r->end = c->queued;
+    r->conn = c;
+    r->state = WAY_REQUEST_SENT;
+    r->sent = c->loop->now;
+    r->attempt++;
+    r->link = NULL;
+    if (c->tail)
+        c->tail->link = r;
+    else
+        c->head = r;
+    c->tail = r;
+    c->inflight++;
+    way_loop_later(c->loop, &c->flush);
+}
+
+struct way_span way_conn_bytes(const struct way_conn *c, const struct way_request *r)
+{
+    size_t behind = (size_t)(c->queued - (r->end - r->bytes));
+    return (struct way_span){ c->out.p + c->out.len - behind, r->bytes };
+}
+
+struct way_request *way_conn_take(struct way_conn *c)
+{
+    struct way_request *all = c->head;
+    c->head = c->tail = NULL;
+    c->inflight = 0;
+    return all;
+}
+
+/* After a backlog a request counts as sent when its last byte went, not when it came. */
+static void stamp_sent(struct way_conn *c, uint64_t before)
+{
+    for (struct way_request *r = c->head; r && r->end <= c->sent; r = r->link)
+        if (r->end > before)
+            r->sent = c->loop->now;
+}
+
+/* Writes what is queued; 0 or an errno. */
+static int write_queued(struct way_conn *c)
+{
+    uint64_t before = c->sent;
+    int errnum = 0;
+    while (c->sent < c->queued) {
+        size_t left = (size_t)(c->queued - c->sent);
+        ssize_t n = send(c->fd, c->out.p + c->out.len - left, left, MSG_NOSIGNAL);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0) {
+            errnum = errno == EAGAIN ? 0 : errno;
+            break;
+        }
+        c->sent += (uint64_t)n;
+        if ((size_t)n < left)
+            break;
+    }
+    if (c->sent > before) {
+        c->last_accept = c->loop->now;
+        if (c->backlog)
+            stamp_sent(c, before);
+    }
+    return errnum;
+}
+
+static void read_some(struct way_conn *c, bool last_words);
+
+static void send_queued(struct way_conn *c)
+{
+    int errnum = write_queued(c);
+    if (errnum) {
+        read_some(c, true); /* replies that are here already are answers */
+        if (!c->closed)
+            give_up(c, WAY_PHASE_WRITE, error_of(errnum), errnum, NULL);
+        return;
+    }
+    bool backlog = c->sent < c->queued;
+    if (backlog && !c->backlog)
+        c->last_accept = c->loop->now;
+    if (backlog != c->backlog || !ev_is_active(&c->io))
+        watch(c, backlog ? EV_READ | EV_WRITE : EV_READ);
+    c->backlog = backlog;
+    if (c->head)
+        arm_if_idle(c);
+}
+
+static void run_flush(struct way_task *t)
+{
+    struct way_conn *c = way_container(t, struct way_conn, flush);
+    if (c->closed)
+        return;
+    if (is_ready(c))
+        send_queued(c);
+    else if (c->step == WAY_STEP_RESOLVE)
+        resolved(c);
+}
+
+/* ---- read: wait, reply ---- */
+
+static void nothing_in_flight(struct way_conn *c)
+{
+    way_buf_reset(&c->out);
+    c->burst_replies = 0;
+    c->burst_start = c->queued;
+}
+
+/* An answer that nobody asked for: the server's last words, or nonsense. */
+static void unasked(struct way_conn *c, const char *p, size_t n)
+{
+    char text[WAY_MESSAGE_MAX];
+    size_t len = n > 3 ? n - 3 : 0;
+    snprintf(text, sizeof text, "%.*s", (int)(len < 120 ? len : 120), p + 1);
+    if (p[0] == '-')
+        give_up(c, WAY_PHASE_READ, WAY_ERROR_REPLY, 0, text);
+    else
+        give_up(c, WAY_PHASE_READ, WAY_ERROR_PROTOCOL, 0, "a reply nobody asked for");
+}
+
+static inline void one_reply(struct way_conn *c, const char *p, size_t n)
+{
+    struct way_request *r = c->head;
+    if (!r || r->end > c->sent) {
+        unasked(c, p, n);
+        return;
+    }
+    c->head = r->link;
+    c->inflight--;
+    c->out.off += r->bytes;
+    c->burst_replies++;
+    c->answered++;
+    if (!c->head) {
+        c->tail = NULL;
+        nothing_in_flight(c);
+    }
+    c->ops->reply(c, r, p, n);
+}
+
+/* Delivers whole replies; returns the bytes consumed. The connection may be closed. */
+static size_t parse(struct way_conn *c, const char *p, size_t n)
+{
+    size_t at = 0;
+    unsigned replies = 0;
+    while (at < n && !c->closed) {
+        ssize_t len = way_reply_frame(&c->framer, p + at, n - at, c->reply_bytes);
+        if (len == 0)
+            break;
+        if (len < 0) {
+            give_up(c, is_ready(c) ? WAY_PHASE_READ : WAY_PHASE_CONNECT,
+                    WAY_ERROR_PROTOCOL, 0, "not a RESP reply, or over limits.reply_bytes");
+            break;
+        }
+        way_reply_framer_reset(&c->framer);
+        const char *reply = p + at;
+        at += (size_t)len;
+        if (reply[0] == '>')
+            continue;
+        if (!is_ready(c)) {
+            hello_reply(c, reply, (size_t)len);
+            continue;
+        }
+        one_reply(c, reply, (size_t)len);
+        replies++;
+    }
+    if (replies && !c->closed) {
+        c->last_reply = c->loop->now;
+        c->ops->batch(c, replies);
+        if (!c->closed && c->draining && !c->head)
+            way_conn_close(c);
+    }
+    return at;
+}
+
+/* Bytes that were read behind what `in` holds already, or into the scratch. */
+static ssize_t receive(struct way_conn *c)
+{
+    ssize_t n;
+    bool direct = way_buf_held(&c->in) == 0;
+    if (!direct)
+        way_buf_room(&c->in, WAY_SCRATCH_BYTES);
+    do {
+        n = direct ? recv(c->fd, c->loop->scratch, WAY_SCRATCH_BYTES, 0)
+                   : recv(c->fd, c->in.p + c->in.len, c->in.cap - c->in.len, 0);
+    } while (n < 0 && errno == EINTR);
+    if (n <= 0)
+        return n;
+    if (direct) {
+        /* The framer walks offsets, so the rest may move to `in` afterwards. */
+        size_t took = parse(c, c->loop->scratch, (size_t)n);
+        if (!c->closed && took < (size_t)n)
+            way_buf_put(&c->in, c->loop->scratch + took, (size_t)n - took);
+    } else {
+        c->in.len += (size_t)n;
+        size_t took = parse(c, c->in.p + c->in.off, way_buf_held(&c->in));
+        c->in.off += took;
+        if (!c->closed && way_buf_held(&c->in) == 0)
+            way_buf_trim(&c->in, WAY_SCRATCH_BYTES);
+    }
+    return n;
+}
+
+/* Reads once; with last_words until nothing comes, and without giving up on its end: the
+ * caller does. */
+static void read_some(struct way_conn *c, bool last_words)
+{
+    ssize_t n;
+    do {
+        n = receive(c);
+    } while (last_words && n > 0 && !c->closed);
+    if (n > 0 || c->closed || last_words)
+        return;
+    enum way_phase phase = is_ready(c) ? WAY_PHASE_READ : WAY_PHASE_CONNECT;
+    if (n == 0)
+        give_up(c, phase, WAY_ERROR_EOF, 0, "the node closed the connection");
+    else if (errno != EAGAIN)
+        give_up(c, phase, error_of(errno), errno, NULL);
+}
+
+static void on_io(struct ev_loop *ev, ev_io *w, int events)
+{
+    (void)ev;
+    struct way_conn *c = way_container(w, struct way_conn, io);
+    if (c->step == WAY_STEP_DIAL) {
+        on_dialed(c);
+        return;
+    }
+    if (events & EV_WRITE && c->step == WAY_STEP_HELLO)
+        send_hello(c);
+    else if (events & EV_WRITE)
+        send_queued(c); /* before reading: a failed write is told as one */
+    if (!c->closed && events & EV_READ)
+        read_some(c, false);
+}

@@ -1,0 +1,424 @@
+/* decide - see decide.h.
+ *
+ * A question and its commit are one loop: snapshot, ask, publish if nothing changed. The
+ * alternative, asking under the lock, would let a slow script hold up every worker. */
+#include "decide.h"
+
+#include "log.h"
+
+#include <stdio.h>
+
+enum { ASKS_BEFORE_LOCK = 3, PENDING_MAX = 64 };
+
+struct pending {
+    uint16_t node;
+    struct way_mark mark;
+    bool hard;
+};
+
+struct way_decider {
+    struct way_decider_options o;
+    struct way_policy *policy;
+    struct way_random random;
+    struct way_gate gate;
+    struct way_entry *open; /* written by way_decide_retry, not yet published */
+    struct way_entry spare; /* stands for `open` when the ring is full */
+    double window_began;
+    unsigned window_errors;
+    bool set_aside;
+    unsigned pending_count;
+    struct pending pending[PENDING_MAX];
+};
+
+int way_decider_new(struct way_decider **out, const struct way_decider_options *o,
+                    struct way_err *err)
+{
+    struct way_decider *d = way_zalloc(sizeof *d);
+    d->o = *o;
+    if (way_policy_load(&d->policy, o->text, err) < 0) {
+        way_free(d);
+        return -1;
+    }
+    way_random_seed(&d->random, 0);
+    *out = d;
+    return 0;
+}
+
+void way_decider_free(struct way_decider *d)
+{
+    if (!d)
+        return;
+    way_policy_free(d->policy);
+    way_free(d);
+}
+
+const struct way_plan *way_decider_plan(const struct way_decider *d)
+{
+    return way_policy_plan(d->policy);
+}
+
+bool way_decider_set_aside(const struct way_decider *d)
+{
+    return d->set_aside;
+}
+
+/* ---- one question ---- */
+
+struct question {
+    enum way_asked_function fn;
+    unsigned node;
+    struct way_event *event;
+    uint64_t seed;
+    union {
+        struct way_mark mark;
+        struct way_retry retry;
+        struct way_probe probe;
+        struct way_redial redial;
+    } answer;
+    bool fallback;
+    struct way_outcome outcome;
+    enum way_commit commit;
+};
+
+static void note_policy_error(struct way_decider *d, double now)
+{
+    const struct way_policy_failure *f = way_policy_failure(d->policy);
+    way_stat_add(d->o.stats, WAY_STAT_POLICY_ERRORS, 1);
+    if (way_gate_open(&d->gate, now, 5))
+        way_log(WAY_ERROR, "policy=%s function=%s cause=%s error=\"%s\"",
+                way_policy_plan(d->policy)->name, f->function, f->cause, f->text);
+    if (now - d->window_began > d->o.limits->policy_window) {
+        d->window_began = now;
+        d->window_errors = 0;
+    }
+    if (++d->window_errors >= d->o.limits->policy_errors && !d->set_aside) {
+        d->set_aside = true;
+        way_log(WAY_ERROR,
+                "policy=%s set_aside=true errors=%u: the built-in fallback decides until "
+                "the next reload",
+                way_policy_plan(d->policy)->name, d->window_errors);
+    }
+}
+
+static enum way_asked ask_policy(struct way_decider *d, struct question *q,
+                                 const struct way_view *view, struct way_memory *m)
+{
+    switch (q->fn) {
+    case WAY_FN_MARK:
+        return way_policy_mark(d->policy, view, q->event, q->seed, m, &q->answer.mark);
+    case WAY_FN_BACKOFF:
+        return way_policy_backoff(d->policy, view, q->event, q->seed, m,
+                                  &q->answer.retry);
+    case WAY_FN_PROBE:
+        return way_policy_probe(d->policy, view, q->event, q->seed, m, &q->answer.probe);
+    default:
+        return way_policy_reconnect(d->policy, view, q->event, q->seed, m,
+                                    &q->answer.redial);
+    }
+}
+
+static void ask_fallback(struct question *q, const struct way_view *view)
+{
+    memset(&q->answer, 0, sizeof q->answer);
+    if (q->fn == WAY_FN_MARK)
+        way_fallback_mark(view, q->event, &q->answer.mark);
+    else if (q->fn == WAY_FN_BACKOFF)
+        way_fallback_backoff(view, q->event, &q->answer.retry);
+    else if (q->fn == WAY_FN_PROBE)
+        way_fallback_probe(view, q->event, &q->answer.probe);
+}
+
+/* Policy first, the fallback where it can't; memory stays as it was if it failed. */
+static void ask(struct way_decider *d, struct question *q, const struct way_view *view,
+                struct way_memory *m)
+{
+    enum way_asked how = WAY_ASKED_ABSENT;
+    memset(&q->answer, 0, sizeof q->answer);
+    if (!d->set_aside) {
+        struct way_memory before = *m;
+        way_stat_add(d->o.stats, WAY_STAT_POLICY_CALLS, 1);
+        how = ask_policy(d, q, view, m);
+        if (how == WAY_ASKED_FAILED) {
+            *m = before;
+            note_policy_error(d, q->event->now);
+        }
+    }
+    q->fallback = how != WAY_ASKED_ANSWERED;
+    if (q->fallback) {
+        way_stat_add(d->o.stats, WAY_STAT_FALLBACK, 1);
+        ask_fallback(q, view);
+    }
+}
+
+static enum way_commit ask_once(struct way_decider *d, struct question *q, bool locked)
+{
+    struct way_snapshot seen;
+    way_health_snapshot(d->o.health, q->node, q->event->now, &seen);
+    struct way_proposal p = { .memory = seen.view.memory,
+                              .hard = way_event_hard(q->event) };
+    ask(d, q, &seen.view, &p.memory);
+    if (q->fn == WAY_FN_MARK)
+        p.mark = q->answer.mark;
+    q->outcome.from = q->outcome.to = (enum way_state)seen.view.verdict.state;
+    return way_health_commit(d->o.health, &seen, &p, locked, &q->outcome);
+}
+
+static void ask_and_commit(struct way_decider *d, struct question *q)
+{
+    q->seed = way_random_next(&d->random) | 1;
+    for (int i = 0; i < ASKS_BEFORE_LOCK; i++) {
+        q->commit = ask_once(d, q, false);
+        if (q->commit != WAY_COMMIT_CONFLICT)
+            break;
+        way_stat_add(d->o.stats, WAY_STAT_CONFLICTS, 1);
+    }
+    if (q->commit == WAY_COMMIT_CONFLICT) {
+        q->commit = WAY_COMMIT_BUSY;
+        if (way_health_lock(d->o.health) == 0) {
+            q->commit = ask_once(d, q, true);
+            way_health_unlock(d->o.health);
+        }
+    }
+    if (q->commit == WAY_COMMIT_DONE)
+        way_stat_add(d->o.stats, WAY_STAT_COMMITS, 1);
+}
+
+/* ---- verdicts that wait for the lock ---- */
+
+unsigned way_decider_pending(const struct way_decider *d)
+{
+    return d->pending_count;
+}
+
+bool way_decider_pending_state(const struct way_decider *d, unsigned node,
+                               enum way_state *state)
+{
+    for (unsigned i = 0; i < d->pending_count; i++) {
+        if (d->pending[i].node == node && d->pending[i].mark.has & WAY_MARK_STATE) {
+            *state = d->pending[i].mark.state;
+            return true;
+        }
+    }
+    return false;
+}
+
+static void keep_pending(struct way_decider *d, const struct question *q)
+{
+    if (!q->answer.mark.given)
+        return;
+    unsigned i = 0;
+    while (i < d->pending_count && d->pending[i].node != q->node)
+        i++;
+    if (i == PENDING_MAX)
+        return; /* 64 nodes wait already: this one is found again by its next error */
+    if (i == d->pending_count)
+        d->pending_count++;
+    d->pending[i] = (struct pending){ .node = (uint16_t)q->node, .mark = q->answer.mark,
+                                      .hard = way_event_hard(q->event) };
+}
+
+void way_decide_pass(struct way_decider *d, double now)
+{
+    for (unsigned i = 0; i < d->pending_count;) {
+        struct way_snapshot seen;
+        struct way_outcome outcome;
+        struct pending *w = &d->pending[i];
+        way_health_snapshot(d->o.health, w->node, now, &seen);
+        struct way_proposal p = { .memory = seen.view.memory, .mark = w->mark,
+                                  .hard = w->hard };
+        if (way_health_commit(d->o.health, &seen, &p, false, &outcome) ==
+            WAY_COMMIT_BUSY)
+            return;
+        d->pending[i] = d->pending[--d->pending_count];
+    }
+}
+
+/* ---- the journal ---- */
+
+static struct way_entry *open_entry(struct way_decider *d, unsigned node,
+                                    const struct way_event *e)
+{
+    struct way_entry *entry = way_ring_place(d->o.ring);
+    if (!entry) {
+        way_stat_add(d->o.stats, WAY_STAT_JOURNAL_LOST, 1);
+        entry = &d->spare;
+    }
+    uint64_t seq = entry->seq;
+    memset(entry, 0, sizeof *entry);
+    entry->seq = seq;
+    entry->thread = d->o.thread;
+    entry->node = (uint16_t)node;
+    entry->event = *e;
+    entry->event.answer = (struct way_span){ 0 };
+    entry->function = WAY_FN_NONE;
+    snprintf(entry->class_name, sizeof entry->class_name, "%s",
+             way_policy_class_name(d->policy, e->class));
+    return entry;
+}
+
+static void note_answer(struct way_decider *d, struct way_entry *entry,
+                        const struct question *q)
+{
+    entry->function = (uint8_t)q->fn;
+    entry->fallback = q->fallback;
+    entry->outcome = q->outcome;
+    entry->commit = q->commit;
+    if (q->fn == WAY_FN_MARK)
+        entry->mark = q->answer.mark;
+    else if (q->fn == WAY_FN_BACKOFF)
+        entry->retry = q->answer.retry;
+    else if (q->fn == WAY_FN_PROBE)
+        entry->probe = q->answer.probe;
+    snprintf(entry->where, sizeof entry->where, "%s",
+             q->fallback ? "fallback" : way_policy_where(d->policy));
+}
+
+static void publish(struct way_decider *d, struct way_entry *entry)
+{
+    struct way_snapshot seen;
+    way_health_snapshot(d->o.health, entry->node, entry->event.now, &seen);
+    snprintf(entry->address, sizeof entry->address, "%.63s", seen.view.address);
+    if (entry == &d->spare)
+        return;
+    way_ring_push(d->o.ring);
+    if (d->o.journaled)
+        d->o.journaled(d->o.arg);
+}
+
+static const char *refusal_words(enum way_refusal r)
+{
+    return r == WAY_REFUSED_LAST_NODE ? " (guard: the last node that serves)"
+           : r == WAY_REFUSED_SHARE   ? " (guard: limits.failing_share)"
+                                      : "";
+}
+
+static void did_mark(struct way_entry *entry, const struct question *q)
+{
+    const struct way_outcome *o = &q->outcome;
+    if (q->commit == WAY_COMMIT_BUSY)
+        snprintf(entry->did, sizeof entry->did, "holds in this worker: the lock is busy");
+    else if (!q->answer.mark.given)
+        snprintf(entry->did, sizeof entry->did, "nothing");
+    else if (o->changed)
+        snprintf(entry->did, sizeof entry->did, "%s -> %s%s", way_state_name(o->from),
+                 way_state_name(o->to), refusal_words(o->refused));
+    else
+        snprintf(entry->did, sizeof entry->did, "stays %s%s", way_state_name(o->to),
+                 refusal_words(o->refused));
+}
+
+/* ---- the path of an error ---- */
+
+void way_decide_classify(struct way_decider *d, struct way_event *e)
+{
+    if (d->set_aside) {
+        way_event_classify_default(e);
+        return;
+    }
+    uint64_t before = way_policy_calls(d->policy);
+    if (way_policy_classify(d->policy, e) == WAY_ASKED_FAILED)
+        note_policy_error(d, e->now);
+    if (way_policy_calls(d->policy) != before)
+        way_stat_add(d->o.stats, WAY_STAT_POLICY_CALLS, 1);
+}
+
+/* A fault that began before the node's state changed belongs to what changed it. */
+static bool is_straggler(struct way_decider *d, unsigned node, const struct way_event *e)
+{
+    if (e->kind != WAY_KIND_CONNECTION && e->kind != WAY_KIND_RESULT &&
+        e->kind != WAY_KIND_PROBE)
+        return false;
+    struct way_verdict v;
+    way_health_verdict(d->o.health, node, &v);
+    return e->began < v.since;
+}
+
+static bool mark_hears(const struct way_event *e)
+{
+    if (e->kind == WAY_KIND_CONNECTION || e->kind == WAY_KIND_RESULT)
+        return e->error == WAY_ERROR_NONE || e->blame == WAY_BLAME_NODE || e->trial;
+    return true;
+}
+
+static bool class_wants_refresh(const struct way_event *e)
+{
+    return e->class == WAY_CLASS_STALE_ROUTE || e->class == WAY_CLASS_DOWN ||
+           (e->class == WAY_CLASS_AGAIN && strncmp(e->message, "TRYAGAIN", 8));
+}
+
+void way_decide(struct way_decider *d, unsigned node, struct way_event *e,
+                struct way_decision *out)
+{
+    memset(out, 0, sizeof *out);
+    way_decide_classify(d, e);
+    bool straggler = is_straggler(d, node, e);
+    if (e->error && e->blame == WAY_BLAME_NODE && !straggler &&
+        e->kind != WAY_KIND_PROBE)
+        way_health_failure(d->o.health, node);
+    struct question q = { .fn = WAY_FN_MARK, .node = node, .event = e };
+    out->asked = !straggler && mark_hears(e);
+    if (out->asked) {
+        ask_and_commit(d, &q);
+        out->mark = q.answer.mark;
+        out->outcome = q.outcome;
+        out->commit = q.commit;
+        if (q.commit == WAY_COMMIT_BUSY)
+            keep_pending(d, &q);
+    }
+    out->refresh = out->mark.refresh || (e->error && class_wants_refresh(e)) ||
+                   (out->outcome.changed && out->outcome.to == WAY_STATE_FAILING);
+    if (!e->error && !out->mark.given && e->kind == WAY_KIND_RESULT)
+        return;
+    struct way_entry *entry = open_entry(d, node, e);
+    entry->straggler = straggler;
+    if (out->asked) {
+        note_answer(d, entry, &q);
+        did_mark(entry, &q);
+    }
+    publish(d, entry);
+}
+
+void way_decide_retry(struct way_decider *d, unsigned node, struct way_event *e,
+                      struct way_retry *out)
+{
+    struct question q = { .fn = WAY_FN_BACKOFF, .node = node, .event = e };
+    memset(out, 0, sizeof *out);
+    d->open = open_entry(d, node, e);
+    if (e->permanent)
+        return;
+    ask_and_commit(d, &q);
+    *out = q.answer.retry;
+    note_answer(d, d->open, &q);
+}
+
+void way_decide_did(struct way_decider *d, const char *fmt, ...)
+{
+    if (!d->open)
+        return;
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(d->open->did, sizeof d->open->did, fmt, ap);
+    va_end(ap);
+    publish(d, d->open);
+    d->open = NULL;
+}
+
+void way_decide_probe(struct way_decider *d, unsigned node, struct way_event *e,
+                      struct way_probe *out)
+{
+    struct question q = { .fn = WAY_FN_PROBE, .node = node, .event = e };
+    ask_and_commit(d, &q);
+    *out = q.answer.probe;
+}
+
+void way_decide_redial(struct way_decider *d, unsigned node, struct way_event *e,
+                       struct way_redial *out)
+{
+    memset(out, 0, sizeof *out);
+    if (!way_policy_plan(d->policy)->has_reconnect || d->set_aside)
+        return;
+    struct question q = { .fn = WAY_FN_RECONNECT, .node = node, .event = e };
+    ask_and_commit(d, &q);
+    if (!q.fallback)
+        *out = q.answer.redial;
+}
