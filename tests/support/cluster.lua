@@ -351,14 +351,14 @@ function Cluster:move_slot(slot, to)
   assert(from ~= to, "it is there already")
   assert(to:call("CLUSTER", "SETSLOT", slot, "IMPORTING", from.id) == "OK")
   assert(from:call("CLUSTER", "SETSLOT", slot, "MIGRATING", to.id) == "OK")
-  self:move_keys(slot, from, to)
+  cluster.move_keys(slot, from, to)
   for _, node in ipairs { to, from } do
     assert(node:call("CLUSTER", "SETSLOT", slot, "NODE", to.id) == "OK")
   end
 end
 
 --- The middle of move_slot: the keys go, the slot stays where it was.
-function Cluster:move_keys(slot, from, to)
+function cluster.move_keys(slot, from, to)
   while true do
     local keys = from:call("CLUSTER", "GETKEYSINSLOT", slot, 100)
     if #keys == 0 then return end

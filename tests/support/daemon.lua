@@ -187,10 +187,6 @@ function Daemon:show_events()
   return #out == 0 and "no events" or table.concat(out, "\n", math.max(1, #out - 15))
 end
 
-function Daemon:wait_for(condition, timeout, what)
-  return waits.wait_for(condition, timeout, what, 2)
-end
-
 --- What it has logged so far.
 function Daemon:log() return process.read_file(self.errors) or "" end
 

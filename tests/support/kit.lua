@@ -13,7 +13,7 @@ local wait = require "tests.support.wait"
 
 local kit = {
   random = random, resp = resp, process = process, null = resp.null, is_error = resp.is_error, show = resp.show,
-  key_in = cluster.key_in, slot_of = cluster.slot_of, wait_for = wait.wait_for, poll = wait.poll,
+  key_in = cluster.key_in, move_keys = cluster.move_keys, slot_of = cluster.slot_of, wait_for = wait.wait_for, poll = wait.poll,
 }
 
 --- True in `make soak`: full counts.

@@ -1,0 +1,47 @@
+--- The success path makes no Lua call, takes no lock and allocates nothing: counted exactly,
+--- over a million commands, in the workers' threads.
+local counts = require "tests.support.counts"
+local kit = require "tests.support.kit"
+
+local function benchmark(way, commands, target)
+  local status, text = kit.run {
+    "redis-benchmark", target[1], target[2], "-t", "get,set", "-P", "16", "-c", "16", "-d", "64", "-r", "100000",
+    "-n", tostring(commands / 2), "-q", timeout = 300,
+  }
+  assert.equal(0, status, text)
+  assert.is_nil(text:lower():find("error", 1, true), text)
+  assert.is_true(way.process:alive())
+end
+
+local function targets(way)
+  return { { "-p", tostring(way.port) }, { "-s", (way.unix:gsub("^unix:", "")) } }
+end
+
+for _, policy in ipairs { "policies/default.lua", "policies/go_redis.lua" } do
+  describe("a million commands under " .. policy, function()
+    it("cost no Lua call, no lock and no allocation each", function()
+      local counting = counts.prepare(kit.folder())
+      local cluster = kit.cluster { masters = 3, replicas = 0, node_timeout = 60000 }
+      local way = kit.wayside { cluster = cluster, policy = policy, workers = 2, env = counting.env }
+      for _, target in ipairs(targets(way)) do benchmark(way, 100000, target) end
+      local before = counting:read(way.process.pid)
+      for _, target in ipairs(targets(way)) do benchmark(way, kit.count(500000, 2000000), target) end
+      local after = counting:read(way.process.pid)
+      local workers = 0
+      for name, now in pairs(after) do
+        if name:match "^worker" then
+          workers = workers + 1
+          for _, what in ipairs { "lua_calls", "locks", "allocations" } do
+            local made = now[what] - (before[name] and before[name][what] or 0)
+            print(("%s: %d %s"):format(name, made, what))
+            -- Clients that come and go may cost a few; a thousandth of what one per command would.
+            local allowed = what == "allocations" and 400 or what == "locks" and 100 or 0
+            assert.is_true(made <= allowed, ("%s made %d %s"):format(name, made, what))
+          end
+        end
+      end
+      assert.equal(2, workers)
+      assert.same({}, way:events { kind = "connection" })
+    end)
+  end)
+end
