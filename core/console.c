@@ -1,0 +1,407 @@
+/* console - see console.h.
+ *
+ * Replies are maps with the words of the contract. A field that does not apply is left
+ * out, so that redis-cli shows what there is to see; numbers are seconds, as everywhere. */
+#include "console.h"
+
+#include "resp.h"
+#include "why.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <strings.h>
+
+enum { EVENTS_SHOWN = 20 };
+
+/* --- nodes --- */
+
+/* By address, id, or the beginning of an id; WAY_NONE: there is none, or more than one. */
+static unsigned find_node(struct way_control *c, const char *word)
+{
+    struct way_health *h = way_control_health(c);
+    unsigned nodes = way_health_nodes(h), found = WAY_NONE;
+    size_t n = strlen(word);
+    for (unsigned i = 0; i < nodes; i++) {
+        struct way_snapshot s;
+        way_health_snapshot(h, i, way_control_loop(c)->now, &s);
+        if (!strcmp(s.view.address, word))
+            return i;
+        if (n >= 4 && !strncmp(s.view.id, word, n))
+            found = found == WAY_NONE ? i : (unsigned)WAY_NODES_MAX;
+    }
+    return found < WAY_NODES_MAX ? found : WAY_NONE;
+}
+
+static bool is_gone(struct way_control *c, unsigned node)
+{
+    struct way_node *n = way_health_node(way_control_health(c), node);
+    return atomic_load_explicit(&n->route, memory_order_acquire) & WAY_ROUTE_GONE;
+}
+
+static void tell_node(struct way_control *c, unsigned node, struct way_tell *t)
+{
+    struct way_snapshot s;
+    double now = way_control_loop(c)->now;
+    way_health_snapshot(way_control_health(c), node, now, &s);
+    const struct way_view *v = &s.view;
+    struct way_tell_open m = way_tell_begin(t);
+    way_tell_field(t, &m, "id", v->id);
+    way_tell_field(t, &m, "address", v->address);
+    way_tell_field(t, &m, "hostname", v->hostname);
+    way_tell_field(t, &m, "role", way_role_name(v->role));
+    if (v->shard != WAY_NONE)
+        way_tell_field_integer(t, &m, "shard", v->shard);
+    way_tell_field(t, &m, "zone", v->zone);
+    way_tell_field(t, &m, "state", way_state_name(v->verdict.state));
+    if (v->verdict.since > 0)
+        way_tell_field_number(t, &m, "since", now - v->verdict.since);
+    if (v->verdict.ends > 0)
+        way_tell_field_number(t, &m, "ends", v->verdict.ends - now);
+    way_tell_field(t, &m, "reason", v->verdict.reason);
+    way_tell_field_integer(t, &m, "failures", v->failures);
+    if (v->latency >= 0)
+        way_tell_field_number(t, &m, "latency", v->latency);
+    way_tell_field_integer(t, &m, "inflight", (int64_t)v->inflight);
+    way_tell_field_number(t, &m, "weight", way_verdict_weight(&v->verdict, now));
+    if (v->has_replication) {
+        way_tell_field_bool(t, &m, "link_up", v->link_up);
+        if (v->behind >= 0)
+            way_tell_field_number(t, &m, "behind", v->behind);
+    }
+    way_tell_end(t, &m);
+}
+
+static void run_nodes(struct way_control *c, unsigned argc, char *const *argv,
+                      struct way_tell *t)
+{
+    (void)argc, (void)argv;
+    unsigned nodes = way_health_nodes(way_control_health(c)), there = 0;
+    for (unsigned i = 0; i < nodes; i++)
+        there += !is_gone(c, i);
+    way_tell_array(t, there);
+    for (unsigned i = 0; i < nodes && there; i++) {
+        if (is_gone(c, i))
+            continue;
+        tell_node(c, i, t);
+        there--;
+    }
+}
+
+/* --- events --- */
+
+static const char *refusal_name(enum way_refusal r)
+{
+    return r == WAY_REFUSED_LAST_NODE ? "last_node" : r == WAY_REFUSED_SHARE ? "share" : "";
+}
+
+static void tell_fault(const struct way_event *v, struct way_tell *t,
+                       struct way_tell_open *m)
+{
+    if (v->error == WAY_ERROR_NONE)
+        return;
+    way_tell_field(t, m, "phase", way_phase_name(v->phase));
+    way_tell_field(t, m, "step", way_step_name(v->step));
+    way_tell_field(t, m, "error", way_error_name(v->error));
+    if (v->errnum)
+        way_tell_field_integer(t, m, "errno", v->errnum);
+    way_tell_field(t, m, "message", v->message);
+}
+
+static void tell_extent(const struct way_event *v, struct way_tell *t,
+                        struct way_tell_open *m)
+{
+    way_tell_field_integer(t, m, "n", v->n);
+    if (v->has_certainty)
+        way_tell_field(t, m, "certainty", way_certainty_name(v->certainty));
+    if (v->kind == WAY_KIND_COMMANDS)
+        way_tell_field(t, m, "commands", way_commands_name(v->commands));
+    if (v->kind == WAY_KIND_CONNECTION || v->kind == WAY_KIND_PROBE) {
+        way_tell_field_integer(t, m, "bytes_written", (int64_t)v->bytes_written);
+        way_tell_field_integer(t, m, "replies_read", v->replies_read);
+        way_tell_field_bool(t, m, "reused", v->reused);
+        way_tell_field_number(t, m, "connection_age", v->connection_age);
+    }
+    if (v->attempt)
+        way_tell_field_integer(t, m, "attempt", v->attempt);
+    if (v->latency > 0)
+        way_tell_field_number(t, m, "latency", v->latency);
+}
+
+static void tell_answer(const struct way_entry *e, struct way_tell *t,
+                        struct way_tell_open *m)
+{
+    char verdict[256];
+    way_entry_verdict(e, verdict, sizeof verdict);
+    way_tell_field(t, m, "function", way_function_name(e->function));
+    way_tell_field(t, m, "verdict", verdict);
+    way_tell_field(t, m, "where", e->where);
+    way_tell_field(t, m, "did", e->did);
+    if (e->function == WAY_FN_MARK) {
+        way_tell_field(t, m, "from", way_state_name(e->outcome.from));
+        way_tell_field(t, m, "to", way_state_name(e->outcome.to));
+        way_tell_field(t, m, "refused", refusal_name(e->outcome.refused));
+    }
+    if (e->straggler)
+        way_tell_field_bool(t, m, "straggler", true);
+    if (e->fallback)
+        way_tell_field_bool(t, m, "fallback", true);
+}
+
+static void tell_entry(const struct way_entry *e, struct way_tell *t)
+{
+    const struct way_event *v = &e->event;
+    struct way_tell_open m = way_tell_begin(t);
+    way_tell_field_number(t, &m, "time", v->unix_time);
+    way_tell_name(t, &m, "thread");
+    if (e->thread == WAY_NONE)
+        way_tell_string(t, "control");
+    else
+        way_tell_integer(t, e->thread);
+    way_tell_field(t, &m, "node", e->address);
+    way_tell_field(t, &m, "kind", way_kind_name(v->kind));
+    if (v->kind == WAY_KIND_CHANGE)
+        way_tell_field(t, &m, "change", way_change_name(v->change));
+    if (v->kind == WAY_KIND_EXPIRY)
+        way_tell_field_number(t, &m, "late", v->late);
+    tell_fault(v, t, &m);
+    way_tell_field(t, &m, "class", e->class_name);
+    way_tell_field(t, &m, "blame", way_blame_name(v->blame));
+    tell_extent(v, t, &m);
+    tell_answer(e, t, &m);
+    way_tell_end(t, &m);
+}
+
+static void run_events(struct way_control *c, unsigned argc, char *const *argv,
+                       struct way_tell *t)
+{
+    const struct way_history *h = way_control_history(c);
+    unsigned node = WAY_NONE, most = EVENTS_SHOWN;
+    for (unsigned i = 0; i < argc; i++) {
+        char *end;
+        unsigned long n = strtoul(argv[i], &end, 10);
+        if (!*end && end != argv[i] && argv[i][0] != '-') {
+            most = n < WAY_HISTORY_ENTRIES ? (unsigned)n : WAY_HISTORY_ENTRIES;
+        } else if ((node = find_node(c, argv[i])) == WAY_NONE) {
+            way_resp_put_error(t->out, "ERR no node '%.64s': WAYSIDE NODES lists them", argv[i]);
+            return;
+        }
+    }
+    unsigned there = 0;
+    while (there < most && way_history_at(h, node, there))
+        there++;
+    way_tell_array(t, there);
+    while (there--)
+        tell_entry(way_history_at(h, node, there), t);
+}
+
+/* --- policy, limits --- */
+
+static void tell_option(const struct way_option *o, struct way_tell *t,
+                        struct way_tell_open *m)
+{
+    if (o->type == WAY_OPTION_NUMBER)
+        way_tell_field_number(t, m, o->name, o->number);
+    else if (o->type == WAY_OPTION_BOOLEAN)
+        way_tell_field_bool(t, m, o->name, o->number != 0);
+    else
+        way_tell_field(t, m, o->name, o->text);
+}
+
+static void tell_functions(const struct way_plan *p, struct way_tell *t)
+{
+    const char *there[5];
+    unsigned n = 0;
+    if (p->has_classify)
+        there[n++] = "classify";
+    if (p->has_mark)
+        there[n++] = "mark";
+    if (p->has_backoff)
+        there[n++] = "backoff";
+    if (p->has_probe)
+        there[n++] = "probe";
+    if (p->has_reconnect)
+        there[n++] = "reconnect";
+    way_tell_array(t, n);
+    for (unsigned i = 0; i < n; i++)
+        way_tell_string(t, there[i]);
+}
+
+static const char *pick_name(enum way_pick pick)
+{
+    static const char *const words[] = { "master",      "replica", "replica_only",
+                                         "random",      "round_robin", "nearest",
+                                         "least_inflight", "p2c" };
+    return (unsigned)pick < way_count(words) ? words[pick] : "?";
+}
+
+static void run_policy(struct way_control *c, unsigned argc, char *const *argv,
+                       struct way_tell *t)
+{
+    (void)argc, (void)argv;
+    const struct way_plan *p = way_control_plan(c);
+    const struct way_policy_text *text = way_control_text(c);
+    struct way_tell_open m = way_tell_begin(t);
+    way_tell_field(t, &m, "name", p->name);
+    way_tell_field(t, &m, "version", p->version);
+    way_tell_field(t, &m, "file", text->path ? text->path : "default");
+    way_tell_name(t, &m, "hash");
+    way_tell_format(t, "%016llx", (unsigned long long)p->layout.hash);
+    way_tell_field(t, &m, "pick", pick_name(p->pick));
+    way_tell_field_bool(t, &m, "set_aside", way_control_set_aside(c));
+    way_tell_name(t, &m, "functions");
+    tell_functions(p, t);
+    way_tell_name(t, &m, "options");
+    struct way_tell_open options = way_tell_begin(t);
+    for (unsigned i = 0; i < text->options; i++)
+        tell_option(&text->option[i], t, &options);
+    way_tell_end(t, &options);
+    way_tell_field_integer(t, &m, "calls", (int64_t)way_control_stat(c, WAY_STAT_POLICY_CALLS));
+    way_tell_field_integer(t, &m, "errors", (int64_t)way_control_stat(c, WAY_STAT_POLICY_ERRORS));
+    way_tell_field_integer(t, &m, "fallback", (int64_t)way_control_stat(c, WAY_STAT_FALLBACK));
+    way_tell_end(t, &m);
+}
+
+static double setting_value(const struct way_config *config, const struct way_setting *s)
+{
+    const char *base = s->group == WAY_GROUP_TIMEOUTS ? (const char *)&config->timeouts
+                                                      : (const char *)&config->limits;
+    double value;
+    memcpy(&value, base + s->offset, sizeof value);
+    return value;
+}
+
+static void run_limits(struct way_control *c, unsigned argc, char *const *argv,
+                       struct way_tell *t)
+{
+    (void)argc, (void)argv;
+    const struct way_config *config = way_control_config(c);
+    const struct way_setting *s;
+    unsigned n = 0;
+    while (way_setting_at(n))
+        n++;
+    way_tell_array(t, n);
+    for (unsigned i = 0; (s = way_setting_at(i)); i++) {
+        struct way_tell_open m = way_tell_begin(t);
+        way_tell_name(t, &m, "name");
+        way_tell_format(t, "%s.%s",
+                        s->group == WAY_GROUP_TIMEOUTS ? "timeouts" : "limits", s->name);
+        way_tell_field_number(t, &m, "value", setting_value(config, s));
+        way_tell_field(t, &m, "unit", s->unit);
+        way_tell_field_number(t, &m, "default", s->standard);
+        way_tell_field_number(t, &m, "min", s->min);
+        way_tell_field_number(t, &m, "max", s->max);
+        way_tell_field(t, &m, "help", s->help);
+        way_tell_field(t, &m, "seen", s->seen);
+        way_tell_end(t, &m);
+    }
+}
+
+/* --- why --- */
+
+struct lines {
+    struct way_buf buf;
+    struct way_tell tell;
+    size_t count;
+};
+
+static void keep_line(void *arg, const char *text)
+{
+    struct lines *lines = arg;
+    way_tell_string(&lines->tell, text);
+    lines->count++;
+}
+
+static void run_why(struct way_control *c, unsigned argc, char *const *argv,
+                    struct way_tell *t)
+{
+    (void)argc;
+    unsigned node = find_node(c, argv[0]);
+    if (node == WAY_NONE) {
+        way_resp_put_error(t->out, "ERR no node '%.64s': WAYSIDE NODES lists them", argv[0]);
+        return;
+    }
+    struct way_snapshot s;
+    struct lines lines = { .count = 0 };
+    double now = way_control_loop(c)->now;
+    lines.tell = (struct way_tell){ .out = &lines.buf, .resp = t->resp };
+    way_health_snapshot(way_control_health(c), node, now, &s);
+    way_why(way_control_history(c), &s.view, now, keep_line, &lines);
+    way_tell_array(t, lines.count);
+    way_buf_put(t->out, lines.buf.p + lines.buf.off, way_buf_held(&lines.buf));
+    way_buf_fini(&lines.buf);
+}
+
+/* --- all commands --- */
+
+static void run_help(struct way_control *c, unsigned argc, char *const *argv,
+                     struct way_tell *t);
+
+static const struct {
+    const char *name, *arguments, *help;
+    unsigned least, most; /* arguments */
+    void (*run)(struct way_control *c, unsigned argc, char *const *argv,
+                struct way_tell *t);
+} commands[] = {
+    { "NODES", "", "every node: role, state, since when, until when, why", 0, 0, run_nodes },
+    { "EVENTS", "[node] [n]", "the last n entries of the journal (20), newest last", 0, 2,
+      run_events },
+    { "WHY", "node", "what led to the node's present state, in words", 1, 1, run_why },
+    { "POLICY", "", "the policy in charge, its options, how often it was asked", 0, 0,
+      run_policy },
+    { "LIMITS", "", "every limit and time-out with its value and bounds", 0, 0, run_limits },
+    { "HELP", "", "this list", 0, 0, run_help },
+};
+
+static void run_help(struct way_control *c, unsigned argc, char *const *argv,
+                     struct way_tell *t)
+{
+    (void)c, (void)argc, (void)argv;
+    way_tell_array(t, way_count(commands) + 1);
+    for (unsigned i = 0; i < way_count(commands); i++)
+        way_tell_format(t, "WAYSIDE %s%s%s - %s", commands[i].name,
+                        commands[i].arguments[0] ? " " : "", commands[i].arguments,
+                        commands[i].help);
+    way_tell_string(t, "A node is named by its address, its id, or the beginning of its "
+                       "id. Numbers are seconds. -3 shows replies as maps.");
+}
+
+static void refuse(const char *word, struct way_tell *t)
+{
+    const char *nearest = NULL;
+    unsigned least = 4; /* further away is no misspelling */
+    char upper[WAY_CONSOLE_WORD];
+    size_t n = 0;
+    for (; word[n] && n + 1 < sizeof upper; n++)
+        upper[n] = (char)(word[n] >= 'a' && word[n] <= 'z' ? word[n] - 32 : word[n]);
+    upper[n] = 0;
+    for (unsigned i = 0; i < way_count(commands); i++) {
+        unsigned distance = way_distance(upper, commands[i].name);
+        if (distance < least) {
+            least = distance;
+            nearest = commands[i].name;
+        }
+    }
+    if (nearest)
+        way_resp_put_error(t->out, "ERR unknown subcommand '%.64s': did you mean WAYSIDE %s?",
+                           word, nearest);
+    else
+        way_resp_put_error(t->out, "ERR unknown subcommand '%.64s': try WAYSIDE HELP", word);
+}
+
+void way_console_run(struct way_control *c, unsigned argc, char *const *argv,
+                     struct way_tell *t)
+{
+    const char *word = argc ? argv[0] : "HELP";
+    unsigned given = argc ? argc - 1 : 0;
+    for (unsigned i = 0; i < way_count(commands); i++) {
+        if (strcasecmp(word, commands[i].name))
+            continue;
+        if (given < commands[i].least || given > commands[i].most)
+            way_resp_put_error(t->out, "ERR wrong number of arguments: WAYSIDE %s %s",
+                               commands[i].name, commands[i].arguments);
+        else
+            commands[i].run(c, given, argv + 1, t);
+        return;
+    }
+    refuse(word, t);
+}
