@@ -244,6 +244,19 @@ describe("the man in the middle", function()
     assert.equal("PONG", echo_through(mitm):call "PING")
   end)
 
+  it("loses packets: silence on open connections and for dials, until they get through again", function()
+    mitm:clear()
+    local client = echo_through(mitm)
+    mitm:drop()
+    client.timeout = 0.3
+    assert.is_true(client:call("PING").timed_out)
+    assert.same({ nil, "timeout" }, { kit.connect(node.address, 0.3) })
+    mitm:clear()
+    client.timeout = 5
+    assert.equal("PONG", (client:read_reply()))
+    assert.equal("PONG", echo_through(mitm):call "PING")
+  end)
+
   it("tells its connections and cuts one of them", function()
     mitm:clear()
     local a, b = echo_through(mitm), echo_through(mitm)

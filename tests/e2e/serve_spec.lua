@@ -49,7 +49,7 @@ local function mixed_commands(prefix, count)
   }
   while #commands < count do
     local i = #commands
-    makers[kit.random.int(#makers)](i, ("%s:%d:"):format(prefix, i))
+    kit.random.one(makers)(i, ("%s:%d:"):format(prefix, i))
   end
   return commands, expected
 end
@@ -426,8 +426,11 @@ describe("a real client", function()
     assert.equal("OK\n", text)
     _, text = kit.run { "redis-cli", "-p", port, "get", "cli" }
     assert.equal("1\n", text)
-    _, text = kit.run { "redis-cli", "-s", (way.unix:gsub("^unix:", "")), "-3", "hgetall", "{no}hash" }
-    assert.matches("empty hash", text)
+    local path = way.unix:gsub("^unix:", "")
+    kit.run { "redis-cli", "-s", path, "-3", "hset", "{a}hash", "field", "value" }
+    _, text = kit.run { "redis-cli", "-s", path, "-3", "hgetall", "{a}hash" }
+    assert.matches("field", text)
+    assert.matches("value", text)
     local lines = {}
     for i = 1, 5000 do lines[i] = ("SET pipe%d %d"):format(i, i) end
     _, text = kit.run { "redis-cli", "-p", port, "--pipe", input = table.concat(lines, "\r\n") .. "\r\n" }

@@ -10,6 +10,7 @@
  *     clear                 forget all rules and what they did to open connections
  *     refuse | accept       close the listening socket | open it again
  *     backlog               stop accepting with a full queue: further dials time out
+ *     drop                  packets of dials and of all open connections get lost
  *     cut how=fin|rst [on=ID]   now, all connections or one
  *     to port=N             where new connections go
  *     conns                 "ok accepted=N" and id:up:down of each open connection
@@ -28,6 +29,7 @@
  *     corrupt with=HEX      the next bytes are replaced by these
  *     inject with=HEX       these come first
  *     skip bytes=N          the next bytes are left out
+ *     drop                  the client's packets get lost, no acknowledgement comes
  *
  * One thread, one libev loop. Memory is bounded: a direction stops reading while it holds
  * QUEUE_MAX bytes. A closed connection is freed from an idle watcher, never inside its own
@@ -36,6 +38,7 @@
 #include <errno.h>
 #include <ev.h>
 #include <fcntl.h>
+#include <linux/filter.h>
 #include <linux/sockios.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
@@ -52,9 +55,9 @@
 enum { UP, DOWN };
 enum { RULES_MAX = 64, BYTES_MAX = 512, QUEUE_MAX = 262144, CHUNK = 16384, LINE_MAX_ = 4096 };
 enum { FILLERS = 4, DRAIN_MS = 1000 };
-enum act { CUT, STALL, SWALLOW, DELAY, TRICKLE, CORRUPT, INJECT, SKIP };
-static const char *const act_names[] = { "cut",     "stall",   "swallow", "delay",
-                                         "trickle", "corrupt", "inject",  "skip" };
+enum act { CUT, STALL, SWALLOW, DELAY, TRICKLE, CORRUPT, INJECT, SKIP, DROP };
+static const char *const act_names[] = { "cut",     "stall",  "swallow", "delay", "trickle",
+                                         "corrupt", "inject", "skip",    "drop" };
 
 struct bytes {
     unsigned char p[BYTES_MAX];
@@ -147,6 +150,21 @@ static struct sockaddr_in loopback(int port)
     struct sockaddr_in a = { .sin_family = AF_INET, .sin_port = htons((uint16_t)port) };
     a.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     return a;
+}
+
+/* A filter that lets no packet in: what arrives at the socket is lost before TCP sees it. */
+static void drop_packets(int fd)
+{
+    struct sock_filter none = { .code = BPF_RET | BPF_K, .k = 0 };
+    struct sock_fprog program = { .len = 1, .filter = &none };
+    if (setsockopt(fd, SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof program) < 0)
+        die("SO_ATTACH_FILTER");
+}
+
+static void let_packets(int fd)
+{
+    int unused = 0;
+    setsockopt(fd, SOL_SOCKET, SO_DETACH_FILTER, &unused, sizeof unused);
 }
 
 /* ---- the end of connections ---- */
@@ -418,6 +436,15 @@ static void scan(const struct rule *r, struct arm *a, const unsigned char *p, si
     }
 }
 
+static void drop_conn(struct conn *c)
+{
+    drop_packets(c->client);
+    for (int d = UP; d <= DOWN; d++) {
+        c->stream[d].stalled = true;
+        ev_io_stop(loop, c->stream[d].reader);
+    }
+}
+
 static void act(struct conn *c, struct stream *s, struct rule *r)
 {
     if (r->times > 0 && --r->times == 0)
@@ -449,6 +476,9 @@ static void act(struct conn *c, struct stream *s, struct rule *r)
         break;
     case SKIP:
         s->skip = r->amount;
+        break;
+    case DROP:
+        drop_conn(c);
         break;
     }
 }
@@ -815,8 +845,12 @@ static const char *add_rule(const char *line)
 static void clear_rules(void)
 {
     memset(rules, 0, sizeof rules);
+    if (listen_fd >= 0)
+        let_packets(listen_fd);
     for (struct conn *c = conns; c; c = c->next) {
         memset(c->arm, 0, sizeof c->arm);
+        if (!c->dead)
+            let_packets(c->client);
         for (int d = UP; d <= DOWN && !c->dead; d++) {
             struct stream *s = &c->stream[d];
             s->stalled = s->swallow = false;
@@ -837,6 +871,15 @@ static void cut_now(const char *line)
     for (struct conn *c = conns; c; c = c->next)
         if (!c->dead && (on == 0 || on == c->id))
             cut(c, rst, node_rst);
+}
+
+static void drop_now(void)
+{
+    if (listen_fd >= 0)
+        drop_packets(listen_fd);
+    for (struct conn *c = conns; c; c = c->next)
+        if (!c->dead && !c->cutting)
+            drop_conn(c);
 }
 
 static void list_conns(char *out, size_t max)
@@ -863,6 +906,8 @@ static void answer(int fd, const char *line)
         wrong = start_listening() < 0 ? strerror(errno) : NULL;
     else if (strcmp(line, "backlog") == 0)
         wrong = fill_backlog() < 0 ? strerror(errno) : NULL;
+    else if (strcmp(line, "drop") == 0)
+        drop_now();
     else if (strncmp(line, "cut", 3) == 0)
         cut_now(line);
     else if (strncmp(line, "to ", 3) == 0)

@@ -18,11 +18,10 @@ local function hex(text)
   return (text:gsub(".", function(c) return ("%02x"):format(c:byte()) end))
 end
 
---- The program: built by make, or else here and now.
+--- The program: built by make (or named by MITM), or else here and now.
 function mitm.program(folder)
-  for _, path in ipairs { "build/support/mitm", "bin/wayside-mitm" } do
-    if process.exists(path) then return path end
-  end
+  local built = os.getenv "MITM" or "build/support/mitm"
+  if process.exists(built) then return built end
   local path = folder .. "/mitm"
   if not process.exists(path) then
     local status, text = process.run {
@@ -83,6 +82,8 @@ function Mitm:refuse() self:command "refuse" end
 function Mitm:accept() self:command "accept" end
 --- Accepts no more with the queue full: dials time out.
 function Mitm:backlog() self:command "backlog" end
+--- Packets get lost from now on: dials and open connections meet silence, until clear.
+function Mitm:drop() self:command "drop" end
 --- Cuts all connections (or one) now. how: "fin" or "rst".
 function Mitm:cut(how, on) self:command(("cut how=%s node=%s on=%d"):format(how, how, on or 0)) end
 function Mitm:redirect(port) self:command("to port=" .. port) end
