@@ -567,6 +567,12 @@ unsigned way_control_threads(const struct way_control *c)
     return c->o.threads;
 }
 
+const char *way_control_address(const struct way_control *c, unsigned node)
+{
+    const struct watch *w = node < WAY_NODES_MAX ? c->watch[node] : NULL;
+    return w && w->known ? w->address : NULL;
+}
+
 void way_control_counts(const struct way_control *c, struct way_control_counts *out)
 {
     struct way_cluster_counts cluster;

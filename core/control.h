@@ -57,6 +57,9 @@ bool way_control_set_aside(const struct way_control *c); /* the policy, by its e
 const struct way_history *way_control_history(const struct way_control *c);
 uint64_t way_control_stat(const struct way_control *c, enum way_stat which); /* summed */
 unsigned way_control_threads(const struct way_control *c);
+/* Of a node of the table; NULL: not yet greeted, or gone. Valid until the loop's next
+ * pass. */
+const char *way_control_address(const struct way_control *c, unsigned node);
 
 struct way_control_counts {
     uint64_t refreshes, refreshes_failed;
