@@ -2,7 +2,7 @@
  * flags are a table already. */
 #include "options.h"
 
-#include <stdlib.h>
+#include <ctype.h>
 
 static const struct verb {
     const char *name, *usage, *help;
@@ -228,15 +228,21 @@ static void number(char *text, size_t size, const struct way_setting *s, double 
         snprintf(text, size, "%.15g", value);
 }
 
+static const char *group_of(const struct way_setting *s)
+{
+    return s->group == WAY_GROUP_TIMEOUTS ? "timeouts" : "limits";
+}
+
 static void put_text(FILE *out, const struct way_setting *s, const char *standard,
                      const char *bounds)
 {
-    fprintf(out, "%s.%s = %s %s (%s)\n    %s\n    when hit: %s\n",
-            s->group == WAY_GROUP_TIMEOUTS ? "timeouts" : "limits", s->name, standard,
-            !strcmp(s->unit, "bool") ? "" : s->unit, bounds, s->help, s->seen);
+    bool boolean = !strcmp(s->unit, "bool");
+    fprintf(out, "%s.%s = %s%s%s (%s)\n    %s\n    when hit: %s\n", group_of(s), s->name,
+            standard, boolean ? "" : " ", boolean ? "" : s->unit, bounds, s->help,
+            s->seen);
 }
 
-/* A minus sign of roff is "\-"; a backslash can't be in the table. */
+/* Text as roff wants it: a minus sign is "\\-". */
 static void put_roff(FILE *out, const char *text)
 {
     for (; *text; text++)
@@ -246,13 +252,11 @@ static void put_roff(FILE *out, const char *text)
 static void put_row(FILE *out, const struct way_setting *s, const char *standard,
                     const char *bounds)
 {
-    fprintf(out, ".TP\n.B %s.%s\nDefault ",
-            s->group == WAY_GROUP_TIMEOUTS ? "timeouts" : "limits", s->name);
-    put_roff(out, standard);
+    fprintf(out, ".TP\n.B %s.%s\nDefault %s", group_of(s), s->name, standard);
     if (strcmp(s->unit, "bool"))
         fprintf(out, " %s", s->unit);
-    fprintf(out, " (%s).\n", bounds);
-    put_roff(out, s->help);
+    fprintf(out, " (%s).\n%c", bounds, toupper((unsigned char)s->help[0]));
+    put_roff(out, s->help + 1);
     fputs(".\n.br\nWhen hit: ", out);
     put_roff(out, s->seen);
     fputs(".\n", out);
