@@ -137,7 +137,7 @@ end
 ---@param want table fields that must be equal, all if nil
 function Daemon:events(want)
   local list = {}
-  for _, event in ipairs(maps(self:ask("WAYSIDE", "EVENTS"))) do
+  for _, event in ipairs(maps(self:ask("WAYSIDE", "EVENTS", 1024))) do
     local fits = true
     for key, value in pairs(want or {}) do
       if event[key] ~= value then fits = false end

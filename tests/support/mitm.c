@@ -285,7 +285,8 @@ static void piece_put(struct stream *s, size_t n)
         return;
     }
     if (s->first + s->pieces == s->room) {
-        memmove(s->piece, s->piece + s->first, s->pieces * sizeof *s->piece);
+        if (s->first > 0)
+            memmove(s->piece, s->piece + s->first, s->pieces * sizeof *s->piece);
         s->first = 0;
         if (s->pieces == s->room) {
             s->room = s->room ? s->room * 2 : 16;
