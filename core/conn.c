@@ -133,11 +133,18 @@ void way_conn_close(struct way_conn *c)
         shut(c);
 }
 
+static void finish_draining(struct way_conn *c)
+{
+    if (c->closed || !c->draining || c->head)
+        return;
+    shut(c);
+    c->ops->drained(c);
+}
+
 void way_conn_drain(struct way_conn *c)
 {
     c->draining = true;
-    if (!c->head)
-        way_conn_close(c);
+    finish_draining(c);
 }
 
 /* ---- what goes wrong ---- */
@@ -299,8 +306,6 @@ static void become_ready(struct way_conn *c)
         c->ops->ready(c);
     if (!c->closed && c->head)
         way_loop_later(c->loop, &c->flush);
-    else if (!c->closed && c->draining)
-        way_conn_close(c);
 }
 
 static void send_hello(struct way_conn *c)
@@ -473,7 +478,8 @@ void way_conn_send(struct way_conn *c, struct way_request *r, const char *bytes,
     r->conn = c;
     r->state = WAY_REQUEST_SENT;
     r->sent = c->loop->now;
-    r->attempt++;
+    if (r->attempt < UINT8_MAX)
+        r->attempt++;
     r->link = NULL;
     if (c->tail)
         c->tail->link = r;
@@ -594,6 +600,7 @@ static inline void one_reply(struct way_conn *c, const char *p, size_t n)
     }
     c->head = r->link;
     c->inflight--;
+    c->answered_bytes = (struct way_span){ c->out.p + c->out.off, r->bytes };
     c->out.off += r->bytes;
     c->burst_replies++;
     c->answered++;
@@ -633,8 +640,7 @@ static size_t parse(struct way_conn *c, const char *p, size_t n)
     if (replies && !c->closed) {
         c->last_reply = c->loop->now;
         c->ops->batch(c, replies);
-        if (!c->closed && c->draining && !c->head)
-            way_conn_close(c);
+        finish_draining(c);
     }
     return at;
 }

@@ -35,6 +35,8 @@ struct way_conn_ops {
      * closed; the unanswered requests are in c->head, for the callee to take
      * (way_conn_take); their bytes live until the end of the pass. */
     void (*broke)(struct way_conn *c, struct way_event *e);
+    /* It was draining, and has closed. */
+    void (*drained)(struct way_conn *c);
 };
 
 struct way_conn_options {
@@ -87,6 +89,8 @@ struct way_conn { /* ro outside conn, but for owner and data */
     uint32_t burst_replies; /* replies since the queue was last empty */
     uint64_t burst_start;   /* stream offset where it began */
     uint64_t answered;  /* replies ever */
+    struct way_span answered_bytes; /* of the request that reply() is told of: valid until
+                                       something is sent on this connection */
     struct way_conn_connect *connect; /* private: what the connect phase needs */
     void *data;         /* rw by the owner */
 };
@@ -109,7 +113,8 @@ struct way_request *way_conn_take(struct way_conn *c);
 
 /* Closes at once, calling nothing; the queue must be empty or taken. */
 void way_conn_close(struct way_conn *c);
-/* Closes when the last request is answered; no new ones. */
+/* Closes when the last request is answered, and says so by drained(): from this call if
+ * there is none. */
 void way_conn_drain(struct way_conn *c);
 /* Breaks it as if by the peer: broke() comes with `error`, from this call. */
 void way_conn_break(struct way_conn *c, enum way_error error, const char *message);

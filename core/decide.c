@@ -21,8 +21,7 @@ struct way_decider {
     struct way_policy *policy;
     struct way_random random;
     struct way_gate gate;
-    struct way_entry *open; /* written by way_decide_retry, not yet published */
-    struct way_entry spare; /* stands for `open` when the ring is full */
+    uint64_t entries; /* journal entries published */
     double window_began;
     unsigned window_errors;
     bool set_aside;
@@ -60,6 +59,11 @@ const struct way_plan *way_decider_plan(const struct way_decider *d)
 bool way_decider_set_aside(const struct way_decider *d)
 {
     return d->set_aside;
+}
+
+const char *way_decider_class_name(const struct way_decider *d, unsigned class)
+{
+    return way_policy_class_name(d->policy, class);
 }
 
 /* ---- one question ---- */
@@ -235,17 +239,10 @@ void way_decide_pass(struct way_decider *d, double now)
 
 /* ---- the journal ---- */
 
-static struct way_entry *open_entry(struct way_decider *d, unsigned node,
-                                    const struct way_event *e)
+static void begin_entry(struct way_decider *d, struct way_entry *entry, unsigned node,
+                        const struct way_event *e)
 {
-    struct way_entry *entry = way_ring_place(d->o.ring);
-    if (!entry) {
-        way_stat_add(d->o.stats, WAY_STAT_JOURNAL_LOST, 1);
-        entry = &d->spare;
-    }
-    uint64_t seq = entry->seq;
     memset(entry, 0, sizeof *entry);
-    entry->seq = seq;
     entry->thread = d->o.thread;
     entry->node = (uint16_t)node;
     entry->event = *e;
@@ -253,7 +250,6 @@ static struct way_entry *open_entry(struct way_decider *d, unsigned node,
     entry->function = WAY_FN_NONE;
     snprintf(entry->class_name, sizeof entry->class_name, "%s",
              way_policy_class_name(d->policy, e->class));
-    return entry;
 }
 
 static void note_answer(struct way_decider *d, struct way_entry *entry,
@@ -275,11 +271,18 @@ static void note_answer(struct way_decider *d, struct way_entry *entry,
 
 static void publish(struct way_decider *d, struct way_entry *entry)
 {
-    struct way_snapshot seen;
-    way_health_snapshot(d->o.health, entry->node, entry->event.now, &seen);
-    snprintf(entry->address, sizeof entry->address, "%.63s", seen.view.address);
-    if (entry == &d->spare)
+    struct way_entry *place = way_ring_place(d->o.ring);
+    if (!place) {
+        way_stat_add(d->o.stats, WAY_STAT_JOURNAL_LOST, 1);
         return;
+    }
+    if (entry->node < WAY_NODES_MAX) {
+        struct way_snapshot seen;
+        way_health_snapshot(d->o.health, entry->node, entry->event.now, &seen);
+        snprintf(entry->address, sizeof entry->address, "%.63s", seen.view.address);
+    }
+    entry->seq = ++d->entries;
+    *place = *entry;
     way_ring_push(d->o.ring);
     if (d->o.journaled)
         d->o.journaled(d->o.arg);
@@ -369,38 +372,36 @@ void way_decide(struct way_decider *d, unsigned node, struct way_event *e,
                    (out->outcome.changed && out->outcome.to == WAY_STATE_FAILING);
     if (!e->error && !out->mark.given && e->kind == WAY_KIND_RESULT)
         return;
-    struct way_entry *entry = open_entry(d, node, e);
-    entry->straggler = straggler;
+    struct way_entry entry;
+    begin_entry(d, &entry, node, e);
+    entry.straggler = straggler;
     if (out->asked) {
-        note_answer(d, entry, &q);
-        did_mark(entry, &q);
+        note_answer(d, &entry, &q);
+        did_mark(&entry, &q);
     }
-    publish(d, entry);
+    publish(d, &entry);
 }
 
 void way_decide_retry(struct way_decider *d, unsigned node, struct way_event *e,
-                      struct way_retry *out)
+                      struct way_retry *out, struct way_entry *entry)
 {
     struct question q = { .fn = WAY_FN_BACKOFF, .node = node, .event = e };
     memset(out, 0, sizeof *out);
-    d->open = open_entry(d, node, e);
+    begin_entry(d, entry, node, e);
     if (e->permanent)
         return;
     ask_and_commit(d, &q);
     *out = q.answer.retry;
-    note_answer(d, d->open, &q);
+    note_answer(d, entry, &q);
 }
 
-void way_decide_did(struct way_decider *d, const char *fmt, ...)
+void way_decide_did(struct way_decider *d, struct way_entry *entry, const char *fmt, ...)
 {
-    if (!d->open)
-        return;
     va_list ap;
     va_start(ap, fmt);
-    vsnprintf(d->open->did, sizeof d->open->did, fmt, ap);
+    vsnprintf(entry->did, sizeof entry->did, fmt, ap);
     va_end(ap);
-    publish(d, d->open);
-    d->open = NULL;
+    publish(d, entry);
 }
 
 void way_decide_probe(struct way_decider *d, unsigned node, struct way_event *e,

@@ -39,6 +39,7 @@ bool way_decider_pending_state(const struct way_decider *d, unsigned node,
 void way_decide_pass(struct way_decider *d, double now);
 const struct way_plan *way_decider_plan(const struct way_decider *d);
 bool way_decider_set_aside(const struct way_decider *d); /* by its errors */
+const char *way_decider_class_name(const struct way_decider *d, unsigned class);
 
 struct way_decision {
     bool asked;       /* mark was asked */
@@ -54,13 +55,15 @@ struct way_decision {
 void way_decide(struct way_decider *d, unsigned node, struct way_event *e,
                 struct way_decision *out);
 
-/* Asks backoff. e must have been classified (way_decide or way_decide_classify). The host
- * did nothing yet: the caller tells by way_decide_did what it made of it. */
+/* Asks backoff, unless the class is permanent. e must have been classified (way_decide or
+ * way_decide_classify). `entry` is the caller's: it tells by way_decide_did what it made
+ * of the answer. */
 void way_decide_classify(struct way_decider *d, struct way_event *e);
 void way_decide_retry(struct way_decider *d, unsigned node, struct way_event *e,
-                      struct way_retry *out);
-/* Fills `did` of the entry that way_decide_retry wrote and publishes it. Must follow it. */
-void way_decide_did(struct way_decider *d, const char *fmt, ...) WAY_PRINTF(2, 3);
+                      struct way_retry *out, struct way_entry *entry);
+/* Says in `entry` what the host did of it, and publishes it in the journal. */
+void way_decide_did(struct way_decider *d, struct way_entry *entry, const char *fmt, ...)
+        WAY_PRINTF(3, 4);
 
 /* Asks probe: when a node is first seen, after each probe, after mark returned a table. */
 void way_decide_probe(struct way_decider *d, unsigned node, struct way_event *e,

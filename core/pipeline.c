@@ -42,10 +42,11 @@ struct way_request *way_request_take(struct way_request_pool *pool)
 
 void way_request_give(struct way_request_pool *pool, struct way_request *r)
 {
-    if (r->own_bytes) {
+    if (r->own_bytes)
         way_free(r->own_bytes);
-        r->own_bytes = NULL;
-    }
+    if (r->words)
+        way_free(r->words);
+    r->own_bytes = r->words = NULL;
     r->next = pool->free;
     pool->free = r;
     pool->live--;
@@ -192,35 +193,6 @@ bool way_pipeline_error(struct way_pipeline *p, struct way_request *r, const cha
     return grew;
 }
 
-static struct way_request **place_of(struct way_pipeline *p, struct way_request *r)
-{
-    struct way_request **at = &p->head;
-    while (*at != r)
-        at = &(*at)->next;
-    return at;
-}
-
-struct way_request *way_pipeline_replace(struct way_pipeline *p, struct way_request *r)
-{
-    struct way_request *new = way_request_take(p->pool);
-    struct way_request **at = place_of(p, r);
-    new->pipeline = p;
-    new->slot = r->slot;
-    new->arrived = r->arrived;
-    new->flags = r->flags & (WAY_FLAG_WRITE | WAY_FLAG_DETOUR);
-    new->join = r->join;
-    new->next = r->next;
-    *at = new;
-    if (p->tail == r)
-        p->tail = new;
-    r->next = NULL;
-    r->pipeline = NULL;
-    r->join = NULL;
-    r->flags |= WAY_FLAG_ABANDONED;
-    r->flags &= (uint16_t)~WAY_FLAG_DETOUR;
-    return new;
-}
-
 /* ---- split commands ---- */
 
 struct part {
@@ -286,7 +258,7 @@ static void join_orphan(struct way_join *j)
         if (!r)
             continue;
         if (r->flags & WAY_FLAG_DETOUR)
-            r->flags &= (uint16_t)~WAY_FLAG_DETOUR;
+            end_detour(r->pipeline, r);
         r->pipeline = NULL;
         r->flags |= WAY_FLAG_ABANDONED;
     }
@@ -388,6 +360,40 @@ bool way_join_answer(struct way_request *part, const char *reply, size_t n)
     if (--j->missing)
         return false;
     return join_finish(j);
+}
+
+/* ---- a client that is answered before its node is ---- */
+
+static struct way_request **place_of(struct way_pipeline *p, struct way_request *r)
+{
+    struct way_request **at = &p->head;
+    while (*at != r)
+        at = &(*at)->next;
+    return at;
+}
+
+struct way_request *way_pipeline_replace(struct way_pipeline *p, struct way_request *r)
+{
+    if (r->join) {
+        join_orphan(r->join);
+        r->join = NULL;
+        return r; /* only its parts are under way */
+    }
+    struct way_request *new = way_request_take(p->pool);
+    struct way_request **at = place_of(p, r);
+    new->pipeline = p;
+    new->slot = r->slot;
+    new->arrived = r->arrived;
+    new->flags = r->flags & (WAY_FLAG_WRITE | WAY_FLAG_DETOUR);
+    new->next = r->next;
+    *at = new;
+    if (p->tail == r)
+        p->tail = new;
+    r->next = NULL;
+    r->pipeline = NULL;
+    r->flags |= WAY_FLAG_ABANDONED;
+    r->flags &= (uint16_t)~WAY_FLAG_DETOUR;
+    return new;
 }
 
 /* ---- the end of a client ---- */

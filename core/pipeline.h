@@ -37,6 +37,8 @@ enum way_request_flag {
     WAY_FLAG_MASTER = 1 << 6,    /* the policy said: to the master */
     WAY_FLAG_UNKNOWN_OK = 1 << 7,/* may be sent again though its fate is unknown */
     WAY_FLAG_NO_KEY = 1 << 8,    /* has no key: any master will do */
+    WAY_FLAG_HELD = 1 << 9,      /* waits for a change of the table */
+    WAY_FLAG_DOUBT = 1 << 10,    /* once it was of unknown fate: it stays so */
 };
 
 struct way_request {
@@ -58,6 +60,7 @@ struct way_request {
     double until;             /* while held: not after this */
     double waited;            /* the last delay a policy gave it */
     char *own_bytes;          /* while WAITING; owned */
+    char *words;              /* the server's words of `last`; owned, or NULL */
     uint32_t reply_off, reply_bytes; /* while ANSWERED and early: in held */
     double resume;            /* while WAITING: try again then, 0: when the table changes */
     struct {
@@ -96,6 +99,7 @@ struct way_pipeline {
     uint8_t resp;                    /* 2 or 3 */
     struct way_request *behind, **behind_end; /* rw by dispatch: wait for a detour's end */
     void *owner;
+    void *router;                    /* rw by dispatch: itself */
     void (*straight)(struct way_pipeline *p, uint16_t slot); /* the last detour of the
                                             slot's bucket is answered; may be NULL */
     void (*lend)(struct way_pipeline *p, struct way_buf *b); /* gives memory to `out` or
@@ -117,7 +121,8 @@ bool way_pipeline_error(struct way_pipeline *p, struct way_request *r, const cha
         WAY_PRINTF(3, 4);
 
 /* Puts a new request in r's place in the order and abandons r, which stays with its
- * connection: for a client that is answered before its node is. Returns the new one. */
+ * connection: for a client that is answered before its node is. Returns the new one; a
+ * split command, whose parts alone are under way, is returned itself. */
 struct way_request *way_pipeline_replace(struct way_pipeline *p, struct way_request *r);
 
 /* Marks r as off the straight way, and takes the mark back: while a client has detours in

@@ -1,0 +1,681 @@
+/* dispatch - see dispatch.h.
+ *
+ * The success path: submit ▶ route (four loads) ▶ way_conn_send (one copy) ▶ write at the
+ * pass's end ▶ on_reply ▶ way_pipeline_answer (one copy). No lock, no Lua, no allocation:
+ * requests come from a pool, buffers stay with their connections.
+ *
+ * Whatever fails leaves it for retry.c: a broken connection (on_broke), an error reply
+ * that is no answer (on_error_reply), a command that finds no node or no connection. */
+#include "dispatch.h"
+
+#include "log.h"
+#include "slots.h"
+#include "upstream.h"
+
+#include <stdio.h>
+
+/* ---- answers ---- */
+
+void way_upstream_answer(struct way_dispatch *d, struct way_request *r, const char *bytes,
+                         size_t n)
+{
+    struct way_pipeline *p = r->pipeline;
+    bool grew = false;
+    if (r->kind == WAY_REQUEST_COMMAND && p)
+        grew = way_pipeline_answer(p, r, bytes, n);
+    else if (r->kind == WAY_REQUEST_PART)
+        grew = way_join_answer(r, bytes, n);
+    else
+        way_request_give(d->o.pool, r);
+    if (grew && p)
+        d->grew(p);
+}
+
+static void count_inflight(struct way_dispatch *d, unsigned node)
+{
+    struct way_upstream *u = &d->up[node];
+    uint64_t n = (u->conn[0] ? u->conn[0]->inflight : 0) +
+                 (u->conn[1] ? u->conn[1]->inflight : 0);
+    atomic_store_explicit(&d->cells[node].inflight, n, memory_order_relaxed);
+}
+
+static void count(_Atomic uint64_t *cell, uint64_t n)
+{
+    uint64_t v = atomic_load_explicit(cell, memory_order_relaxed);
+    atomic_store_explicit(cell, v + n, memory_order_relaxed);
+}
+
+/* ---- decisions ---- */
+
+static void let_go(struct way_dispatch *d, struct way_conn *c)
+{
+    struct way_conn **place = &d->up[c->node].conn[c->resp - 2];
+    if (*place == c)
+        *place = NULL;
+}
+
+/* A mark said: drop, or drain, this node's connections. Listed first: what breaks may
+ * open new ones. */
+static void drop_connections(struct way_dispatch *d, unsigned node, bool drain)
+{
+    enum { MOST = 64 };
+    struct way_conn *all[MOST];
+    unsigned n = 0;
+    for (struct way_link *l = d->links; l && n < MOST; l = l->next)
+        if (l->conn->node == node)
+            all[n++] = l->conn;
+    for (unsigned i = 0; i < n; i++) {
+        if (all[i]->closed)
+            continue;
+        let_go(d, all[i]);
+        if (drain)
+            way_conn_drain(all[i]);
+        else
+            way_conn_break(all[i], WAY_ERROR_RESET, "dropped: its node was marked");
+    }
+}
+
+static void apply_drops(struct way_dispatch *d, unsigned node)
+{
+    struct way_verdict v;
+    way_health_verdict(d->o.health, node, &v);
+    if (v.drops == d->up[node].drops)
+        return;
+    d->up[node].drops = v.drops;
+    drop_connections(d, node, v.connections == WAY_CONNECTIONS_DRAIN);
+}
+
+void way_upstream_apply(struct way_dispatch *d, unsigned node,
+                        const struct way_decision *decision)
+{
+    if (decision->refresh)
+        d->o.refresh(d->o.arg);
+    if (decision->mark.has & WAY_MARK_CONNECTIONS)
+        apply_drops(d, node);
+}
+
+/* A result that the policy wants to hear of: the first success, a trial's end. */
+static void tell_result(struct way_dispatch *d, unsigned node, struct way_event *e)
+{
+    struct way_decision decision;
+    e->kind = WAY_KIND_RESULT;
+    e->phase = WAY_PHASE_READ;
+    e->step = WAY_STEP_REPLY;
+    e->now = d->o.loop->now;
+    e->unix_time = way_unix();
+    e->deadline_left = -1;
+    way_decide(d->o.decider, node, e, &decision);
+    way_upstream_apply(d, node, &decision);
+}
+
+static void end_trial(struct way_dispatch *d, struct way_link *l, struct way_request *r,
+                      bool good)
+{
+    unsigned node = l->conn->node;
+    r->flags &= (uint16_t)~WAY_FLAG_TRIAL;
+    l->trials--;
+    way_health_trial_end(d->o.health, node, d->o.row, !good);
+    if (!good)
+        return;
+    struct way_event e = { .trial = true, .n = 1, .began = r->sent,
+                           .latency = d->o.loop->now - r->sent };
+    tell_result(d, node, &e);
+}
+
+/* ---- redirects ---- */
+
+static void follow_ask(struct way_dispatch *d, struct way_request *r, unsigned node,
+                       const char *bytes, size_t n)
+{
+    way_stat_add(d->o.stats, WAY_STAT_ASK, 1);
+    r->target = (uint16_t)node;
+    r->flags |= WAY_FLAG_ASKED;
+    way_upstream_send(d, r, bytes, n);
+}
+
+static void follow_moved(struct way_dispatch *d, struct way_request *r, unsigned from,
+                         uint16_t slot, unsigned node, const char *bytes, size_t n)
+{
+    way_stat_add(d->o.stats, WAY_STAT_MOVED, 1);
+    d->o.refresh(d->o.arg);
+    if (node == from) {
+        /* It says that it moved to itself: the name may mean another machine by now. */
+        struct way_conn *c = d->up[node].conn[r->pipeline ? r->pipeline->resp - 2 : 0];
+        if (c) {
+            let_go(d, c);
+            way_conn_drain(c);
+        }
+    } else {
+        way_health_moved(d->o.health, slot, node, d->o.loop->now);
+    }
+    r->target = (uint16_t)node;
+    way_upstream_send(d, r, bytes, n);
+    r->target = WAY_NONE_NODE;
+}
+
+/* True: it was one, and was followed. r's bytes are copied first: the buffer they are in
+ * may be written to meanwhile. */
+static bool on_redirect(struct way_dispatch *d, struct way_conn *c, struct way_request *r,
+                        const char *reply, size_t n)
+{
+    char host[WAY_HOST_MAX];
+    uint16_t slot, port;
+    char kind = way_redirect_parse(reply, n, &slot, host, &port);
+    if (!kind || r->redirects >= d->limits->redirects)
+        return false;
+    r->redirects++;
+    r->attempt--; /* a redirect is no failed attempt */
+    r->flags &= (uint16_t)~(WAY_FLAG_ASKED | WAY_FLAG_MASTER);
+    r->target = WAY_NONE_NODE;
+    if (r->pipeline)
+        way_pipeline_detour(r->pipeline, r);
+    unsigned node = host[0] ? way_health_find(d->o.health, host, port) : c->node;
+    struct way_span own = c->answered_bytes;
+    if (node == WAY_NONE) {
+        d->o.refresh(d->o.arg);
+        way_retry_hold_redirect(d, r, own.p, own.n);
+        return true;
+    }
+    char *copy = way_alloc(own.n);
+    memcpy(copy, own.p, own.n);
+    if (kind == 'A')
+        follow_ask(d, r, node, copy, own.n);
+    else
+        follow_moved(d, r, c->node, slot, node, copy, own.n);
+    way_free(copy);
+    return true;
+}
+
+/* ---- error replies ---- */
+
+static void fill_reply_event(struct way_dispatch *d, const struct way_request *r,
+                             const char *reply, size_t n, struct way_event *e)
+{
+    size_t len = n > 3 ? n - 3 : 0;
+    *e = (struct way_event){ .kind = WAY_KIND_RESULT, .phase = WAY_PHASE_READ,
+                             .step = WAY_STEP_REPLY, .error = WAY_ERROR_REPLY, .n = 1 };
+    e->now = d->o.loop->now;
+    e->began = r->sent;
+    e->latency = e->now - r->sent;
+    e->deadline_left = -1;
+    if (len > sizeof e->message - 1)
+        len = sizeof e->message - 1;
+    memcpy(e->message, reply + 1, len);
+    e->message[len] = 0;
+    size_t word = strcspn(e->message, " ");
+    snprintf(e->reply, sizeof e->reply, "%.*s", (int)(word < 23 ? word : 23), e->message);
+}
+
+static bool is_answer(const struct way_event *e)
+{
+    return e->class == WAY_CLASS_ANSWER || e->class == WAY_CLASS_OK ||
+           e->class == WAY_CLASS_IGNORE;
+}
+
+/* True: it is no answer, and went another way. */
+static bool on_error_reply(struct way_dispatch *d, struct way_conn *c,
+                           struct way_request *r, const char *reply, size_t n)
+{
+    struct way_event e;
+    if (r->kind == WAY_REQUEST_ASKING || r->flags & WAY_FLAG_ABANDONED)
+        return false;
+    if (on_redirect(d, c, r, reply, n))
+        return true;
+    fill_reply_event(d, r, reply, n, &e);
+    way_decide_classify(d->o.decider, &e);
+    if (is_answer(&e))
+        return false;
+    e.unix_time = way_unix();
+    e.reused = c->answered > 1;
+    e.connection_age = e.now - c->born;
+    if (r->flags & WAY_FLAG_TRIAL) {
+        e.trial = true;
+        struct way_link *l = c->data;
+        r->flags &= (uint16_t)~WAY_FLAG_TRIAL;
+        l->trials--;
+        way_health_trial_end(d->o.health, c->node, d->o.row, e.blame != WAY_BLAME_NODE);
+    }
+    way_retry_remember(r, c->node, &e, WAY_CERTAINTY_ANSWERED);
+    struct way_span own = c->answered_bytes;
+    way_retry_add(d, c->node, &e, true, r, own.p, own.n);
+    return true;
+}
+
+/* ---- a connection's callbacks ---- */
+
+static void on_reply(struct way_conn *c, struct way_request *r, const char *bytes, size_t n)
+{
+    struct way_link *l = c->data;
+    struct way_dispatch *d = l->dispatch;
+    l->sampled = r->sent;
+    if (bytes[0] == '-' && on_error_reply(d, c, r, bytes, n))
+        return;
+    l->good++;
+    if (r->flags & WAY_FLAG_TRIAL)
+        end_trial(d, l, r, true);
+    way_upstream_answer(d, r, bytes, n);
+}
+
+static void on_batch(struct way_conn *c, unsigned replies)
+{
+    struct way_link *l = c->data;
+    struct way_dispatch *d = l->dispatch;
+    struct way_cell *cell = &d->cells[c->node];
+    double now = d->o.loop->now;
+    count_inflight(d, c->node);
+    count(&cell->requests, replies);
+    count(&cell->replies, l->good);
+    way_health_latency(d->o.health, c->node, now - l->sampled, now);
+    unsigned good = l->good;
+    l->good = 0;
+    if (good && (way_health_success(d->o.health, c->node) ||
+                 way_decider_plan(d->o.decider)->watches_success)) {
+        struct way_event e = { .n = good, .began = l->sampled,
+                               .latency = now - l->sampled };
+        tell_result(d, c->node, &e);
+    }
+}
+
+static void unlink_conn(struct way_dispatch *d, struct way_conn *c)
+{
+    struct way_link *l = c->data;
+    let_go(d, c);
+    *l->prev = l->next;
+    if (l->next)
+        l->next->prev = l->prev;
+}
+
+static void on_drained(struct way_conn *c)
+{
+    struct way_link *l = c->data;
+    unlink_conn(l->dispatch, c);
+    way_loop_reclaim(l->dispatch->o.loop, l, way_free);
+}
+
+static void on_ready(struct way_conn *c)
+{
+    struct way_link *l = c->data;
+    struct way_dispatch *d = l->dispatch;
+    d->up[c->node].dials_failed = 0;
+    way_health_dial_after(d->o.health, c->node, 0);
+}
+
+/* No dial by any worker before that: as the policy says, or the least interval. */
+static void space_dials(struct way_dispatch *d, unsigned node, struct way_event *e)
+{
+    struct way_upstream *u = &d->up[node];
+    struct way_redial redial;
+    bool dialing = e->phase == WAY_PHASE_CONNECT;
+    if (dialing) {
+        u->dials_failed++;
+        u->error = (uint8_t)e->error;
+        u->step = (uint8_t)e->step;
+        u->errnum = e->errnum;
+    }
+    struct way_event asked = *e;
+    asked.attempt = u->dials_failed ? u->dials_failed : 1;
+    way_decide_redial(d->o.decider, node, &asked, &redial);
+    double after = redial.given ? redial.after : 0;
+    double least = d->limits->dial_interval *
+                   (0.75 + 0.5 * way_random_unit(&d->router.random));
+    if (dialing && after < least)
+        after = least;
+    if (after > 0)
+        way_health_dial_after(d->o.health, node, e->now + after);
+}
+
+static void end_trials(struct way_dispatch *d, struct way_link *l, struct way_event *e,
+                       struct way_request *all)
+{
+    if (!l->trials)
+        return;
+    e->trial = true;
+    for (struct way_request *r = all; r; r = r->link)
+        r->flags &= (uint16_t)~WAY_FLAG_TRIAL;
+    while (l->trials) {
+        l->trials--;
+        way_health_trial_end(d->o.health, l->conn->node, d->o.row,
+                             e->blame != WAY_BLAME_NODE);
+    }
+}
+
+static void on_broke(struct way_conn *c, struct way_event *e)
+{
+    struct way_link *l = c->data;
+    struct way_dispatch *d = l->dispatch;
+    struct way_decision decision;
+    unsigned node = c->node;
+    struct way_request *all = way_conn_take(c);
+    way_stat_add(d->o.stats, WAY_STAT_BREAKS, 1);
+    unlink_conn(d, c);
+    count_inflight(d, node);
+    way_decide_classify(d->o.decider, e);
+    end_trials(d, l, e, all);
+    way_decide(d->o.decider, node, e, &decision);
+    space_dials(d, node, e);
+    way_upstream_apply(d, node, &decision);
+    if (e->class == WAY_CLASS_STALE_CONNECTION)
+        way_upstream_open(d, node, c->resp); /* its result decides about the node */
+    way_retry_broken(d, node, e, c, all);
+    way_loop_reclaim(d->o.loop, l, way_free);
+}
+
+static const struct way_conn_ops conn_ops = {
+    .reply = on_reply, .batch = on_batch, .ready = on_ready, .broke = on_broke,
+    .drained = on_drained,
+};
+
+/* ---- connections ---- */
+
+struct way_conn *way_upstream_open(struct way_dispatch *d, unsigned node, uint8_t resp)
+{
+    struct way_upstream *u = &d->up[node];
+    if (u->conn[resp - 2])
+        return u->conn[resp - 2];
+    if (way_health_dial_at(d->o.health, node) > d->o.loop->now)
+        return NULL;
+    struct way_snapshot s;
+    way_health_snapshot(d->o.health, node, d->o.loop->now, &s);
+    struct way_conn_options o = {
+        .loop = d->o.loop, .resolver = d->o.resolver, .timeouts = d->timeouts,
+        .ops = &conn_ops, .owner = d, .host = s.view.host, .port = s.view.port,
+        .node = (uint16_t)node, .generation = s.view.generation, .resp = resp,
+        .readonly = s.view.role == WAY_ROLE_REPLICA, .user = d->o.config->user,
+        .password = d->o.config->password, .reply_bytes = (size_t)d->limits->reply_bytes,
+    };
+    if (!u->conn[0] && !u->conn[1])
+        u->drops = s.view.verdict.drops;
+    struct way_link *l = way_zalloc(sizeof *l);
+    struct way_conn *c = way_conn_open(&o);
+    *l = (struct way_link){ .dispatch = d, .conn = c, .next = d->links,
+                            .prev = &d->links };
+    if (d->links)
+        d->links->prev = &l->next;
+    d->links = l;
+    c->data = l;
+    u->conn[resp - 2] = c;
+    way_stat_add(d->o.stats, WAY_STAT_DIALS, 1);
+    return c;
+}
+
+/* Nodes that left, changed role or address: their connections carry no new commands. */
+static void retire_connections(struct way_dispatch *d)
+{
+    for (struct way_link *l = d->links, *next; l; l = next) {
+        next = l->next;
+        struct way_conn *c = l->conn;
+        struct way_node *n = way_health_node(d->o.health, c->node);
+        uint32_t word = atomic_load_explicit(&n->route, memory_order_acquire);
+        bool replica = atomic_load(&n->role) == WAY_ROLE_REPLICA;
+        if (c->draining || (!(word & WAY_ROUTE_GONE) && replica == c->readonly &&
+                            atomic_load(&n->generation) == c->generation))
+            continue;
+        let_go(d, c);
+        way_conn_drain(c);
+    }
+}
+
+/* ---- the way to a node ---- */
+
+/* No connection to be had, no room on it, no node: an event of its own, without a socket. */
+static void fail_here(struct way_dispatch *d, struct way_request *r, unsigned node,
+                      enum way_error error, enum way_step step, const char *bytes,
+                      size_t n)
+{
+    struct way_event e = { .kind = WAY_KIND_COMMANDS, .error = error, .step = step };
+    e.phase = WAY_PHASE_CONNECT;
+    e.now = e.began = d->o.loop->now;
+    e.unix_time = way_unix();
+    e.deadline_left = -1;
+    if (step == WAY_STEP_QUEUE && node < WAY_NODES_MAX && error != WAY_ERROR_OVERFLOW)
+        e.errnum = d->up[node].errnum;
+    if (error == WAY_ERROR_OVERFLOW)
+        way_stat_add(d->o.stats, WAY_STAT_OVERFLOW, 1);
+    way_decide_classify(d->o.decider, &e);
+    way_retry_remember(r, node, &e, WAY_CERTAINTY_UNSENT);
+    way_retry_add(d, node, &e, false, r, bytes, n);
+}
+
+static void send_on(struct way_dispatch *d, struct way_conn *c, struct way_request *r,
+                    bool trial, const char *bytes, size_t n)
+{
+    if (r->flags & WAY_FLAG_ASKED) {
+        static const char asking[] = "*1\r\n$6\r\nASKING\r\n";
+        struct way_request *a = way_request_take(d->o.pool);
+        a->kind = WAY_REQUEST_ASKING;
+        way_conn_send(c, a, asking, sizeof asking - 1);
+    }
+    way_conn_send(c, r, bytes, n);
+    if (trial) {
+        struct way_link *l = c->data;
+        r->flags |= WAY_FLAG_TRIAL;
+        l->trials++;
+    }
+    count_inflight(d, c->node);
+}
+
+static void send_slowly(struct way_dispatch *d, struct way_request *r, const char *bytes,
+                        size_t n)
+{
+    struct way_route to = way_route_slow(&d->router, r, d->o.loop->now);
+    if (to.node == WAY_NONE) {
+        unsigned master = WAY_NONE;
+        if (to.shard != WAY_NONE)
+            master = atomic_load(&way_health_shard(d->o.health, to.shard)->master);
+        fail_here(d, r, master, to.shed ? WAY_ERROR_SHED : WAY_ERROR_NO_NODE,
+                  WAY_STEP_ROUTE, bytes, n);
+        return;
+    }
+    uint8_t resp = r->pipeline ? r->pipeline->resp : 2;
+    struct way_conn *c = way_upstream_open(d, to.node, resp);
+    if (!c) {
+        if (to.trial)
+            way_health_trial_end(d->o.health, to.node, d->o.row, true);
+        enum way_error error = (enum way_error)d->up[to.node].error;
+        fail_here(d, r, to.node, error ? error : WAY_ERROR_REFUSED, WAY_STEP_QUEUE, bytes,
+                  n);
+        return;
+    }
+    if (c->inflight >= d->limits->node_inflight ||
+        (double)(way_buf_held(&c->out) + n) > d->limits->node_bytes) {
+        if (to.trial)
+            way_health_trial_end(d->o.health, to.node, d->o.row, true);
+        fail_here(d, r, to.node, WAY_ERROR_OVERFLOW, WAY_STEP_QUEUE, bytes, n);
+        return;
+    }
+    send_on(d, c, r, to.trial, bytes, n);
+}
+
+void way_upstream_send(struct way_dispatch *d, struct way_request *r, const char *bytes,
+                       size_t n)
+{
+    bool plain = d->router.pick == WAY_PICK_MASTER || r->flags & WAY_FLAG_WRITE;
+    if (plain && r->target == WAY_NONE_NODE && r->avoid == WAY_NONE_NODE && r->pipeline) {
+        unsigned node = way_route_fast(&d->router, r->slot);
+        struct way_conn *c = node < WAY_NODES_MAX
+                                     ? d->up[node].conn[r->pipeline->resp - 2]
+                                     : NULL;
+        if (c && c->inflight < d->limits->node_inflight &&
+            (double)(way_buf_held(&c->out) + n) <= d->limits->node_bytes) {
+            way_conn_send(c, r, bytes, n);
+            return;
+        }
+    }
+    send_slowly(d, r, bytes, n);
+}
+
+/* ---- order per client and slot ---- */
+
+/* The map changed: what is in flight on a way that its slot no longer takes is a detour. */
+static void find_detours(struct way_dispatch *d, struct way_pipeline *p)
+{
+    for (struct way_request *r = p->head; r; r = r->next) {
+        if (r->state != WAY_REQUEST_SENT || r->flags & WAY_FLAG_DETOUR)
+            continue;
+        if (!way_route_serves(&d->router, r->slot, r->conn->node,
+                              r->flags & WAY_FLAG_WRITE))
+            way_pipeline_detour(p, r);
+    }
+}
+
+static void queue_behind(struct way_dispatch *d, struct way_pipeline *p,
+                         struct way_request *r, const char *bytes, size_t n)
+{
+    way_retry_own(r, bytes, n);
+    r->state = WAY_REQUEST_WAITING;
+    r->link = NULL;
+    *p->behind_end = r;
+    p->behind_end = &r->link;
+    d->waiting_bytes += r->bytes;
+}
+
+/* The last detour of a bucket is answered: those behind it go, in their order. */
+static void on_straight(struct way_pipeline *p, uint16_t slot)
+{
+    struct way_dispatch *d = p->router;
+    struct way_request *all = p->behind;
+    p->behind = NULL;
+    p->behind_end = &p->behind;
+    while (all) {
+        struct way_request *r = all;
+        all = r->link;
+        r->link = NULL;
+        bool same = r->slot % WAY_DETOUR_BUCKETS == slot % WAY_DETOUR_BUCKETS;
+        if (!(r->flags & WAY_FLAG_ABANDONED) && !same) {
+            *p->behind_end = r;
+            p->behind_end = &r->link;
+            continue;
+        }
+        d->waiting_bytes -= r->bytes;
+        char *bytes = r->own_bytes;
+        r->own_bytes = NULL;
+        if (r->flags & WAY_FLAG_ABANDONED)
+            way_upstream_answer(d, r, "", 0);
+        else
+            way_dispatch_submit(d, r, bytes, r->bytes);
+        way_free(bytes);
+    }
+}
+
+void way_dispatch_submit(struct way_dispatch *d, struct way_request *r, const char *bytes,
+                         size_t n)
+{
+    struct way_pipeline *p = r->pipeline;
+    uint64_t epoch = atomic_load_explicit(d->epoch, memory_order_acquire);
+    if (p->detours || p->epoch != epoch) {
+        if (p->epoch != epoch) {
+            p->epoch = epoch;
+            find_detours(d, p);
+        }
+        if (way_pipeline_has_detour(p, r->slot)) {
+            queue_behind(d, p, r, bytes, n);
+            return;
+        }
+    }
+    way_upstream_send(d, r, bytes, n);
+}
+
+void way_dispatch_attach(struct way_dispatch *d, struct way_pipeline *p)
+{
+    p->router = d;
+    p->straight = on_straight;
+    p->epoch = atomic_load_explicit(d->epoch, memory_order_acquire);
+}
+
+void way_dispatch_detach(struct way_dispatch *d, struct way_pipeline *p)
+{
+    p->straight = NULL;
+    struct way_request *all = p->behind;
+    way_pipeline_fini(p);
+    while (all) {
+        struct way_request *r = all;
+        all = r->link;
+        d->waiting_bytes -= r->bytes;
+        way_upstream_answer(d, r, "", 0);
+    }
+}
+
+void way_dispatch_expire(struct way_dispatch *d, struct way_request *r)
+{
+    struct way_pipeline *p = r->pipeline;
+    enum way_certainty certainty = WAY_CERTAINTY_UNSENT;
+    unsigned node = r->last.node;
+    struct way_event e = { .error = WAY_ERROR_DEADLINE, .phase = WAY_PHASE_CONNECT,
+                           .step = WAY_STEP_QUEUE, .class = WAY_CLASS_CALLER };
+    if (r->state == WAY_REQUEST_SENT) {
+        node = r->conn->node;
+        e.phase = WAY_PHASE_WRITE;
+        e.step = WAY_STEP_SEND;
+        if (way_conn_was_sent(r->conn, r)) {
+            certainty = WAY_CERTAINTY_UNKNOWN;
+            e.phase = WAY_PHASE_READ;
+            e.step = WAY_STEP_WAIT;
+        }
+    }
+    struct way_request *stand_in = way_pipeline_replace(p, r);
+    way_retry_remember(stand_in, node, &e, certainty);
+    way_retry_fail(d, stand_in);
+}
+
+/* ---- the pass, birth and death ---- */
+
+void way_dispatch_pass(struct way_dispatch *d)
+{
+    uint64_t epoch = atomic_load_explicit(d->epoch, memory_order_acquire);
+    if (way_decider_pending(d->o.decider))
+        way_decide_pass(d->o.decider, d->o.loop->now);
+    if (epoch == d->seen_epoch)
+        return;
+    d->seen_epoch = epoch;
+    way_router_refresh(&d->router);
+    retire_connections(d);
+    for (unsigned i = 0; i < way_health_nodes(d->o.health) && i < WAY_NODES_MAX; i++)
+        if (d->up[i].conn[0] || d->up[i].conn[1])
+            apply_drops(d, i);
+    way_retry_release(d);
+}
+
+unsigned way_dispatch_waiting(const struct way_dispatch *d, size_t *bytes)
+{
+    if (bytes)
+        *bytes = d->waiting_bytes;
+    return d->waiting_count;
+}
+
+void way_dispatch_on_grew(struct way_dispatch *d, void (*grew)(struct way_pipeline *p))
+{
+    d->grew = grew;
+}
+
+struct way_dispatch *way_dispatch_new(const struct way_dispatch_options *o)
+{
+    struct way_dispatch *d = way_zalloc(sizeof *d);
+    d->o = *o;
+    d->timeouts = &o->config->timeouts;
+    d->limits = &o->config->limits;
+    d->epoch = way_health_epoch(o->health);
+    d->cells = way_health_cells(o->health, o->row);
+    d->up = way_zalloc(WAY_NODES_MAX * sizeof *d->up);
+    way_router_init(&d->router, o->health, o->decider, o->row);
+    way_retry_init(d);
+    return d;
+}
+
+void way_dispatch_free(struct way_dispatch *d)
+{
+    while (d->links) {
+        struct way_link *l = d->links;
+        struct way_conn *c = l->conn;
+        for (struct way_request *r = way_conn_take(c), *next; r; r = next) {
+            next = r->link;
+            way_upstream_answer(d, r, "$-1\r\n", 5);
+        }
+        unlink_conn(d, c);
+        way_conn_close(c);
+        way_loop_reclaim(d->o.loop, l, way_free);
+    }
+    way_retry_fini(d);
+    way_router_fini(&d->router);
+    way_free(d->up);
+    way_free(d);
+}

@@ -1,0 +1,63 @@
+/* dispatch - brings commands to nodes and their replies back, and whatever happens on the
+ * way to the policy.
+ *
+ * One per worker, on its loop. Owns the worker's connections to nodes and the commands that
+ * wait. Requests belong to pipelines; a request that was submitted is answered exactly
+ * once: by a node's reply, or by an error that names node, phase and certainty. Order
+ * holds per client and slot. Never calls back from inside way_dispatch_submit but grew().
+ *
+ * dispatch.c: the way to a node and back. retry.c: what becomes of commands that failed. */
+#ifndef WAY_DISPATCH_H
+#define WAY_DISPATCH_H
+
+#include "config.h"
+#include "conn.h"
+#include "decide.h"
+#include "health.h"
+#include "loop.h"
+#include "pipeline.h"
+#include "route.h"
+#include "stats.h"
+
+struct way_dispatch;
+struct way_resolver;
+
+struct way_dispatch_options {
+    struct way_loop *loop;
+    struct way_resolver *resolver;
+    const struct way_config *config;    /* borrowed */
+    struct way_health *health;          /* borrowed */
+    struct way_decider *decider;        /* borrowed, this worker's */
+    struct way_stats *stats;            /* borrowed, this worker's */
+    struct way_request_pool *pool;      /* borrowed, this worker's */
+    int row;                            /* this worker's in the table */
+    void (*refresh)(void *arg);            /* the topology should be asked for again */
+    void *arg;
+};
+struct way_dispatch *way_dispatch_new(const struct way_dispatch_options *o);
+/* Who is told when a pipeline's out has more to write; before the first submit. */
+void way_dispatch_on_grew(struct way_dispatch *d, void (*grew)(struct way_pipeline *p));
+/* Closes all connections; pipelines must be gone. */
+void way_dispatch_free(struct way_dispatch *d);
+
+/* For each pipeline before its first request: the hooks that keep its order. */
+void way_dispatch_attach(struct way_dispatch *d, struct way_pipeline *p);
+/* Before way_pipeline_fini: gives back what only waits for the client's own order. */
+void way_dispatch_detach(struct way_dispatch *d, struct way_pipeline *p);
+
+/* Sends r (slot, flags and pipeline set) on its way; the n bytes are copied. r may be
+ * answered, and gone, when it returns. */
+void way_dispatch_submit(struct way_dispatch *d, struct way_request *r, const char *bytes,
+                         size_t n);
+
+/* Answers r with an error of the caller's time running out; what a node still says to it
+ * is dropped. */
+void way_dispatch_expire(struct way_dispatch *d, struct way_request *r);
+
+/* Once per loop pass, and when the table's epoch may have risen. */
+void way_dispatch_pass(struct way_dispatch *d);
+
+/* How many commands are held or delayed, and their bytes. */
+unsigned way_dispatch_waiting(const struct way_dispatch *d, size_t *bytes);
+
+#endif

@@ -1,0 +1,638 @@
+/* front - see front.h.
+ *
+ * Reading: one read per wake-up into the loop's scratch, commands parsed there; only an
+ * unfinished rest is copied to the client. Writing: once per loop pass, all replies in one
+ * send. So an idle client holds no buffers. */
+#include "front.h"
+
+#include "client.h"
+#include "listen.h"
+#include "log.h"
+#include "slots.h"
+
+#include <errno.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+enum { HANDED_MAX = 1024, KEYS_INLINE = 64 };
+
+struct way_front {
+    struct way_front_options o;
+    const struct way_limits *limits;
+    struct way_client *clients;
+    _Atomic unsigned count;
+    ev_timer sweep; /* the total time of commands, idle clients */
+    pthread_mutex_t lock; /* of handed: new connections only */
+    int handed[HANDED_MAX];
+    unsigned handed_count;
+};
+
+static void on_client(struct ev_loop *ev, ev_io *w, int events);
+static void consume_rest(struct way_client *c);
+
+const struct way_front_options *way_front_about(const struct way_front *f)
+{
+    return &f->o;
+}
+
+/* ---- a client's end ---- */
+
+static void free_client(void *p)
+{
+    struct way_client *c = p;
+    way_buf_fini(&c->in);
+    way_request_parser_fini(&c->parser);
+    way_free(c->name);
+    way_free(c);
+}
+
+static void count_replies(struct way_client *c)
+{
+    uint64_t done = c->pushed - c->pipeline.pending;
+    way_stat_add(c->front->o.stats, WAY_STAT_REPLIES, done - c->replied);
+    c->replied = done;
+}
+
+static void close_client(struct way_client *c)
+{
+    struct way_front *f = c->front;
+    if (c->closed)
+        return;
+    c->closed = true;
+    count_replies(c);
+    ev_io_stop(f->o.loop->ev, &c->io);
+    close(c->fd);
+    way_loop_forget(f->o.loop, &c->flush);
+    way_dispatch_detach(f->o.dispatch, &c->pipeline);
+    *c->prev = c->next;
+    if (c->next)
+        c->next->prev = c->prev;
+    atomic_fetch_sub(&f->count, 1);
+    way_stat_add(f->o.stats, WAY_STAT_CLIENTS_CLOSED, 1);
+    way_loop_reclaim(f->o.loop, c, free_client);
+}
+
+/* ---- writing ---- */
+
+static void watch(struct way_client *c, int events)
+{
+    if ((c->io.events & (EV_READ | EV_WRITE)) == events && ev_is_active(&c->io))
+        return;
+    ev_io_stop(c->front->o.loop->ev, &c->io);
+    ev_io_set(&c->io, c->fd, events);
+    if (events)
+        ev_io_start(c->front->o.loop->ev, &c->io);
+}
+
+/* Back-pressure: too many commands under way, or too much that it has not taken. */
+static bool is_full(const struct way_client *c)
+{
+    const struct way_limits *l = c->front->limits;
+    double bytes = (double)(way_buf_held(&c->pipeline.out) + c->pipeline.held_live);
+    return c->pipeline.pending >= l->client_inflight ||
+           bytes > l->client_output_bytes / 4;
+}
+
+static void set_interest(struct way_client *c)
+{
+    bool backlog = way_buf_held(&c->pipeline.out) > 0;
+    int events = (c->paused || c->closing ? 0 : EV_READ) | (backlog ? EV_WRITE : 0);
+    watch(c, events);
+}
+
+static bool write_out(struct way_client *c)
+{
+    struct way_buf *b = &c->pipeline.out;
+    while (b->off < b->len) {
+        ssize_t n = send(c->fd, b->p + b->off, b->len - b->off, MSG_NOSIGNAL);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0 && errno == EAGAIN)
+            break;
+        if (n < 0)
+            return false;
+        b->off += (size_t)n;
+    }
+    if (b->off == b->len) {
+        way_buf_reset(b);
+        way_loop_return(c->front->o.loop, b);
+    }
+    return true;
+}
+
+static void flush_client(struct way_client *c)
+{
+    const struct way_limits *l = c->front->limits;
+    count_replies(c);
+    if (!write_out(c)) {
+        close_client(c);
+        return;
+    }
+    struct way_pipeline *p = &c->pipeline;
+    if (!p->held_live && p->held.p)
+        way_loop_return(c->front->o.loop, &p->held);
+    if ((double)(way_buf_held(&p->out) + p->held_live) > l->client_output_bytes) {
+        way_log(WAY_WARN, "client=%llu closed=true limit=client_output_bytes",
+                (unsigned long long)c->id);
+        close_client(c);
+        return;
+    }
+    if (c->closing && !p->pending && !way_buf_held(&p->out)) {
+        close_client(c);
+        return;
+    }
+    if (c->paused && !is_full(c)) {
+        c->paused = false;
+        consume_rest(c);
+    }
+    if (!c->closed)
+        set_interest(c);
+}
+
+static void run_flush(struct way_task *t)
+{
+    flush_client(way_container(t, struct way_client, flush));
+}
+
+static void flush_later(struct way_client *c)
+{
+    way_loop_later(c->front->o.loop, &c->flush);
+}
+
+static void lend(struct way_pipeline *p, struct way_buf *b)
+{
+    struct way_client *c = p->owner;
+    way_loop_borrow(c->front->o.loop, b);
+}
+
+/* ---- commands ---- */
+
+static void answer_error(struct way_client *c, const char *fmt, ...) WAY_PRINTF(2, 3);
+static void answer_error(struct way_client *c, const char *fmt, ...)
+{
+    char text[512];
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(text, sizeof text, fmt, ap);
+    va_end(ap);
+    struct way_request *r = way_pipeline_push(&c->pipeline, c->front->o.loop->now);
+    if (way_pipeline_error(&c->pipeline, r, "%s", text))
+        flush_later(c);
+}
+
+static void answer_locally(struct way_client *c, const struct way_command *command,
+                           const char *p, const struct way_arg *arg, unsigned count)
+{
+    struct way_buf b = { 0 };
+    struct way_request *r = way_pipeline_push(&c->pipeline, c->front->o.loop->now);
+    way_stat_add(c->front->o.stats, WAY_STAT_LOCAL, 1);
+    way_local_answer(c, command, p, arg, count, &b);
+    if (way_pipeline_answer(&c->pipeline, r, b.p, b.len))
+        flush_later(c);
+    way_buf_fini(&b);
+    if (command->local == WAY_LOCAL_QUIT) {
+        c->closing = true;
+        flush_later(c);
+    }
+}
+
+static void answer_unknown(struct way_client *c, const char *p, const struct way_arg *arg,
+                           unsigned count)
+{
+    char args[160] = "";
+    size_t n = 0;
+    for (unsigned i = 1; i < count && n < 128; i++)
+        n += (size_t)snprintf(args + n, sizeof args - n, "'%.*s' ",
+                              (int)(arg[i].n < 24 ? arg[i].n : 24), p + arg[i].off);
+    way_stat_add(c->front->o.stats, WAY_STAT_REFUSED, 1);
+    answer_error(c, "ERR unknown command '%.*s', with args beginning with: %s",
+                 (int)(arg[0].n < 128 ? arg[0].n : 128), p + arg[0].off, args);
+}
+
+static uint16_t slot_of(const char *p, const struct way_arg *a)
+{
+    return way_slot_of(p + a->off, a->n);
+}
+
+static void submit(struct way_client *c, const struct way_command *command, uint16_t slot,
+                   uint16_t flags, const char *p, size_t n)
+{
+    struct way_request *r = way_pipeline_push(&c->pipeline, c->front->o.loop->now);
+    r->slot = slot;
+    r->flags = flags | (command->write ? WAY_FLAG_WRITE : 0);
+    way_dispatch_submit(c->front->o.dispatch, r, p, n);
+}
+
+/* A command without a key (EVAL ... 0): any slot will do, so long as somebody owns it. */
+static void forward_keyless(struct way_client *c, const struct way_command *command,
+                            const char *p, size_t n)
+{
+    submit(c, command, (uint16_t)(c->id % WAY_SLOTS), WAY_FLAG_NO_KEY, p, n);
+}
+
+/* The positions of the keys; the array is the caller's unless there are more. */
+static int find_keys(struct way_client *c, const struct way_command *command,
+                     const char *p, unsigned count, unsigned **key, unsigned *owned)
+{
+    struct way_err err;
+    const struct way_arg *arg = c->parser.arg;
+    int n = way_command_keys(command, p, arg, count, *key, KEYS_INLINE, &err);
+    if (n > KEYS_INLINE) {
+        *owned = (unsigned)n;
+        *key = way_alloc((size_t)n * sizeof **key);
+        n = way_command_keys(command, p, arg, count, *key, (unsigned)n, &err);
+    }
+    if (n < 0)
+        answer_error(c, "%s", err.text);
+    return n;
+}
+
+static bool one_slot(const char *p, const struct way_arg *arg, const unsigned *key, int n)
+{
+    uint16_t slot = slot_of(p, &arg[key[0]]);
+    for (int i = 1; i < n; i++)
+        if (slot_of(p, &arg[key[i]]) != slot)
+            return false;
+    return true;
+}
+
+/* ---- split commands ---- */
+
+struct piece {
+    uint16_t slot;
+    unsigned keys;
+    struct way_buf bytes;
+};
+
+static unsigned piece_of(struct piece *piece, unsigned count, uint16_t *index,
+                         uint16_t slot)
+{
+    unsigned i = index[slot];
+    return i < count && piece[i].slot == slot ? i : count;
+}
+
+/* One request per slot: keys (with their values) in their order, and where each element
+ * of the reply comes from. */
+static unsigned cut(const struct way_command *command, const char *p,
+                    const struct way_arg *arg, const unsigned *key, unsigned keys,
+                    struct piece *piece, struct way_join_place *place)
+{
+    uint16_t *index = way_zalloc(WAY_SLOTS * sizeof *index);
+    unsigned count = 0, width = command->step > 1 ? (unsigned)command->step : 1;
+    for (unsigned i = 0; i < keys; i++) {
+        uint16_t slot = slot_of(p, &arg[key[i]]);
+        unsigned k = piece_of(piece, count, index, slot);
+        if (k == count) {
+            piece[count++] = (struct piece){ .slot = slot };
+            index[slot] = (uint16_t)k;
+        }
+        place[i] = (struct way_join_place){ k, piece[k].keys++ };
+        for (unsigned w = 0; w < width; w++)
+            way_resp_put_bulk(&piece[k].bytes, p + arg[key[i] + w].off, arg[key[i] + w].n);
+    }
+    way_free(index);
+    return count;
+}
+
+static void send_pieces(struct way_client *c, const struct way_command *command,
+                        const char *p, struct piece *piece, unsigned count,
+                        const struct way_join_place *place, unsigned keys)
+{
+    unsigned width = command->step > 1 ? (unsigned)command->step : 1;
+    bool ordered = command->join == WAY_JOIN_ARRAY;
+    struct way_request *r = way_pipeline_push(&c->pipeline, c->front->o.loop->now);
+    r->flags = command->write ? WAY_FLAG_WRITE : 0;
+    struct way_join *j = way_join_new(r, (enum way_command_join)command->join, count,
+                                      ordered ? keys : 0);
+    if (ordered)
+        memcpy(way_join_places(j), place, keys * sizeof *place);
+    const struct way_arg *name = &c->parser.arg[0];
+    struct way_request **part = way_alloc(count * sizeof *part);
+    for (unsigned i = 0; i < count; i++) {
+        part[i] = way_join_part(j, i);
+        part[i]->slot = piece[i].slot;
+    }
+    for (unsigned i = 0; i < count; i++) {
+        struct way_buf b = { 0 };
+        way_resp_put_array(&b, 1 + (size_t)piece[i].keys * width);
+        way_resp_put_bulk(&b, p + name->off, name->n);
+        way_buf_put(&b, piece[i].bytes.p, piece[i].bytes.len);
+        way_dispatch_submit(c->front->o.dispatch, part[i], b.p, b.len);
+        way_buf_fini(&b);
+        way_buf_fini(&piece[i].bytes);
+    }
+    way_free(part);
+}
+
+static void split(struct way_client *c, const struct way_command *command, const char *p,
+                  const unsigned *key, unsigned keys)
+{
+    struct piece *piece = way_zalloc(keys * sizeof *piece);
+    struct way_join_place *place = way_alloc(keys * sizeof *place);
+    unsigned count = cut(command, p, c->parser.arg, key, keys, piece, place);
+    way_stat_add(c->front->o.stats, WAY_STAT_SPLIT, 1);
+    send_pieces(c, command, p, piece, count, place, keys);
+    way_free(piece);
+    way_free(place);
+}
+
+/* ---- one command ---- */
+
+static void forward_many(struct way_client *c, const struct way_command *command,
+                         const char *p, size_t n, unsigned count)
+{
+    unsigned inline_keys[KEYS_INLINE], *key = inline_keys, owned = 0;
+    const struct way_arg *arg = c->parser.arg;
+    int keys = find_keys(c, command, p, count, &key, &owned);
+    if (keys == 0)
+        forward_keyless(c, command, p, n);
+    else if (keys > 0 && one_slot(p, arg, key, keys))
+        submit(c, command, slot_of(p, &arg[key[0]]), 0, p, n);
+    else if (keys > 0 && command->how == WAY_HOW_SPLIT && count % (unsigned)command->step
+             != (command->step > 1 ? 1u : 0u))
+        answer_error(c, "ERR wrong number of arguments for '%s' command", command->name);
+    else if (keys > 0 && command->how == WAY_HOW_SPLIT)
+        split(c, command, p, key, (unsigned)keys);
+    else if (keys > 0)
+        answer_error(c, "CROSSSLOT Keys in request don't hash to the same slot");
+    if (owned)
+        way_free(key);
+}
+
+static void serve_refused(struct way_client *c, const struct way_command *command,
+                          const char *why)
+{
+    way_stat_add(c->front->o.stats, WAY_STAT_REFUSED, 1);
+    answer_error(c, "ERR wayside does not serve '%s': %s", command->name, why);
+}
+
+/* p[0..n) is one whole request, parsed. */
+static void serve(struct way_client *c, const char *p, size_t n)
+{
+    const struct way_arg *arg = c->parser.arg;
+    unsigned count = c->parser.count;
+    struct way_err err;
+    const struct way_command *command = way_command_find(p + arg[0].off, arg[0].n);
+    c->pushed++;
+    if (!command) {
+        answer_unknown(c, p, arg, count);
+        return;
+    }
+    if (way_command_arity(command, count, &err) < 0) {
+        answer_error(c, "%s", err.text);
+        return;
+    }
+    if (command->how == WAY_HOW_FORWARD && command->keyspec == WAY_KEYS_RANGE &&
+        command->first == command->last && !command->why) {
+        submit(c, command, slot_of(p, &arg[command->first]), 0, p, n);
+        return;
+    }
+    const char *why = way_command_refused(command, p, arg, count);
+    if (why)
+        serve_refused(c, command, why);
+    else if (command->how == WAY_HOW_LOCAL)
+        answer_locally(c, command, p, arg, count);
+    else
+        forward_many(c, command, p, n, count);
+}
+
+/* An inline command is served as the multi bulk it stands for. */
+static bool serve_inline(struct way_client *c, const char *p, size_t n)
+{
+    struct way_buf b = { 0 };
+    struct way_err err;
+    bool ok = way_request_inline(p, n, &b, &err) == 0;
+    if (ok && way_buf_held(&b)) {
+        way_request_parser_reset(&c->parser);
+        ok = way_request_parse(&c->parser, b.p, b.len, (size_t)c->front->limits->request_args,
+                               (size_t)c->front->limits->request_bytes, &err) > 0;
+        if (ok && c->parser.count)
+            serve(c, b.p, b.len);
+    }
+    if (!ok)
+        answer_error(c, "ERR %s", err.text);
+    way_buf_fini(&b);
+    return ok;
+}
+
+static void bad_request(struct way_client *c, const struct way_err *err)
+{
+    way_stat_add(c->front->o.stats, WAY_STAT_BAD_REQUESTS, 1);
+    c->pushed++;
+    answer_error(c, "ERR %s", err->text);
+    c->closing = true;
+    flush_later(c);
+}
+
+/* Serves the whole requests in p[0..n); returns the bytes consumed. */
+static size_t consume(struct way_client *c, const char *p, size_t n)
+{
+    const struct way_limits *l = c->front->limits;
+    struct way_err err;
+    size_t at = 0;
+    uint64_t before = c->pushed;
+    while (at < n && !c->closing && !c->closed) {
+        if (is_full(c)) {
+            c->paused = true;
+            break;
+        }
+        ssize_t len = way_request_parse(&c->parser, p + at, n - at, (size_t)l->request_args,
+                                        (size_t)l->request_bytes, &err);
+        if (len == 0)
+            break;
+        if (len < 0) {
+            bad_request(c, &err);
+            at = n;
+            break;
+        }
+        if (c->parser.count && c->parser.is_inline) {
+            if (!serve_inline(c, p + at, (size_t)len)) {
+                c->closing = true;
+                flush_later(c);
+            }
+        } else if (c->parser.count) {
+            serve(c, p + at, (size_t)len);
+        }
+        way_request_parser_reset(&c->parser);
+        at += (size_t)len;
+    }
+    way_stat_add(c->front->o.stats, WAY_STAT_REQUESTS, c->pushed - before);
+    return at;
+}
+
+static void consume_rest(struct way_client *c)
+{
+    if (!way_buf_held(&c->in))
+        return;
+    c->in.off += consume(c, c->in.p + c->in.off, way_buf_held(&c->in));
+    if (!c->closed)
+        way_buf_trim(&c->in, 0);
+}
+
+/* ---- reading ---- */
+
+static ssize_t receive(struct way_client *c)
+{
+    struct way_loop *l = c->front->o.loop;
+    bool direct = way_buf_held(&c->in) == 0;
+    ssize_t n;
+    if (!direct)
+        way_buf_room(&c->in, WAY_SCRATCH_BYTES);
+    do {
+        n = direct ? recv(c->fd, l->scratch, WAY_SCRATCH_BYTES, 0)
+                   : recv(c->fd, c->in.p + c->in.len, c->in.cap - c->in.len, 0);
+    } while (n < 0 && errno == EINTR);
+    if (n <= 0)
+        return n;
+    if (direct) {
+        size_t took = consume(c, l->scratch, (size_t)n);
+        if (!c->closed && took < (size_t)n)
+            way_buf_put(&c->in, l->scratch + took, (size_t)n - took);
+    } else {
+        c->in.len += (size_t)n;
+        consume_rest(c);
+    }
+    return n;
+}
+
+static void on_client(struct ev_loop *ev, ev_io *w, int events)
+{
+    (void)ev;
+    struct way_client *c = way_container(w, struct way_client, io);
+    if (events & EV_WRITE)
+        flush_later(c);
+    if (!(events & EV_READ))
+        return;
+    c->last_read = c->front->o.loop->now;
+    ssize_t n = receive(c);
+    if (c->closed)
+        return;
+    if (n == 0 && (c->pipeline.pending || way_buf_held(&c->pipeline.out)))
+        c->closing = true; /* it said all it had to say: it still gets its replies */
+    else if (n == 0 || (n < 0 && errno != EAGAIN))
+        close_client(c);
+    if (!c->closed && (c->paused || c->closing))
+        set_interest(c);
+}
+
+static void on_grew(struct way_pipeline *p)
+{
+    flush_later(p->owner);
+}
+
+/* ---- commands whose time is over, clients that sleep ---- */
+
+static void expire(struct way_client *c, double now, double total)
+{
+    struct way_request *r = c->pipeline.head, *next;
+    for (; r && r->arrived + total <= now; r = next) {
+        next = r->next;
+        if (r->state != WAY_REQUEST_ANSWERED)
+            way_dispatch_expire(c->front->o.dispatch, r);
+    }
+}
+
+static void on_sweep(struct ev_loop *ev, ev_timer *w, int events)
+{
+    (void)ev, (void)events;
+    struct way_front *f = way_container(w, struct way_front, sweep);
+    const struct way_timeouts *t = &f->o.config->timeouts;
+    double now = f->o.loop->now;
+    for (struct way_client *c = f->clients, *next; c; c = next) {
+        next = c->next;
+        if (c->pipeline.head)
+            expire(c, now, t->total);
+        else if (t->client_idle > 0 && now - c->last_read > t->client_idle)
+            close_client(c);
+    }
+}
+
+/* ---- birth and death ---- */
+
+static void adopt(struct way_front *f, int fd)
+{
+    struct way_client *c = way_zalloc(sizeof *c);
+    struct sockaddr_storage sa = { 0 };
+    socklen_t len = sizeof sa;
+    int on = 1;
+    getsockname(fd, (struct sockaddr *)&sa, &len);
+    c->unix_socket = sa.ss_family == AF_UNIX;
+    if (!c->unix_socket)
+        setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+    c->front = f;
+    c->fd = fd;
+    c->flush.run = run_flush;
+    c->id = f->o.host.next_client_id(f->o.host.arg);
+    c->last_read = f->o.loop->now;
+    way_pipeline_init(&c->pipeline, f->o.pool, c);
+    c->pipeline.lend = lend;
+    way_dispatch_attach(f->o.dispatch, &c->pipeline);
+    c->prev = &f->clients;
+    c->next = f->clients;
+    if (c->next)
+        c->next->prev = &c->next;
+    f->clients = c;
+    ev_io_init(&c->io, on_client, fd, EV_READ);
+    ev_io_start(f->o.loop->ev, &c->io);
+    way_stat_add(f->o.stats, WAY_STAT_CLIENTS_TOTAL, 1);
+}
+
+void way_front_hand(struct way_front *f, int fd)
+{
+    bool room;
+    pthread_mutex_lock(&f->lock);
+    room = f->handed_count < HANDED_MAX;
+    if (room)
+        f->handed[f->handed_count++] = fd;
+    pthread_mutex_unlock(&f->lock);
+    if (room)
+        atomic_fetch_add(&f->count, 1);
+    else
+        close(fd);
+    way_loop_wake(f->o.loop);
+}
+
+void way_front_take(struct way_front *f)
+{
+    int fd[HANDED_MAX];
+    pthread_mutex_lock(&f->lock);
+    unsigned n = f->handed_count;
+    memcpy(fd, f->handed, n * sizeof *fd);
+    f->handed_count = 0;
+    pthread_mutex_unlock(&f->lock);
+    for (unsigned i = 0; i < n; i++)
+        adopt(f, fd[i]);
+}
+
+unsigned way_front_clients(const struct way_front *f)
+{
+    return atomic_load(&f->count);
+}
+
+struct way_front *way_front_new(const struct way_front_options *o)
+{
+    struct way_front *f = way_zalloc(sizeof *f);
+    double total = o->config->timeouts.total;
+    double every = total / 8 < 0.25 ? total / 8 : 0.25;
+    f->o = *o;
+    f->limits = &o->config->limits;
+    pthread_mutex_init(&f->lock, NULL);
+    ev_timer_init(&f->sweep, on_sweep, every, every);
+    ev_timer_start(o->loop->ev, &f->sweep);
+    way_dispatch_on_grew(o->dispatch, on_grew);
+    return f;
+}
+
+void way_front_free(struct way_front *f)
+{
+    way_front_take(f);
+    while (f->clients)
+        close_client(f->clients);
+    ev_timer_stop(f->o.loop->ev, &f->sweep);
+    pthread_mutex_destroy(&f->lock);
+    way_free(f);
+}

@@ -1,0 +1,546 @@
+/* retry - what becomes of commands that failed: the second half of dispatch.
+ *
+ *   a broken connection ──┐                       ┌─▶ sent again (another, same, master)
+ *   error replies ─ batch ┼─▶ groups ─▶ backoff ──┼─▶ waiting: delayed, or held
+ *   no node, no room ─────┘   (kind, certainty,   └─▶ the client gets the error
+ *                              attempt)
+ *
+ * The policy is asked once per group, never per command; then each command is dealt with
+ * in the order in which it was sent. The limits are the host's: attempts, the retry
+ * budget, held bytes, the total time of each command, and that a write of unknown fate is
+ * never sent again unless the policy said so. */
+#include "upstream.h"
+
+#include "log.h"
+
+#include <stdio.h>
+
+enum { GROUPS_MAX = 12 };
+#define TICK_SECONDS 0.01
+#define AGAIN_SECONDS 0.05
+
+struct group {
+    enum way_commands kind;
+    enum way_certainty certainty;
+    uint8_t attempt;
+    uint32_t n;
+    double arrived, waited; /* of the oldest */
+    struct way_retry retry;
+    struct way_entry entry;
+    bool asked;
+    unsigned resent, held, failed;
+};
+
+/* ---- what a client sees ---- */
+
+void way_retry_remember(struct way_request *r, unsigned node, const struct way_event *e,
+                        enum way_certainty certainty)
+{
+    if (certainty == WAY_CERTAINTY_UNKNOWN)
+        r->flags |= WAY_FLAG_DOUBT;
+    else if (r->flags & WAY_FLAG_DOUBT && certainty == WAY_CERTAINTY_UNSENT)
+        certainty = WAY_CERTAINTY_UNKNOWN;
+    r->last.error = (uint8_t)e->error;
+    r->last.phase = (uint8_t)e->phase;
+    r->last.step = (uint8_t)e->step;
+    r->last.class = e->class;
+    r->last.certainty = (uint8_t)certainty;
+    r->last.node = (uint16_t)node;
+    way_free(r->words);
+    r->words = e->error == WAY_ERROR_REPLY ? way_strdup(e->message) : NULL;
+}
+
+static const char *address_of(struct way_dispatch *d, unsigned node)
+{
+    if (node >= WAY_NODES_MAX)
+        return "none";
+    struct way_upstream *u = &d->up[node];
+    uint32_t generation = atomic_load(&way_health_node(d->o.health, node)->generation);
+    if (!u->address[0] || u->named != generation) {
+        struct way_snapshot s;
+        way_health_snapshot(d->o.health, node, d->o.loop->now, &s);
+        snprintf(u->address, sizeof u->address, "%.63s", s.view.address);
+        u->named = generation;
+    }
+    return u->address;
+}
+
+static const char *certainty_words(const struct way_request *r)
+{
+    if (r->last.certainty == WAY_CERTAINTY_UNSENT)
+        return "the command was not sent";
+    if (r->flags & WAY_FLAG_WRITE)
+        return "the command may or may not have been executed";
+    return "no reply came";
+}
+
+void way_retry_fail(struct way_dispatch *d, struct way_request *r)
+{
+    struct way_buf b = { 0 };
+    way_stat_add(d->o.stats, WAY_STAT_ERR_UNSENT + r->last.certainty, 1);
+    if (r->words && r->last.certainty == WAY_CERTAINTY_ANSWERED)
+        way_resp_put_error(&b, "%s", r->words);
+    else
+        way_resp_put_error(&b, "WAYSIDE %s phase=%s step=%s certainty=%s class=%s node=%s %s",
+                           way_error_name(r->last.error), way_phase_name(r->last.phase),
+                           way_step_name(r->last.step),
+                           way_certainty_name(r->last.certainty),
+                           way_decider_class_name(d->o.decider, r->last.class),
+                           address_of(d, r->last.node), certainty_words(r));
+    way_upstream_answer(d, r, b.p, b.len);
+    way_buf_fini(&b);
+}
+
+/* ---- commands that wait ---- */
+
+void way_retry_own(struct way_request *r, const char *bytes, size_t n)
+{
+    if (r->own_bytes)
+        return;
+    r->own_bytes = way_alloc(n);
+    memcpy(r->own_bytes, bytes, n);
+    r->bytes = (uint32_t)n;
+}
+
+static void start_tick(struct way_dispatch *d)
+{
+    if (!ev_is_active(&d->tick))
+        ev_timer_again(d->o.loop->ev, &d->tick);
+}
+
+/* r has its own bytes. */
+static void wait_for(struct way_dispatch *d, struct way_request *r)
+{
+    r->state = WAY_REQUEST_WAITING;
+    r->link = NULL;
+    *d->waiting_end = r;
+    d->waiting_end = &r->link;
+    d->waiting_count++;
+    d->waiting_bytes += r->bytes;
+    start_tick(d);
+}
+
+static void stop_waiting(struct way_dispatch *d, struct way_request *r)
+{
+    d->waiting_count--;
+    d->waiting_bytes -= r->bytes;
+    r->link = NULL;
+}
+
+static void send_again(struct way_dispatch *d, struct way_request *r)
+{
+    char *bytes = r->own_bytes;
+    r->own_bytes = NULL;
+    r->resume = 0;
+    r->flags &= (uint16_t)~WAY_FLAG_HELD;
+    way_upstream_send(d, r, bytes, r->bytes);
+    way_free(bytes);
+}
+
+/* Goes through all that wait, in order; `changed`: the table did. */
+static void look_after_waiting(struct way_dispatch *d, bool changed)
+{
+    double now = d->o.loop->now;
+    struct way_request *all = d->waiting;
+    d->waiting = NULL;
+    d->waiting_end = &d->waiting;
+    while (all) {
+        struct way_request *r = all;
+        all = r->link;
+        stop_waiting(d, r);
+        if (r->flags & WAY_FLAG_ABANDONED) {
+            way_upstream_answer(d, r, "", 0);
+        } else if (now >= r->until) {
+            if (now >= r->arrived + d->timeouts->total)
+                way_stat_add(d->o.stats, WAY_STAT_HELD_TOTAL, 1);
+            way_retry_fail(d, r);
+        } else if ((changed && r->flags & WAY_FLAG_HELD) ||
+                   (r->resume > 0 && now >= r->resume)) {
+            send_again(d, r);
+        } else {
+            wait_for(d, r);
+        }
+    }
+}
+
+static void on_tick(struct ev_loop *ev, ev_timer *w, int events)
+{
+    (void)events;
+    struct way_dispatch *d = way_container(w, struct way_dispatch, tick);
+    way_dispatch_pass(d); /* another process may have changed the table */
+    look_after_waiting(d, false);
+    if (!d->waiting)
+        ev_timer_stop(ev, w);
+}
+
+void way_retry_release(struct way_dispatch *d)
+{
+    if (d->waiting)
+        look_after_waiting(d, true);
+}
+
+void way_retry_hold_redirect(struct way_dispatch *d, struct way_request *r,
+                             const char *bytes, size_t n)
+{
+    struct way_event e = { .error = WAY_ERROR_NO_NODE, .phase = WAY_PHASE_CONNECT,
+                           .step = WAY_STEP_ROUTE, .class = WAY_CLASS_LOCAL };
+    way_retry_remember(r, WAY_NONE, &e, WAY_CERTAINTY_UNSENT);
+    way_retry_own(r, bytes, n);
+    r->until = r->arrived + d->timeouts->total;
+    r->flags |= WAY_FLAG_HELD;
+    wait_for(d, r);
+}
+
+/* ---- the limits ---- */
+
+static bool take_token(struct way_dispatch *d)
+{
+    uint64_t requests = way_stat_get(d->o.stats, WAY_STAT_REQUESTS);
+    d->tokens += (double)(requests - d->tokens_at) * d->limits->retry_share;
+    d->tokens_at = requests;
+    if (d->tokens > d->limits->retry_burst)
+        d->tokens = d->limits->retry_burst;
+    if (d->tokens < 1)
+        return false;
+    d->tokens -= 1;
+    return true;
+}
+
+/* May r go again, as the answer says? */
+static bool may_go_again(struct way_dispatch *d, const struct group *g,
+                         const struct way_request *r)
+{
+    bool hold = g->retry.kind == WAY_RETRY_HOLD;
+    if (g->retry.kind == WAY_RETRY_NONE)
+        return false;
+    if (g->certainty == WAY_CERTAINTY_UNKNOWN && r->flags & WAY_FLAG_WRITE &&
+        !g->retry.unknown_writes)
+        return false;
+    if (d->o.loop->now >= r->arrived + d->timeouts->total)
+        return false;
+    if (!hold && r->attempt >= d->limits->attempts) {
+        way_stat_add(d->o.stats, WAY_STAT_RETRY_ATTEMPTS, 1);
+        return false;
+    }
+    if (g->certainty != WAY_CERTAINTY_UNSENT && !take_token(d)) {
+        way_stat_add(d->o.stats, WAY_STAT_RETRY_BUDGET, 1);
+        return false;
+    }
+    return true;
+}
+
+/* ---- what the policy said, done ---- */
+
+static void aim(struct way_request *r, unsigned node, const struct way_retry *retry)
+{
+    r->avoid = WAY_NONE_NODE;
+    r->flags &= (uint16_t)~WAY_FLAG_MASTER;
+    if (!(r->flags & WAY_FLAG_ASKED))
+        r->target = WAY_NONE_NODE;
+    if (retry->kind == WAY_RETRY_OTHER)
+        r->avoid = (uint16_t)node;
+    else if (retry->kind == WAY_RETRY_SAME)
+        r->target = (uint16_t)node;
+    else if (retry->kind == WAY_RETRY_MASTER)
+        r->flags |= WAY_FLAG_MASTER;
+    if (retry->stale_reads && !(r->flags & WAY_FLAG_WRITE))
+        r->flags |= WAY_FLAG_STALE_OK;
+}
+
+/* Until when and how r waits; false: not at all, its time is over. */
+static bool plan_wait(struct way_dispatch *d, struct group *g, struct way_request *r,
+                      const struct way_event *e)
+{
+    double now = d->o.loop->now, latest = r->arrived + d->timeouts->total;
+    r->resume = g->retry.after > 0 ? now + g->retry.after : 0;
+    r->waited = g->retry.after;
+    if (g->retry.kind != WAY_RETRY_HOLD) {
+        r->until = latest;
+        return true;
+    }
+    double until = g->retry.within >= 0 ? now + g->retry.within : latest;
+    if (g->retry.within == 0)
+        until = now;
+    if (until > r->until) /* what it was promised before stands */
+        r->until = until;
+    if (r->until > latest)
+        r->until = latest;
+    if (e->class == WAY_CLASS_AGAIN && r->resume == 0)
+        r->resume = now + AGAIN_SECONDS;
+    r->flags |= WAY_FLAG_HELD;
+    return r->until > now;
+}
+
+static void go_again(struct way_dispatch *d, unsigned node, struct group *g,
+                     struct way_request *r, const struct way_event *e, const char *bytes,
+                     size_t n)
+{
+    aim(r, node, &g->retry);
+    if (r->pipeline)
+        way_pipeline_detour(r->pipeline, r);
+    if (g->retry.kind != WAY_RETRY_HOLD)
+        way_stat_add(d->o.stats, WAY_STAT_RETRY_UNSENT + g->certainty, 1);
+    if (g->retry.kind == WAY_RETRY_HOLD || g->retry.after > 0) {
+        bool room = (double)(d->waiting_bytes + n) <= d->limits->held_bytes;
+        if (!room)
+            way_stat_add(d->o.stats, WAY_STAT_RETRY_HELD, 1);
+        if (!room || !plan_wait(d, g, r, e)) {
+            g->failed++;
+            way_retry_fail(d, r);
+            return;
+        }
+        g->held++;
+        way_stat_add(d->o.stats, WAY_STAT_HELD, 1);
+        way_retry_own(r, bytes, n);
+        wait_for(d, r);
+        return;
+    }
+    g->resent++;
+    if (e->kind == WAY_KIND_COMMANDS && r->attempt < UINT8_MAX)
+        r->attempt++; /* no socket counted it: an answer that goes in circles ends */
+    if (r->own_bytes)
+        send_again(d, r);
+    else
+        way_upstream_send(d, r, bytes, n);
+}
+
+/* ---- groups ---- */
+
+static bool in_group(const struct group *g, const struct way_request *r)
+{
+    return g->kind == (r->flags & WAY_FLAG_WRITE ? WAY_COMMANDS_WRITES
+                                                 : WAY_COMMANDS_READS) &&
+           (unsigned)g->certainty == r->last.certainty && g->attempt == r->attempt;
+}
+
+static struct group *group_of(struct group *groups, unsigned count,
+                              const struct way_request *r)
+{
+    for (unsigned i = 0; i < count; i++)
+        if (in_group(&groups[i], r))
+            return &groups[i];
+    return NULL;
+}
+
+static unsigned make_groups(struct group *groups, const struct way_request *all)
+{
+    unsigned count = 0;
+    for (const struct way_request *r = all; r; r = r->link) {
+        if (r->flags & WAY_FLAG_ABANDONED)
+            continue;
+        struct group *g = group_of(groups, count, r);
+        if (!g && count == GROUPS_MAX)
+            continue; /* more kinds than one pass knows: these get the error */
+        if (!g) {
+            g = &groups[count++];
+            memset(g, 0, offsetof(struct group, entry));
+            g->kind = r->flags & WAY_FLAG_WRITE ? WAY_COMMANDS_WRITES
+                                                : WAY_COMMANDS_READS;
+            g->certainty = (enum way_certainty)r->last.certainty;
+            g->attempt = r->attempt;
+            g->arrived = r->arrived;
+            g->waited = r->waited;
+            g->asked = false;
+            g->resent = g->held = g->failed = 0;
+        }
+        g->n++;
+        if (r->arrived < g->arrived)
+            g->arrived = r->arrived;
+    }
+    return count;
+}
+
+static struct way_standing *standing_of(struct way_dispatch *d, const struct way_event *e,
+                                        const struct way_request *r)
+{
+    unsigned shard = atomic_load(&d->router.slots[r->slot]);
+    if (e->error != WAY_ERROR_NO_NODE || shard >= WAY_SHARDS_MAX)
+        return NULL;
+    if (!d->standing)
+        d->standing = way_zalloc(WAY_SHARDS_MAX * 2 * sizeof *d->standing);
+    return &d->standing[shard * 2 + !!(r->flags & WAY_FLAG_WRITE)];
+}
+
+static void ask_group(struct way_dispatch *d, unsigned node, const struct way_event *what,
+                      struct group *g, const struct way_request *first)
+{
+    struct way_standing *s = standing_of(d, what, first);
+    uint64_t epoch = atomic_load(d->epoch) + 1; /* 0 is never */
+    if (s && s->epoch == epoch) {
+        g->retry = s->retry;
+        return;
+    }
+    struct way_event e = *what;
+    e.kind = WAY_KIND_COMMANDS;
+    e.commands = g->kind;
+    e.certainty = g->certainty;
+    e.has_certainty = true;
+    e.n = g->n;
+    e.attempt = g->attempt ? g->attempt : 1;
+    e.age = e.now - g->arrived;
+    e.deadline_left = g->arrived + d->timeouts->total - e.now;
+    if (e.deadline_left < 0)
+        e.deadline_left = 0;
+    e.waited = g->waited;
+    way_decide_retry(d->o.decider, node, &e, &g->retry, &g->entry);
+    g->asked = true;
+    if (s)
+        *s = (struct way_standing){ .epoch = epoch, .retry = g->retry };
+}
+
+static void ask_groups(struct way_dispatch *d, unsigned node, const struct way_event *e,
+                       struct group *groups, unsigned count,
+                       const struct way_request *all)
+{
+    for (unsigned i = 0; i < count && node != WAY_NONE; i++) {
+        const struct way_request *first = all;
+        while (!in_group(&groups[i], first) || first->flags & WAY_FLAG_ABANDONED)
+            first = first->link;
+        ask_group(d, node, e, &groups[i], first);
+    }
+}
+
+static void tell_groups(struct way_dispatch *d, struct group *groups, unsigned count)
+{
+    for (unsigned i = 0; i < count; i++)
+        if (groups[i].asked)
+            way_decide_did(d->o.decider, &groups[i].entry, "%u sent again, %u held, %u failed",
+                           groups[i].resent, groups[i].held, groups[i].failed);
+}
+
+/* Asks and does. c: whose buffer has the bytes of requests without their own. */
+static void deal_with(struct way_dispatch *d, unsigned node, const struct way_event *e,
+                      struct way_conn *c, struct way_request *all)
+{
+    struct group groups[GROUPS_MAX];
+    unsigned count = make_groups(groups, all);
+    ask_groups(d, node, e, groups, count, all);
+    while (all) {
+        struct way_request *r = all;
+        all = r->link;
+        r->link = NULL;
+        struct group *g = group_of(groups, count, r);
+        if (r->flags & WAY_FLAG_ABANDONED) {
+            way_upstream_answer(d, r, "", 0);
+        } else if (!g || !may_go_again(d, g, r)) {
+            if (g)
+                g->failed++;
+            way_retry_fail(d, r);
+        } else {
+            struct way_span bytes = { r->own_bytes, r->bytes };
+            if (!r->own_bytes)
+                bytes = way_conn_bytes(c, r);
+            go_again(d, node, g, r, e, bytes.p, bytes.n);
+        }
+    }
+    tell_groups(d, groups, count);
+}
+
+void way_retry_broken(struct way_dispatch *d, unsigned node, struct way_event *e,
+                      struct way_conn *c, struct way_request *all)
+{
+    struct way_request *commands = NULL, **end = &commands;
+    for (struct way_request *r = all, *next; r; r = next) {
+        next = r->link;
+        r->link = NULL;
+        if (r->kind == WAY_REQUEST_ASKING) {
+            way_request_give(d->o.pool, r);
+            continue;
+        }
+        enum way_certainty certainty = way_conn_was_sent(c, r) ? WAY_CERTAINTY_UNKNOWN
+                                                               : WAY_CERTAINTY_UNSENT;
+        way_retry_remember(r, node, e, certainty);
+        *end = r;
+        end = &r->link;
+    }
+    if (commands)
+        deal_with(d, node, e, c, commands);
+}
+
+/* ---- batches ---- */
+
+static bool same_failure(const struct way_batch *b, unsigned node,
+                         const struct way_event *e, bool mark)
+{
+    return b->node == node && b->mark == mark && b->event.error == e->error &&
+           b->event.step == e->step && b->event.class == e->class &&
+           !strcmp(b->event.reply, e->reply);
+}
+
+void way_retry_add(struct way_dispatch *d, unsigned node, const struct way_event *what,
+                   bool mark, struct way_request *r, const char *bytes, size_t n)
+{
+    struct way_batch *b = d->batches;
+    while (b && !same_failure(b, node, what, mark))
+        b = b->next;
+    if (!b) {
+        b = way_zalloc(sizeof *b);
+        b->node = node;
+        b->mark = mark;
+        b->event = *what;
+        b->tail = &b->head;
+        *d->batches_end = b;
+        d->batches_end = &b->next;
+    }
+    way_retry_own(r, bytes, n);
+    if (r->pipeline)
+        way_pipeline_detour(r->pipeline, r);
+    r->state = WAY_REQUEST_WAITING;
+    r->link = NULL;
+    *b->tail = r;
+    b->tail = &r->link;
+    b->n++;
+    way_loop_later(d->o.loop, &d->run_batches);
+}
+
+static void run_batches(struct way_task *t)
+{
+    struct way_dispatch *d = way_container(t, struct way_dispatch, run_batches);
+    struct way_batch *all = d->batches;
+    d->batches = NULL;
+    d->batches_end = &d->batches;
+    while (all) {
+        struct way_batch *b = all;
+        all = b->next;
+        b->event.n = b->n;
+        if (b->mark) {
+            struct way_decision decision;
+            way_decide(d->o.decider, b->node, &b->event, &decision);
+            way_upstream_apply(d, b->node, &decision);
+        }
+        deal_with(d, b->node, &b->event, NULL, b->head);
+        way_free(b);
+    }
+}
+
+void way_retry_init(struct way_dispatch *d)
+{
+    d->batches_end = &d->batches;
+    d->waiting_end = &d->waiting;
+    d->run_batches.run = run_batches;
+    d->tokens = d->limits->retry_burst;
+    ev_init(&d->tick, on_tick);
+    d->tick.repeat = TICK_SECONDS;
+}
+
+void way_retry_fini(struct way_dispatch *d)
+{
+    way_loop_forget(d->o.loop, &d->run_batches);
+    ev_timer_stop(d->o.loop->ev, &d->tick);
+    struct way_request *all = d->waiting;
+    while (all) {
+        struct way_request *r = all;
+        all = r->link;
+        way_upstream_answer(d, r, "", 0);
+    }
+    while (d->batches) {
+        struct way_batch *b = d->batches;
+        d->batches = b->next;
+        for (struct way_request *r = b->head, *next; r; r = next) {
+            next = r->link;
+            way_upstream_answer(d, r, "", 0);
+        }
+        way_free(b);
+    }
+    way_free(d->standing);
+}
