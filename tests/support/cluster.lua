@@ -188,6 +188,12 @@ function Node:info(field)
   return type(text) == "string" and text:match("\n" .. field .. ":([^\r\n]*)") or nil
 end
 
+--- How often it has executed a command so far.
+function Node:calls(command)
+  local text = self:call("INFO", "commandstats")
+  return tonumber(text:match("cmdstat_" .. command:lower() .. ":calls=(%d+)")) or 0
+end
+
 function Node:stop()
   if self.client then self.client:close() end
   if self.scripted then self.scripted:stop() end
