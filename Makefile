@@ -10,7 +10,13 @@ SHELL := /bin/bash
 .SUFFIXES:
 MAKEFLAGS += --no-print-directory
 
+# All processors, unless `make -jN` said otherwise.
+ifeq ($(MAKELEVEL)$(filter -j%,$(MAKEFLAGS)),0)
+MAKEFLAGS += -j$(shell nproc)
+endif
+
 PREFIX ?= /usr/local
+MANDIR ?= $(PREFIX)/share/man
 OUT ?= .
 VARIANT ?=
 
@@ -26,7 +32,7 @@ PACKAGES := luajit hiredis libcares libmicrohttpd jansson openssl libsystemd
 WARNINGS := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes
 SANITIZE_asan := -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
 SANITIZE_tsan := -fsanitize=thread -fno-omit-frame-pointer
-OPTIMIZE := $(if $(VARIANT),-O1 -g,-O2 -g)
+OPTIMIZE := $(if $(SANITIZE_$(VARIANT)),-O1 -g,-O2 -g)
 CFLAGS ?= $(OPTIMIZE)
 STANDARD := -std=c11 -D_GNU_SOURCE -pthread
 # Not `:=` from the first line on: a fresh machine has no pkg-config until `make run` has installed it.
@@ -48,10 +54,28 @@ UNITS := $(UNIT_SOURCES:tests/core/%.c=$(BUILD)/tests/%)
 FUZZ_SOURCES := $(sort $(wildcard tests/fuzz/*.c))
 FUZZERS := $(FUZZ_SOURCES:tests/fuzz/%.c=$(BUILD_ROOT)/fuzz/%)
 
-.PHONY: all build lib asan tsan units clean help FORCE
+.PHONY: all build lib asan tsan units clean help FORCE run stop demo test soak bench check lint format fuzz install \
+    tools suites unit-suites smoke-suites lint-all lint-layers lint-format lint-tidy lint-cppcheck lint-lua lint-gcc \
+    lint-clang run-fuzzers deps-build deps-run deps-test deps-bench deps-lint
 all:
 	@$(SUPPORT)/install.sh --check build
 	@$(MAKE) build
+
+help:
+	@echo 'make            builds bin/wayside; says what is missing for it'
+	@echo 'make run        installs what is missing, builds, serves a throw-away cluster on 127.0.0.1:6380'
+	@echo '                CLUSTER=host:port[,...] PORT= LISTEN= HTTP= POLICY= ARGS= (see examples/serve-local)'
+	@echo '                DETACH=1 returns once it serves'
+	@echo 'make stop       ends what make run started'
+	@echo 'make demo       load, a killed master, a frozen replica, and what became of them'
+	@echo 'make test       unit tests, policy and runtime specs, end to end (SEED=n repeats a run)'
+	@echo 'make check      make test, sanitizers, lint, a few seconds of fuzzing'
+	@echo 'make soak       the end-to-end specs with their full counts'
+	@echo 'make lint       layers, format, compilers, clang-tidy, cppcheck, luacheck; make format mends the format'
+	@echo 'make bench      against direct access and nutcracker'
+	@echo 'make asan tsan  bin/wayside-asan, bin/wayside-tsan and their unit tests'
+	@echo 'make install    PREFIX=$(PREFIX) DESTDIR='
+	@echo 'make deps-run deps-test deps-bench deps-lint   only install what these need'
 
 build: $(BIN)
 lib: $(LIB)
@@ -106,6 +130,123 @@ endef
 $(foreach link,$(LINKS),$(eval $(call unit_rule,$(firstword $(subst =, ,$(link))),$(word 2,$(subst =, ,$(link))))))
 endif
 units: $(UNITS)
+
+# --- running -----------------------------------------------------------------------------------------
+deps-build deps-run deps-test deps-bench deps-lint:
+	@$(SUPPORT)/install.sh $(@:deps-%=%)
+
+# A run in the foreground ends with make, however that ends.
+run: deps-run
+	@$(MAKE) build
+	@WAYSIDE=$(BIN) exec $(if $(DETACH),,setpriv --pdeathsig TERM) examples/serve-local $(if $(DETACH),detach,run)
+stop:
+	@examples/serve-local stop
+demo: deps-test
+	@$(MAKE) build tools
+	@WAYSIDE=$(BIN) exec luajit examples/demo.lua
+
+# --- testing -----------------------------------------------------------------------------------------
+BUSTED ?= luajit $(shell command -v busted)
+RUN_FLAGS ?=
+export BUSTED
+# What the specs start besides the daemon, and what the benches compare with.
+TOOLS := $(patsubst tests/support/%.c,$(BUILD_ROOT)/support/%,$(wildcard tests/support/*.c)) \
+    $(patsubst tests/support/preload/%.c,$(BUILD_ROOT)/support/%.so,$(wildcard tests/support/preload/*.c))
+BENCH_TOOLS := $(patsubst tests/bench/%.c,$(BUILD_ROOT)/bench/%,$(wildcard tests/bench/*.c))
+tools: $(TOOLS)
+$(BUILD_ROOT)/support/%: tests/support/%.c
+	@mkdir -p $(@D)
+	@$(CC) $(STANDARD) $(OPTIMIZE) $(WARNINGS) -o $@ $< -lev -lm
+$(BUILD_ROOT)/support/%.so: tests/support/preload/%.c
+	@mkdir -p $(@D)
+	@$(CC) $(STANDARD) $(OPTIMIZE) $(WARNINGS) -shared -fPIC -o $@ $< -ldl
+$(BUILD_ROOT)/bench/%: tests/bench/%.c $(BUILD)/flags $(LIB)
+	@mkdir -p $(@D)
+	@$(CC) $(ALL_CFLAGS) $(ALL_LDFLAGS) -o $@ $< $(LIB) $(LIBS)
+
+SPECS := $(sort $(wildcard tests/policies/*_spec.lua) $(wildcard tests/runtime/*_spec.lua))
+E2E_SPECS := $(sort $(wildcard tests/e2e/*_spec.lua))
+# Specs with the tag #smoke are run against the sanitizers' binaries too.
+SMOKE_SPECS := $(if $(E2E_SPECS),$(shell grep -l '#smoke' $(E2E_SPECS)))
+
+# gcc's TSan can't bear the address layouts of newer kernels.
+RUNNER = $(if $(filter tsan,$(VARIANT)),$(shell setarch -R true 2>/dev/null && echo setarch -R)) \
+    WAYSIDE=$(BIN) $(SANITIZER_ENV) $(SUPPORT)/run $(VARIANT:%=--as %) $(RUN_FLAGS)
+REPORTS := $(abspath $(BUILD))/report
+SANITIZER_ENV = $(if $(SANITIZE_$(VARIANT)),SANITIZER_REPORTS=$(REPORTS) \
+    ASAN_OPTIONS=log_path=$(REPORTS):detect_stack_use_after_return=1 \
+    UBSAN_OPTIONS=print_stacktrace=1:log_path=$(REPORTS) \
+    TSAN_OPTIONS=log_path=$(REPORTS):second_deadlock_stack=1)
+
+test: deps-test
+	@$(MAKE) suites
+soak: deps-test
+	@SOAK=1 TEST_TIMEOUT=$${TEST_TIMEOUT:-14400} $(MAKE) suites
+# All that is built is built before anything runs, and nothing else runs beside the suites.
+suites:
+	@$(MAKE) build units tools
+	@$(RUNNER) $(UNITS) $(SPECS) $(E2E_SPECS)
+unit-suites:
+	@$(MAKE) WERROR=1 units
+	@$(RUNNER) $(UNITS)
+smoke-suites:
+	@$(MAKE) WERROR=1 build
+	@$(MAKE) VARIANT= tools
+	@$(RUNNER) --tags smoke $(SMOKE_SPECS)
+
+check: deps-lint
+	@$(SUPPORT)/check full
+bench: deps-bench
+	@$(MAKE) build tools $(BENCH_TOOLS)
+	@WAYSIDE=$(BIN) exec luajit tests/bench/run.lua
+
+# --- fuzzing: a few seconds each, from the corpus of tests/fuzz/corpus/NAME ----------------------------
+FUZZ_SECONDS ?= 10
+fuzz: deps-lint
+	@$(MAKE) run-fuzzers
+run-fuzzers: $(FUZZERS)
+	@$(SUPPORT)/fuzz $(FUZZ_SECONDS) $(FUZZERS)
+$(BUILD_ROOT)/fuzz/%: tests/fuzz/%.c $(SOURCES) $(HEADERS) $(GENERATED)
+	@mkdir -p $(@D)
+	@echo "fuzz  $<"
+	@clang $(STANDARD) -O1 -g $(WARNINGS) -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all -iquote core \
+	    $(PKG_CFLAGS) -Wl,--as-needed -o $@ $< $$(luajit $(SUPPORT)/layers closure $< | \
+	    sed -e 's,.*,core/&.c,' -e 's,core/runtime_files.c,$(GENERATED),') $(LIBS)
+
+# --- lint ----------------------------------------------------------------------------------------------
+C_FILES := $(SOURCES) $(HEADERS) $(UNIT_SOURCES) $(FUZZ_SOURCES) \
+    $(wildcard tests/support/*.c tests/support/preload/*.c tests/bench/*.c)
+LUA_FILES := $(wildcard core/runtime/*.lua policies/*.lua tests/*/*.lua examples/*.lua)
+lint: deps-lint
+	@$(MAKE) -k lint-all
+lint-all: lint-layers lint-format lint-gcc lint-clang lint-cppcheck lint-lua lint-tidy
+lint-layers:
+	@luajit $(SUPPORT)/layers check
+lint-format:
+	@clang-format --dry-run -Werror $(C_FILES)
+format:
+	@clang-format -i $(C_FILES)
+lint-gcc lint-clang:
+	@$(MAKE) CC=$(@:lint-%=%) VARIANT=$(@:lint-%=%) WERROR=1 build units
+lint-tidy: $(SOURCES:core/%.c=$(BUILD_ROOT)/tidy/%)
+$(BUILD_ROOT)/tidy/%: core/%.c $(HEADERS) .clang-tidy
+	@mkdir -p $(@D)
+	@clang-tidy --quiet --warnings-as-errors='*' $< -- $(STANDARD) $(WARNINGS) -iquote core $(PKG_CFLAGS) 2>$@.err || \
+	    { grep -v 'warnings generated' $@.err; exit 1; }
+	@touch $@
+lint-cppcheck:
+	@mkdir -p $(BUILD_ROOT)/cppcheck
+	@cppcheck --quiet --error-exitcode=1 --std=c11 --enable=warning,performance,portability --inline-suppr \
+	    --suppressions-list=$(SUPPORT)/cppcheck.txt --cppcheck-build-dir=$(BUILD_ROOT)/cppcheck -D_GNU_SOURCE -Icore $(SOURCES)
+lint-lua:
+	@luacheck --no-color --quiet --codes $(LUA_FILES)
+
+# --- installing ----------------------------------------------------------------------------------------
+install: all
+	install -D -m 755 $(BIN) $(DESTDIR)$(PREFIX)/bin/wayside
+	$(foreach page,$(wildcard core/*.1),install -D -m 644 $(page) $(DESTDIR)$(MANDIR)/man1/$(notdir $(page));)
+	$(foreach page,$(wildcard core/*.5),install -D -m 644 $(page) $(DESTDIR)$(MANDIR)/man5/$(notdir $(page));)
+	$(foreach file,$(wildcard policies/*.lua),install -D -m 644 $(file) $(DESTDIR)$(PREFIX)/share/wayside/policies/$(notdir $(file));)
 
 clean:
 	rm -rf $(BUILD_ROOT) $(OUT)/bin
