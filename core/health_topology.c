@@ -184,11 +184,11 @@ static unsigned plan_find(const struct plan *p, const char *id)
     uint64_t h = hash_text(id);
     for (unsigned b = h % BUCKETS; p->bucket[b] != WAY_NONE; b = (b + 1) % BUCKETS) {
         unsigned node = p->bucket[b];
-        struct way_identity who;
+        char its[sizeof((struct way_identity *)0)->id];
         if (atomic_load_explicit(&p->s->aux[node].id_hash, RELAXED) != h)
             continue;
-        identity_get(p->s, node, &who);
-        if (!strcmp(who.id, id))
+        way_record_read(p->s->identity[node], WAY_IDENTITY_WORDS, WAY_WORDS(its), its);
+        if (!strcmp(its, id))
             return node;
     }
     return WAY_NONE;
@@ -446,9 +446,11 @@ int way_health_adopt(struct way_health *h, const struct way_topology *t, double 
 
 /* ---- publish: which shard is whose ---- */
 
-static unsigned shard_take(struct way_segment *s)
+/* One that is not in use, from `hint` on, which is put behind it. */
+static unsigned shard_take(struct way_segment *s, unsigned *hint)
 {
-    for (unsigned i = 0; i < WAY_SHARDS_MAX; i++) {
+    for (unsigned i = *hint; i < WAY_SHARDS_MAX; i++) {
+        *hint = i + 1;
         if (atomic_load_explicit(&s->shard_used[i], RELAXED))
             continue;
         way_segment_fresh_shard(s, i);
@@ -498,6 +500,7 @@ static void claim_by_replicas(struct plan *p)
 static void claim_shards(struct plan *p)
 {
     struct way_segment *s = p->s;
+    unsigned hint = 0;
     memset(p->claim, 0xff, sizeof p->claim);
     for (unsigned i = 0; i < p->t->count; i++) {
         unsigned node = p->node_of[i];
@@ -510,7 +513,7 @@ static void claim_shards(struct plan *p)
             claim(p, i, shard_of_node(s, p->node_of[i]));
     claim_by_replicas(p);
     for (unsigned i = 0; i < p->t->count; i++)
-        if (homeless(p, i, true) && !claim(p, i, shard_take(s)))
+        if (homeless(p, i, true) && !claim(p, i, shard_take(s, &hint)))
             p->surplus = true;
     for (unsigned i = 0; i < p->t->count; i++) {
         if (!homeless(p, i, false))
@@ -519,7 +522,7 @@ static void claim_shards(struct plan *p)
         if (shard != WAY_NONE && p->claim[shard] >= 0)
             continue; /* another took its place: a member that is not listed */
         if (shard == WAY_NONE || master_of(s, shard) != node || !claim(p, i, shard))
-            claim(p, i, shard_take(s));
+            claim(p, i, shard_take(s, &hint));
     }
 }
 
@@ -605,8 +608,9 @@ static bool write_slots(struct plan *p)
             continue;
         bool owned = i < p->t->count;
         changed |= put16(&p->s->slot[slot], owned ? p->shard_of[i] : WAY_NONE);
-        atomic_store_explicit(&p->s->slot_epoch[slot],
-                              owned ? p->t->node[i].config_epoch : 0, RELAXED);
+        uint64_t epoch = owned ? p->t->node[i].config_epoch : 0;
+        if (atomic_load_explicit(&p->s->slot_epoch[slot], RELAXED) != epoch)
+            atomic_store_explicit(&p->s->slot_epoch[slot], epoch, RELAXED);
     }
     return changed;
 }
@@ -765,9 +769,9 @@ static void moved_locked(struct way_health *h, unsigned slot, unsigned node, dou
     if (!lives(s, node))
         return;
     atomic_store(&s->mapping, 1);
-    unsigned shard = shard_of_node(s, node);
+    unsigned shard = shard_of_node(s, node), hint = 0;
     if (shard == WAY_NONE) {
-        shard = shard_take(s);
+        shard = shard_take(s, &hint);
         if (shard != WAY_NONE)
             put16(&s->node[node].shard, shard);
     }
