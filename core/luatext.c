@@ -91,7 +91,9 @@ void way_luatext_index(char *path, size_t size, unsigned index)
 
 static char at(const struct reader *r, size_t ahead)
 {
-    return (size_t)(r->end - r->p) > ahead ? r->p[ahead] : 0;
+    if ((size_t)(r->end - r->p) <= ahead)
+        return 0;
+    return r->p[ahead];
 }
 
 static void skip(struct reader *r, size_t n)

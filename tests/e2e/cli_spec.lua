@@ -260,7 +260,7 @@ describe("wayside serve refuses", function()
       { "return 5", "p%.lua.*expected.*got.*5" },
       { "local x = 1", "p%.lua.*expected.*got" },
       { "return { version = '1' }", "p%.lua.*name.*expected" },
-      { "return {\n name = 'x',\n marc = function() end }", "p%.lua:3: marc: .*did you mean mark%?" },
+      { "return {\n name = 'x',\n marc = function() end }", "p%.lua:3: marc: .*did you mean '?mark'?%?" },
       { "return {\n name = 'x',\n mark = 5 }", "p%.lua:3: mark: expected .*got .*5" },
       { "while true do end", "p%.lua:1: .*instructions" },
       { "return { name = 'x', mark = io.open }", "p%.lua:1: " },
