@@ -27,8 +27,9 @@ int way_fail_in(struct way_err *err, const char *where_fmt, ...)
         va_start(ap, where_fmt);
         int n = vsnprintf(err->text, sizeof err->text, where_fmt, ap);
         va_end(ap);
-        if (n >= 0 && (size_t)n < sizeof err->text)
-            snprintf(err->text + n, sizeof err->text - (size_t)n, ": %s", inner.text);
+        if (n >= 0 && (size_t)n + 3 < sizeof err->text)
+            snprintf(err->text + n, sizeof err->text - (size_t)n, ": %.*s",
+                     (int)(sizeof err->text - 3 - (size_t)n), inner.text);
     }
     return -1;
 }
