@@ -164,9 +164,11 @@ static void tell_entry(const struct way_entry *e, struct way_tell *t)
     if (v->kind == WAY_KIND_EXPIRY)
         way_tell_field_number(t, &m, "late", v->late);
     tell_fault(v, t, &m);
-    way_tell_field(t, &m, "class", e->class_name);
-    way_tell_field(t, &m, "blame", way_blame_name(v->blame));
-    tell_extent(v, t, &m);
+    if (v->kind != WAY_KIND_CHANGE && v->kind != WAY_KIND_EXPIRY) {
+        way_tell_field(t, &m, "class", e->class_name);
+        way_tell_field(t, &m, "blame", way_blame_name(v->blame));
+        tell_extent(v, t, &m);
+    }
     tell_answer(e, t, &m);
     way_tell_end(t, &m);
 }
@@ -397,8 +399,9 @@ void way_console_run(struct way_control *c, unsigned argc, char *const *argv,
         if (strcasecmp(word, commands[i].name))
             continue;
         if (given < commands[i].least || given > commands[i].most)
-            way_resp_put_error(t->out, "ERR wrong number of arguments: WAYSIDE %s %s",
-                               commands[i].name, commands[i].arguments);
+            way_resp_put_error(t->out, "ERR wrong number of arguments: WAYSIDE %s%s%s",
+                               commands[i].name, commands[i].arguments[0] ? " " : "",
+                               commands[i].arguments);
         else
             commands[i].run(c, given, argv + 1, t);
         return;

@@ -296,10 +296,11 @@ static void on_reply(struct way_conn *c, struct way_request *r, const char *byte
                      size_t n)
 {
     struct series *s = c->owner;
+    uint32_t written = r->bytes;
     way_request_give(&s->prober->pool, r);
     if (!s->running)
         return;
-    struct way_event e = { .phase = WAY_PHASE_READ, .step = WAY_STEP_REPLY,
+    struct way_event e = { .bytes_written = written, .phase = WAY_PHASE_READ, .step = WAY_STEP_REPLY,
                            .reused = c->answered > 1, .replies_read = 1,
                            .connection_age = now_of(s) - c->born,
                            .answer = { bytes, n } };

@@ -40,6 +40,16 @@ static bool blames(const struct way_entry *e)
     return e->event.error != WAY_ERROR_NONE && e->event.blame == WAY_BLAME_NODE;
 }
 
+/* Without a change from healthy there is no story, only faults. */
+static void keep_faults(struct chain *chain)
+{
+    unsigned kept = 0;
+    for (unsigned i = 0; i < chain->count; i++)
+        if (chain->entry[i]->event.error != WAY_ERROR_NONE)
+            chain->entry[kept++] = chain->entry[i];
+    chain->count = kept;
+}
+
 static void collect(const struct way_history *h, unsigned node, struct chain *chain)
 {
     const struct way_entry *e, *first = NULL;
@@ -54,6 +64,8 @@ static void collect(const struct way_history *h, unsigned node, struct chain *ch
         if (!first && leaves_healthy(e))
             first = e;
     }
+    if (!first)
+        keep_faults(chain);
 }
 
 /* --- one entry in words --- */
@@ -191,6 +203,6 @@ void way_why(const struct way_history *h, const struct way_view *node, double no
         told++;
     }
     if (chain->count == 0)
-        line(arg, "nothing is recorded that changed it");
+        line(arg, "nothing is recorded against it");
     way_free(chain);
 }
