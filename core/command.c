@@ -14,9 +14,11 @@
 #define ALL_KEYS 1, -1, 1
 #define KEY_AT_2 2, 2, 1
 #define ROW(n, a, w, h, j, l, k, f, e, s, by, y)                                         \
-    { .name = (n), .arity = (a), .write = (w), .by_args = (by), .how = WAY_HOW_##h,      \
-      .join = WAY_JOIN_##j, .local = WAY_LOCAL_##l, .keyspec = WAY_KEYS_##k,             \
-      .first = (f), .last = (e), .step = (s), .why = (y) },
+    {                                                                                    \
+        .name = (n), .arity = (a), .write = (w), .by_args = (by), .how = WAY_HOW_##h,    \
+        .join = WAY_JOIN_##j, .local = WAY_LOCAL_##l, .keyspec = WAY_KEYS_##k,           \
+        .first = (f), .last = (e), .step = (s), .why = (y)                               \
+    }
 #define ROW_(...) ROW(__VA_ARGS__)
 #define READ(name, arity, keys)                                                          \
     ROW_(name, arity, false, FORWARD, NONE, NONE, RANGE, keys, false, NULL)
@@ -49,303 +51,306 @@
 
 static const struct way_command commands[] = {
     /* strings */
-    READ("get", 2, ONE_KEY)
-    READ("getrange", 4, ONE_KEY)
-    READ("substr", 4, ONE_KEY)
-    READ("strlen", 2, ONE_KEY)
-    READ("lcs", -3, TWO_KEYS)
-    READ("digest", 2, ONE_KEY)
-    WRITE("set", -3, ONE_KEY)
-    WRITE("setnx", 3, ONE_KEY)
-    WRITE("setex", 4, ONE_KEY)
-    WRITE("psetex", 4, ONE_KEY)
-    WRITE("setrange", 4, ONE_KEY)
-    WRITE("getset", 3, ONE_KEY)
-    WRITE("getdel", 2, ONE_KEY)
-    WRITE("getex", -2, ONE_KEY)
-    WRITE("delex", -2, ONE_KEY)
-    WRITE("append", 3, ONE_KEY)
-    WRITE("incr", 2, ONE_KEY)
-    WRITE("decr", 2, ONE_KEY)
-    WRITE("incrby", 3, ONE_KEY)
-    WRITE("decrby", 3, ONE_KEY)
-    WRITE("incrbyfloat", 3, ONE_KEY)
-    SPLIT("mget", -2, false, ARRAY, 1)
-    SPLIT("mset", -3, true, OK, 2)
-    ROW("msetnx", -3, true, FORWARD, NONE, NONE, RANGE, 1, -1, 2, false, NULL)
+    READ("get", 2, ONE_KEY),
+    READ("getrange", 4, ONE_KEY),
+    READ("substr", 4, ONE_KEY),
+    READ("strlen", 2, ONE_KEY),
+    READ("lcs", -3, TWO_KEYS),
+    READ("digest", 2, ONE_KEY),
+    WRITE("set", -3, ONE_KEY),
+    WRITE("setnx", 3, ONE_KEY),
+    WRITE("setex", 4, ONE_KEY),
+    WRITE("psetex", 4, ONE_KEY),
+    WRITE("setrange", 4, ONE_KEY),
+    WRITE("getset", 3, ONE_KEY),
+    WRITE("getdel", 2, ONE_KEY),
+    WRITE("getex", -2, ONE_KEY),
+    WRITE("delex", -2, ONE_KEY),
+    WRITE("append", 3, ONE_KEY),
+    WRITE("incr", 2, ONE_KEY),
+    WRITE("decr", 2, ONE_KEY),
+    WRITE("incrby", 3, ONE_KEY),
+    WRITE("decrby", 3, ONE_KEY),
+    WRITE("incrbyfloat", 3, ONE_KEY),
+    SPLIT("mget", -2, false, ARRAY, 1),
+    SPLIT("mset", -3, true, OK, 2),
+    ROW("msetnx", -3, true, FORWARD, NONE, NONE, RANGE, 1, -1, 2, false, NULL),
 
     /* bits */
-    READ("getbit", 3, ONE_KEY)
-    READ("bitcount", -2, ONE_KEY)
-    READ("bitpos", -3, ONE_KEY)
-    READ("bitfield_ro", -2, ONE_KEY)
-    WRITE("setbit", 4, ONE_KEY)
-    WRITE("bitfield", -2, ONE_KEY)
-    ROW("bitop", -4, true, FORWARD, NONE, NONE, RANGE, 2, -1, 1, false, NULL)
+    READ("getbit", 3, ONE_KEY),
+    READ("bitcount", -2, ONE_KEY),
+    READ("bitpos", -3, ONE_KEY),
+    READ("bitfield_ro", -2, ONE_KEY),
+    WRITE("setbit", 4, ONE_KEY),
+    WRITE("bitfield", -2, ONE_KEY),
+    ROW("bitop", -4, true, FORWARD, NONE, NONE, RANGE, 2, -1, 1, false, NULL),
 
     /* keys */
-    READ("dump", 2, ONE_KEY)
-    READ("expiretime", 2, ONE_KEY)
-    READ("pexpiretime", 2, ONE_KEY)
-    READ("ttl", 2, ONE_KEY)
-    READ("pttl", 2, ONE_KEY)
-    READ("type", 2, ONE_KEY)
-    WRITE("copy", -3, TWO_KEYS)
-    WRITE("expire", -3, ONE_KEY)
-    WRITE("expireat", -3, ONE_KEY)
-    WRITE("pexpire", -3, ONE_KEY)
-    WRITE("pexpireat", -3, ONE_KEY)
-    WRITE("persist", 2, ONE_KEY)
-    WRITE("rename", 3, TWO_KEYS)
-    WRITE("renamenx", 3, TWO_KEYS)
-    WRITE("restore", -4, ONE_KEY)
-    SPLIT("del", -2, true, SUM, 1)
-    SPLIT("unlink", -2, true, SUM, 1)
-    SPLIT("exists", -2, false, SUM, 1)
-    SPLIT("touch", -2, false, SUM, 1)
-    KEYS("sort", -2, true, SORT, false)
-    KEYS("sort_ro", -2, false, SORT, false)
-    SUBCOMMANDS("object", -3, false)
-    SUBCOMMANDS("memory", -3, false)
-    REFUSE("move", 3, DATABASES)
-    REFUSE("swapdb", 3, DATABASES)
-    REFUSE("migrate", -6, MOVING)
-    REFUSE("restore-asking", -4, MOVING)
-    REFUSE("dbsize", 1, EACH_SERVER)
-    REFUSE("keys", 2, EACH_SERVER)
-    REFUSE("scan", -2, EACH_SERVER)
-    REFUSE("randomkey", 1, EACH_SERVER)
-    REFUSE("flushall", -1, EACH_SERVER)
-    REFUSE("flushdb", -1, EACH_SERVER)
-    REFUSE("wait", 3, "it waits for the writes of its connection, which clients share")
-    REFUSE("waitaof", 4, "it waits for the writes of its connection, which clients share")
+    READ("dump", 2, ONE_KEY),
+    READ("expiretime", 2, ONE_KEY),
+    READ("pexpiretime", 2, ONE_KEY),
+    READ("ttl", 2, ONE_KEY),
+    READ("pttl", 2, ONE_KEY),
+    READ("type", 2, ONE_KEY),
+    WRITE("copy", -3, TWO_KEYS),
+    WRITE("expire", -3, ONE_KEY),
+    WRITE("expireat", -3, ONE_KEY),
+    WRITE("pexpire", -3, ONE_KEY),
+    WRITE("pexpireat", -3, ONE_KEY),
+    WRITE("persist", 2, ONE_KEY),
+    WRITE("rename", 3, TWO_KEYS),
+    WRITE("renamenx", 3, TWO_KEYS),
+    WRITE("restore", -4, ONE_KEY),
+    SPLIT("del", -2, true, SUM, 1),
+    SPLIT("unlink", -2, true, SUM, 1),
+    SPLIT("exists", -2, false, SUM, 1),
+    SPLIT("touch", -2, false, SUM, 1),
+    KEYS("sort", -2, true, SORT, false),
+    KEYS("sort_ro", -2, false, SORT, false),
+    SUBCOMMANDS("object", -3, false),
+    SUBCOMMANDS("memory", -3, false),
+    REFUSE("move", 3, DATABASES),
+    REFUSE("swapdb", 3, DATABASES),
+    REFUSE("migrate", -6, MOVING),
+    REFUSE("restore-asking", -4, MOVING),
+    REFUSE("dbsize", 1, EACH_SERVER),
+    REFUSE("keys", 2, EACH_SERVER),
+    REFUSE("scan", -2, EACH_SERVER),
+    REFUSE("randomkey", 1, EACH_SERVER),
+    REFUSE("flushall", -1, EACH_SERVER),
+    REFUSE("flushdb", -1, EACH_SERVER),
+    REFUSE("wait", 3, "it waits for the writes of its connection, which clients share"),
+    REFUSE("waitaof", 4,
+           "it waits for the writes of its connection, which clients share"),
 
     /* hashes */
-    READ("hexists", 3, ONE_KEY)
-    READ("hget", 3, ONE_KEY)
-    READ("hgetall", 2, ONE_KEY)
-    READ("hkeys", 2, ONE_KEY)
-    READ("hlen", 2, ONE_KEY)
-    READ("hmget", -3, ONE_KEY)
-    READ("hrandfield", -2, ONE_KEY)
-    READ("hscan", -3, ONE_KEY)
-    READ("hstrlen", 3, ONE_KEY)
-    READ("hvals", 2, ONE_KEY)
-    READ("hexpiretime", -5, ONE_KEY)
-    READ("hpexpiretime", -5, ONE_KEY)
-    READ("httl", -5, ONE_KEY)
-    READ("hpttl", -5, ONE_KEY)
-    WRITE("hdel", -3, ONE_KEY)
-    WRITE("hincrby", 4, ONE_KEY)
-    WRITE("hincrbyfloat", 4, ONE_KEY)
-    WRITE("hmset", -4, ONE_KEY)
-    WRITE("hset", -4, ONE_KEY)
-    WRITE("hsetnx", 4, ONE_KEY)
-    WRITE("hexpire", -6, ONE_KEY)
-    WRITE("hpexpire", -6, ONE_KEY)
-    WRITE("hexpireat", -6, ONE_KEY)
-    WRITE("hpexpireat", -6, ONE_KEY)
-    WRITE("hpersist", -5, ONE_KEY)
-    WRITE("hgetdel", -5, ONE_KEY)
-    WRITE("hgetex", -5, ONE_KEY)
-    WRITE("hsetex", -6, ONE_KEY)
+    READ("hexists", 3, ONE_KEY),
+    READ("hget", 3, ONE_KEY),
+    READ("hgetall", 2, ONE_KEY),
+    READ("hkeys", 2, ONE_KEY),
+    READ("hlen", 2, ONE_KEY),
+    READ("hmget", -3, ONE_KEY),
+    READ("hrandfield", -2, ONE_KEY),
+    READ("hscan", -3, ONE_KEY),
+    READ("hstrlen", 3, ONE_KEY),
+    READ("hvals", 2, ONE_KEY),
+    READ("hexpiretime", -5, ONE_KEY),
+    READ("hpexpiretime", -5, ONE_KEY),
+    READ("httl", -5, ONE_KEY),
+    READ("hpttl", -5, ONE_KEY),
+    WRITE("hdel", -3, ONE_KEY),
+    WRITE("hincrby", 4, ONE_KEY),
+    WRITE("hincrbyfloat", 4, ONE_KEY),
+    WRITE("hmset", -4, ONE_KEY),
+    WRITE("hset", -4, ONE_KEY),
+    WRITE("hsetnx", 4, ONE_KEY),
+    WRITE("hexpire", -6, ONE_KEY),
+    WRITE("hpexpire", -6, ONE_KEY),
+    WRITE("hexpireat", -6, ONE_KEY),
+    WRITE("hpexpireat", -6, ONE_KEY),
+    WRITE("hpersist", -5, ONE_KEY),
+    WRITE("hgetdel", -5, ONE_KEY),
+    WRITE("hgetex", -5, ONE_KEY),
+    WRITE("hsetex", -6, ONE_KEY),
 
     /* lists */
-    READ("lindex", 3, ONE_KEY)
-    READ("llen", 2, ONE_KEY)
-    READ("lpos", -3, ONE_KEY)
-    READ("lrange", 4, ONE_KEY)
-    WRITE("linsert", 5, ONE_KEY)
-    WRITE("lmove", 5, TWO_KEYS)
-    WRITE("lpop", -2, ONE_KEY)
-    WRITE("lpush", -3, ONE_KEY)
-    WRITE("lpushx", -3, ONE_KEY)
-    WRITE("lrem", 4, ONE_KEY)
-    WRITE("lset", 4, ONE_KEY)
-    WRITE("ltrim", 4, ONE_KEY)
-    WRITE("rpop", -2, ONE_KEY)
-    WRITE("rpoplpush", 3, TWO_KEYS)
-    WRITE("rpush", -3, ONE_KEY)
-    WRITE("rpushx", -3, ONE_KEY)
-    NUMKEYS("lmpop", -4, true, 1)
-    REFUSE("blmove", 6, BLOCKS)
-    REFUSE("blmpop", -5, BLOCKS)
-    REFUSE("blpop", -3, BLOCKS)
-    REFUSE("brpop", -3, BLOCKS)
-    REFUSE("brpoplpush", 4, BLOCKS)
+    READ("lindex", 3, ONE_KEY),
+    READ("llen", 2, ONE_KEY),
+    READ("lpos", -3, ONE_KEY),
+    READ("lrange", 4, ONE_KEY),
+    WRITE("linsert", 5, ONE_KEY),
+    WRITE("lmove", 5, TWO_KEYS),
+    WRITE("lpop", -2, ONE_KEY),
+    WRITE("lpush", -3, ONE_KEY),
+    WRITE("lpushx", -3, ONE_KEY),
+    WRITE("lrem", 4, ONE_KEY),
+    WRITE("lset", 4, ONE_KEY),
+    WRITE("ltrim", 4, ONE_KEY),
+    WRITE("rpop", -2, ONE_KEY),
+    WRITE("rpoplpush", 3, TWO_KEYS),
+    WRITE("rpush", -3, ONE_KEY),
+    WRITE("rpushx", -3, ONE_KEY),
+    NUMKEYS("lmpop", -4, true, 1),
+    REFUSE("blmove", 6, BLOCKS),
+    REFUSE("blmpop", -5, BLOCKS),
+    REFUSE("blpop", -3, BLOCKS),
+    REFUSE("brpop", -3, BLOCKS),
+    REFUSE("brpoplpush", 4, BLOCKS),
 
     /* sets */
-    READ("scard", 2, ONE_KEY)
-    READ("sdiff", -2, ALL_KEYS)
-    READ("sinter", -2, ALL_KEYS)
-    READ("sismember", 3, ONE_KEY)
-    READ("smembers", 2, ONE_KEY)
-    READ("smismember", -3, ONE_KEY)
-    READ("srandmember", -2, ONE_KEY)
-    READ("sscan", -3, ONE_KEY)
-    READ("sunion", -2, ALL_KEYS)
-    WRITE("sadd", -3, ONE_KEY)
-    WRITE("sdiffstore", -3, ALL_KEYS)
-    WRITE("sinterstore", -3, ALL_KEYS)
-    WRITE("smove", 4, TWO_KEYS)
-    WRITE("spop", -2, ONE_KEY)
-    WRITE("srem", -3, ONE_KEY)
-    WRITE("sunionstore", -3, ALL_KEYS)
-    NUMKEYS("sintercard", -3, false, 1)
+    READ("scard", 2, ONE_KEY),
+    READ("sdiff", -2, ALL_KEYS),
+    READ("sinter", -2, ALL_KEYS),
+    READ("sismember", 3, ONE_KEY),
+    READ("smembers", 2, ONE_KEY),
+    READ("smismember", -3, ONE_KEY),
+    READ("srandmember", -2, ONE_KEY),
+    READ("sscan", -3, ONE_KEY),
+    READ("sunion", -2, ALL_KEYS),
+    WRITE("sadd", -3, ONE_KEY),
+    WRITE("sdiffstore", -3, ALL_KEYS),
+    WRITE("sinterstore", -3, ALL_KEYS),
+    WRITE("smove", 4, TWO_KEYS),
+    WRITE("spop", -2, ONE_KEY),
+    WRITE("srem", -3, ONE_KEY),
+    WRITE("sunionstore", -3, ALL_KEYS),
+    NUMKEYS("sintercard", -3, false, 1),
 
     /* sorted sets */
-    READ("zcard", 2, ONE_KEY)
-    READ("zcount", 4, ONE_KEY)
-    READ("zlexcount", 4, ONE_KEY)
-    READ("zmscore", -3, ONE_KEY)
-    READ("zrandmember", -2, ONE_KEY)
-    READ("zrange", -4, ONE_KEY)
-    READ("zrangebylex", -4, ONE_KEY)
-    READ("zrangebyscore", -4, ONE_KEY)
-    READ("zrank", -3, ONE_KEY)
-    READ("zrevrange", -4, ONE_KEY)
-    READ("zrevrangebylex", -4, ONE_KEY)
-    READ("zrevrangebyscore", -4, ONE_KEY)
-    READ("zrevrank", -3, ONE_KEY)
-    READ("zscan", -3, ONE_KEY)
-    READ("zscore", 3, ONE_KEY)
-    WRITE("zadd", -4, ONE_KEY)
-    WRITE("zincrby", 4, ONE_KEY)
-    WRITE("zpopmax", -2, ONE_KEY)
-    WRITE("zpopmin", -2, ONE_KEY)
-    WRITE("zrangestore", -5, TWO_KEYS)
-    WRITE("zrem", -3, ONE_KEY)
-    WRITE("zremrangebylex", 4, ONE_KEY)
-    WRITE("zremrangebyrank", 4, ONE_KEY)
-    WRITE("zremrangebyscore", 4, ONE_KEY)
-    NUMKEYS("zdiff", -3, false, 1)
-    NUMKEYS("zinter", -3, false, 1)
-    NUMKEYS("zintercard", -3, false, 1)
-    NUMKEYS("zunion", -3, false, 1)
-    NUMKEYS("zmpop", -4, true, 1)
-    ROW("zdiffstore", -4, true, FORWARD, NONE, NONE, STORE_NUMKEYS, 2, 0, 1, false, NULL)
-    ROW("zinterstore", -4, true, FORWARD, NONE, NONE, STORE_NUMKEYS, 2, 0, 1, false, NULL)
-    ROW("zunionstore", -4, true, FORWARD, NONE, NONE, STORE_NUMKEYS, 2, 0, 1, false, NULL)
-    REFUSE("bzmpop", -5, BLOCKS)
-    REFUSE("bzpopmax", -3, BLOCKS)
-    REFUSE("bzpopmin", -3, BLOCKS)
+    READ("zcard", 2, ONE_KEY),
+    READ("zcount", 4, ONE_KEY),
+    READ("zlexcount", 4, ONE_KEY),
+    READ("zmscore", -3, ONE_KEY),
+    READ("zrandmember", -2, ONE_KEY),
+    READ("zrange", -4, ONE_KEY),
+    READ("zrangebylex", -4, ONE_KEY),
+    READ("zrangebyscore", -4, ONE_KEY),
+    READ("zrank", -3, ONE_KEY),
+    READ("zrevrange", -4, ONE_KEY),
+    READ("zrevrangebylex", -4, ONE_KEY),
+    READ("zrevrangebyscore", -4, ONE_KEY),
+    READ("zrevrank", -3, ONE_KEY),
+    READ("zscan", -3, ONE_KEY),
+    READ("zscore", 3, ONE_KEY),
+    WRITE("zadd", -4, ONE_KEY),
+    WRITE("zincrby", 4, ONE_KEY),
+    WRITE("zpopmax", -2, ONE_KEY),
+    WRITE("zpopmin", -2, ONE_KEY),
+    WRITE("zrangestore", -5, TWO_KEYS),
+    WRITE("zrem", -3, ONE_KEY),
+    WRITE("zremrangebylex", 4, ONE_KEY),
+    WRITE("zremrangebyrank", 4, ONE_KEY),
+    WRITE("zremrangebyscore", 4, ONE_KEY),
+    NUMKEYS("zdiff", -3, false, 1),
+    NUMKEYS("zinter", -3, false, 1),
+    NUMKEYS("zintercard", -3, false, 1),
+    NUMKEYS("zunion", -3, false, 1),
+    NUMKEYS("zmpop", -4, true, 1),
+    ROW("zdiffstore", -4, true, FORWARD, NONE, NONE, STORE_NUMKEYS, 2, 0, 1, false, NULL),
+    ROW("zinterstore", -4, true, FORWARD, NONE, NONE, STORE_NUMKEYS, 2, 0, 1, false,
+        NULL),
+    ROW("zunionstore", -4, true, FORWARD, NONE, NONE, STORE_NUMKEYS, 2, 0, 1, false,
+        NULL),
+    REFUSE("bzmpop", -5, BLOCKS),
+    REFUSE("bzpopmax", -3, BLOCKS),
+    REFUSE("bzpopmin", -3, BLOCKS),
 
     /* HyperLogLog */
-    READ("pfcount", -2, ALL_KEYS)
-    WRITE("pfadd", -2, ONE_KEY)
-    WRITE("pfmerge", -2, ALL_KEYS)
-    REFUSE("pfdebug", 3, INTERNAL)
-    REFUSE("pfselftest", 1, INTERNAL)
+    READ("pfcount", -2, ALL_KEYS),
+    WRITE("pfadd", -2, ONE_KEY),
+    WRITE("pfmerge", -2, ALL_KEYS),
+    REFUSE("pfdebug", 3, INTERNAL),
+    REFUSE("pfselftest", 1, INTERNAL),
 
     /* places */
-    READ("geodist", -4, ONE_KEY)
-    READ("geohash", -2, ONE_KEY)
-    READ("geopos", -2, ONE_KEY)
-    READ("georadius_ro", -6, ONE_KEY)
-    READ("georadiusbymember_ro", -5, ONE_KEY)
-    READ("geosearch", -7, ONE_KEY)
-    WRITE("geoadd", -5, ONE_KEY)
-    WRITE("geosearchstore", -8, TWO_KEYS)
-    KEYS("georadius", -6, true, GEORADIUS, false)
-    KEYS("georadiusbymember", -5, true, GEORADIUS, false)
+    READ("geodist", -4, ONE_KEY),
+    READ("geohash", -2, ONE_KEY),
+    READ("geopos", -2, ONE_KEY),
+    READ("georadius_ro", -6, ONE_KEY),
+    READ("georadiusbymember_ro", -5, ONE_KEY),
+    READ("geosearch", -7, ONE_KEY),
+    WRITE("geoadd", -5, ONE_KEY),
+    WRITE("geosearchstore", -8, TWO_KEYS),
+    KEYS("georadius", -6, true, GEORADIUS, false),
+    KEYS("georadiusbymember", -5, true, GEORADIUS, false),
 
     /* streams */
-    READ("xlen", 2, ONE_KEY)
-    READ("xpending", -3, ONE_KEY)
-    READ("xrange", -4, ONE_KEY)
-    READ("xrevrange", -4, ONE_KEY)
-    WRITE("xack", -4, ONE_KEY)
-    WRITE("xackdel", -6, ONE_KEY)
-    WRITE("xadd", -5, ONE_KEY)
-    WRITE("xautoclaim", -6, ONE_KEY)
-    WRITE("xclaim", -6, ONE_KEY)
-    WRITE("xdel", -3, ONE_KEY)
-    WRITE("xdelex", -5, ONE_KEY)
-    WRITE("xsetid", -3, ONE_KEY)
-    WRITE("xtrim", -4, ONE_KEY)
-    KEYS("xread", -4, false, STREAMS, true)
-    KEYS("xreadgroup", -7, true, STREAMS, true)
-    SUBCOMMANDS("xinfo", -3, false)
-    SUBCOMMANDS("xgroup", -3, true)
+    READ("xlen", 2, ONE_KEY),
+    READ("xpending", -3, ONE_KEY),
+    READ("xrange", -4, ONE_KEY),
+    READ("xrevrange", -4, ONE_KEY),
+    WRITE("xack", -4, ONE_KEY),
+    WRITE("xackdel", -6, ONE_KEY),
+    WRITE("xadd", -5, ONE_KEY),
+    WRITE("xautoclaim", -6, ONE_KEY),
+    WRITE("xclaim", -6, ONE_KEY),
+    WRITE("xdel", -3, ONE_KEY),
+    WRITE("xdelex", -5, ONE_KEY),
+    WRITE("xsetid", -3, ONE_KEY),
+    WRITE("xtrim", -4, ONE_KEY),
+    KEYS("xread", -4, false, STREAMS, true),
+    KEYS("xreadgroup", -7, true, STREAMS, true),
+    SUBCOMMANDS("xinfo", -3, false),
+    SUBCOMMANDS("xgroup", -3, true),
 
     /* vector sets */
-    READ("vcard", 2, ONE_KEY)
-    READ("vdim", 2, ONE_KEY)
-    READ("vemb", -3, ONE_KEY)
-    READ("vgetattr", 3, ONE_KEY)
-    READ("vinfo", 2, ONE_KEY)
-    READ("vismember", 3, ONE_KEY)
-    READ("vlinks", -3, ONE_KEY)
-    READ("vrandmember", -2, ONE_KEY)
-    READ("vsim", -4, ONE_KEY)
-    WRITE("vadd", -5, ONE_KEY)
-    WRITE("vrem", 3, ONE_KEY)
-    WRITE("vsetattr", 4, ONE_KEY)
+    READ("vcard", 2, ONE_KEY),
+    READ("vdim", 2, ONE_KEY),
+    READ("vemb", -3, ONE_KEY),
+    READ("vgetattr", 3, ONE_KEY),
+    READ("vinfo", 2, ONE_KEY),
+    READ("vismember", 3, ONE_KEY),
+    READ("vlinks", -3, ONE_KEY),
+    READ("vrandmember", -2, ONE_KEY),
+    READ("vsim", -4, ONE_KEY),
+    WRITE("vadd", -5, ONE_KEY),
+    WRITE("vrem", 3, ONE_KEY),
+    WRITE("vsetattr", 4, ONE_KEY),
 
     /* scripts: what they do is not told by Redis, so they count as writes */
-    NUMKEYS("eval", -3, true, 2)
-    NUMKEYS("evalsha", -3, true, 2)
-    NUMKEYS("fcall", -3, true, 2)
-    NUMKEYS("eval_ro", -3, false, 2)
-    NUMKEYS("evalsha_ro", -3, false, 2)
-    NUMKEYS("fcall_ro", -3, false, 2)
-    REFUSE("script", -2, SCRIPTS)
-    REFUSE("function", -2, SCRIPTS)
+    NUMKEYS("eval", -3, true, 2),
+    NUMKEYS("evalsha", -3, true, 2),
+    NUMKEYS("fcall", -3, true, 2),
+    NUMKEYS("eval_ro", -3, false, 2),
+    NUMKEYS("evalsha_ro", -3, false, 2),
+    NUMKEYS("fcall_ro", -3, false, 2),
+    REFUSE("script", -2, SCRIPTS),
+    REFUSE("function", -2, SCRIPTS),
 
     /* answered here */
-    LOCAL("ping", -1, PING)
-    LOCAL("echo", 2, ECHO)
-    LOCAL("hello", -1, HELLO)
-    LOCAL("command", -1, COMMAND)
-    LOCAL("client", -2, CLIENT)
-    LOCAL("config", -2, CONFIG)
-    LOCAL("quit", -1, QUIT)
-    LOCAL("info", -1, INFO)
-    LOCAL("select", 2, SELECT)
-    LOCAL("auth", -2, AUTH)
-    LOCAL("reset", 1, RESET)
+    LOCAL("ping", -1, PING),
+    LOCAL("echo", 2, ECHO),
+    LOCAL("hello", -1, HELLO),
+    LOCAL("command", -1, COMMAND),
+    LOCAL("client", -2, CLIENT),
+    LOCAL("config", -2, CONFIG),
+    LOCAL("quit", -1, QUIT),
+    LOCAL("info", -1, INFO),
+    LOCAL("select", 2, SELECT),
+    LOCAL("auth", -2, AUTH),
+    LOCAL("reset", 1, RESET),
 
     /* transactions, pub/sub */
-    REFUSE("multi", 1, TRANSACTION)
-    REFUSE("exec", 1, TRANSACTION)
-    REFUSE("discard", 1, TRANSACTION)
-    REFUSE("watch", -2, TRANSACTION)
-    REFUSE("unwatch", 1, TRANSACTION)
-    REFUSE("subscribe", -2, PUBSUB)
-    REFUSE("unsubscribe", -1, PUBSUB)
-    REFUSE("psubscribe", -2, PUBSUB)
-    REFUSE("punsubscribe", -1, PUBSUB)
-    REFUSE("ssubscribe", -2, PUBSUB)
-    REFUSE("sunsubscribe", -1, PUBSUB)
-    REFUSE("publish", 3, "pub/sub goes past wayside: publish at a node")
-    REFUSE("spublish", 3, "pub/sub goes past wayside: publish at a node")
-    REFUSE("pubsub", -2, ONE_SERVER)
+    REFUSE("multi", 1, TRANSACTION),
+    REFUSE("exec", 1, TRANSACTION),
+    REFUSE("discard", 1, TRANSACTION),
+    REFUSE("watch", -2, TRANSACTION),
+    REFUSE("unwatch", 1, TRANSACTION),
+    REFUSE("subscribe", -2, PUBSUB),
+    REFUSE("unsubscribe", -1, PUBSUB),
+    REFUSE("psubscribe", -2, PUBSUB),
+    REFUSE("punsubscribe", -1, PUBSUB),
+    REFUSE("ssubscribe", -2, PUBSUB),
+    REFUSE("sunsubscribe", -1, PUBSUB),
+    REFUSE("publish", 3, "pub/sub goes past wayside: publish at a node"),
+    REFUSE("spublish", 3, "pub/sub goes past wayside: publish at a node"),
+    REFUSE("pubsub", -2, ONE_SERVER),
 
     /* connections and servers */
-    REFUSE("asking", 1, CHANGES)
-    REFUSE("readonly", 1, CHANGES)
-    REFUSE("readwrite", 1, CHANGES)
-    REFUSE("monitor", 1, TAKES)
-    REFUSE("sync", 1, TAKES)
-    REFUSE("psync", -3, TAKES)
-    REFUSE("replconf", -1, TAKES)
-    REFUSE("acl", -2, ONE_SERVER)
-    REFUSE("bgrewriteaof", 1, ONE_SERVER)
-    REFUSE("bgsave", -1, ONE_SERVER)
-    REFUSE("cluster", -2, ONE_SERVER)
-    REFUSE("debug", -2, ONE_SERVER)
-    REFUSE("failover", -1, ONE_SERVER)
-    REFUSE("lastsave", 1, ONE_SERVER)
-    REFUSE("latency", -2, ONE_SERVER)
-    REFUSE("lolwut", -1, ONE_SERVER)
-    REFUSE("module", -2, ONE_SERVER)
-    REFUSE("replicaof", 3, ONE_SERVER)
-    REFUSE("role", 1, ONE_SERVER)
-    REFUSE("save", 1, ONE_SERVER)
-    REFUSE("shutdown", -1, ONE_SERVER)
-    REFUSE("slaveof", 3, ONE_SERVER)
-    REFUSE("slowlog", -2, ONE_SERVER)
-    REFUSE("time", 1, ONE_SERVER)
+    REFUSE("asking", 1, CHANGES),
+    REFUSE("readonly", 1, CHANGES),
+    REFUSE("readwrite", 1, CHANGES),
+    REFUSE("monitor", 1, TAKES),
+    REFUSE("sync", 1, TAKES),
+    REFUSE("psync", -3, TAKES),
+    REFUSE("replconf", -1, TAKES),
+    REFUSE("acl", -2, ONE_SERVER),
+    REFUSE("bgrewriteaof", 1, ONE_SERVER),
+    REFUSE("bgsave", -1, ONE_SERVER),
+    REFUSE("cluster", -2, ONE_SERVER),
+    REFUSE("debug", -2, ONE_SERVER),
+    REFUSE("failover", -1, ONE_SERVER),
+    REFUSE("lastsave", 1, ONE_SERVER),
+    REFUSE("latency", -2, ONE_SERVER),
+    REFUSE("lolwut", -1, ONE_SERVER),
+    REFUSE("module", -2, ONE_SERVER),
+    REFUSE("replicaof", 3, ONE_SERVER),
+    REFUSE("role", 1, ONE_SERVER),
+    REFUSE("save", 1, ONE_SERVER),
+    REFUSE("shutdown", -1, ONE_SERVER),
+    REFUSE("slaveof", 3, ONE_SERVER),
+    REFUSE("slowlog", -2, ONE_SERVER),
+    REFUSE("time", 1, ONE_SERVER),
 };
 
 enum { INDEX_BITS = 10, INDEX_SIZE = 1 << INDEX_BITS, NAME_MAX_BYTES = 24 };
@@ -482,7 +487,8 @@ static inline void found(struct search *s, unsigned position)
 }
 
 /* Argument i is this word, any case. */
-static bool arg_is(const char *p, const struct way_arg *arg, unsigned i, const char *lower)
+static bool arg_is(const char *p, const struct way_arg *arg, unsigned i,
+                   const char *lower)
 {
     return arg[i].n == strlen(lower) && !strncasecmp(p + arg[i].off, lower, arg[i].n);
 }
@@ -518,24 +524,28 @@ static bool small_number(const char *p, size_t n, int64_t *value)
 }
 
 /* Redis has three families of words for it. */
-static int bad_numkeys(const struct search *s, bool number, int64_t n, struct way_err *err)
+static int bad_numkeys(const struct search *s, bool number, int64_t n,
+                       struct way_err *err)
 {
     const char *name = s->c->name;
     bool pops = strstr(name, "mpop"), card = !strcmp(name, "sintercard");
     if (pops || card) {
         if (!number || n <= 0)
             return way_fail(err, "ERR numkeys should be greater than 0");
-        return way_fail(err, card ? "ERR Number of keys can't be greater than number of args"
-                                  : "ERR syntax error");
+        return way_fail(err,
+                        card ? "ERR Number of keys can't be greater than number of args"
+                             : "ERR syntax error");
     }
     if (!number)
         return way_fail(err, "ERR value is not an integer or out of range");
     if (name[0] == 'z')
-        return n <= 0 ? way_fail(err, "ERR at least 1 input key is needed for '%s' command",
-                                 name)
-                      : way_fail(err, "ERR syntax error");
-    return way_fail(err, n < 0 ? "ERR Number of keys can't be negative"
-                               : "ERR Number of keys can't be greater than number of args");
+        return n <= 0
+                   ? way_fail(err, "ERR at least 1 input key is needed for '%s' command",
+                              name)
+                   : way_fail(err, "ERR syntax error");
+    return way_fail(err, n < 0
+                             ? "ERR Number of keys can't be negative"
+                             : "ERR Number of keys can't be greater than number of args");
 }
 
 static int find_numkeys(struct search *s, struct way_err *err)
@@ -585,8 +595,9 @@ static int find_streams(struct search *s, struct way_err *err)
         return way_fail(err, "ERR syntax error");
     unsigned rest = s->count - at - 1;
     if (rest % 2)
-        return way_fail(err, "ERR Unbalanced %s list of streams: for each stream key an ID "
-                             "or '$' must be specified.",
+        return way_fail(err,
+                        "ERR Unbalanced %s list of streams: for each stream key an ID "
+                        "or '$' must be specified.",
                         s->c->name[5] ? "XREADGROUP" : "XREAD");
     for (unsigned i = 1; i <= rest / 2; i++)
         found(s, at + i);
@@ -616,8 +627,9 @@ static int find_georadius(struct search *s)
     return (int)s->found;
 }
 
-int way_command_keys(const struct way_command *c, const char *p, const struct way_arg *arg,
-                     unsigned count, unsigned *position, unsigned max, struct way_err *err)
+int way_command_keys(const struct way_command *c, const char *p,
+                     const struct way_arg *arg, unsigned count, unsigned *position,
+                     unsigned max, struct way_err *err)
 {
     struct search s = { c, p, arg, count, position, max, 0 };
     switch (c->keyspec) {
@@ -649,7 +661,8 @@ static const struct subcommands subcommands[] = {
       "only its subcommands STREAM, GROUPS and CONSUMERS name a key" },
     { "xgroup",
       { "create", "createconsumer", "delconsumer", "destroy", "setid" },
-      "only its subcommands CREATE, CREATECONSUMER, DELCONSUMER, DESTROY and SETID name a "
+      "only its subcommands CREATE, CREATECONSUMER, DELCONSUMER, DESTROY and SETID name "
+      "a "
       "key" },
 };
 

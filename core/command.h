@@ -18,17 +18,26 @@ enum way_command_how {
 };
 enum way_command_join { WAY_JOIN_NONE, WAY_JOIN_ARRAY, WAY_JOIN_SUM, WAY_JOIN_OK };
 enum way_command_local {
-    WAY_LOCAL_NONE, WAY_LOCAL_PING, WAY_LOCAL_ECHO, WAY_LOCAL_HELLO, WAY_LOCAL_COMMAND,
-    WAY_LOCAL_CLIENT, WAY_LOCAL_CONFIG, WAY_LOCAL_QUIT, WAY_LOCAL_INFO, WAY_LOCAL_SELECT,
-    WAY_LOCAL_AUTH, WAY_LOCAL_RESET,
+    WAY_LOCAL_NONE,
+    WAY_LOCAL_PING,
+    WAY_LOCAL_ECHO,
+    WAY_LOCAL_HELLO,
+    WAY_LOCAL_COMMAND,
+    WAY_LOCAL_CLIENT,
+    WAY_LOCAL_CONFIG,
+    WAY_LOCAL_QUIT,
+    WAY_LOCAL_INFO,
+    WAY_LOCAL_SELECT,
+    WAY_LOCAL_AUTH,
+    WAY_LOCAL_RESET,
 };
 enum way_command_keyspec {
     WAY_KEYS_NONE,
-    WAY_KEYS_RANGE,   /* first..last by step; last < 0 counts from the end */
-    WAY_KEYS_NUMKEYS, /* the argument at `first` says how many keys follow it */
+    WAY_KEYS_RANGE,         /* first..last by step; last < 0 counts from the end */
+    WAY_KEYS_NUMKEYS,       /* the argument at `first` says how many keys follow it */
     WAY_KEYS_STORE_NUMKEYS, /* argument 1 is a key, then as NUMKEYS (ZUNIONSTORE) */
-    WAY_KEYS_STREAMS, /* after the word STREAMS, the first half of the rest (XREAD) */
-    WAY_KEYS_SORT,    /* argument 1, and the one behind each STORE */
+    WAY_KEYS_STREAMS,   /* after the word STREAMS, the first half of the rest (XREAD) */
+    WAY_KEYS_SORT,      /* argument 1, and the one behind each STORE */
     WAY_KEYS_GEORADIUS, /* argument 1, and the one behind each STORE or STOREDIST */
 };
 
@@ -39,7 +48,7 @@ struct way_command {
     bool by_args;     /* way_command_refused has to look at the arguments */
     uint8_t how, join, local, keyspec;
     int8_t first, last, step;
-    const char *why;  /* of REFUSE: "blocks the connection", ... NULL else */
+    const char *why; /* of REFUSE: "blocks the connection", ... NULL else */
 };
 
 void way_command_init(void);

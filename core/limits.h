@@ -2,10 +2,6 @@
  *
  * One table (WAY_SETTINGS in limits.c); the configuration reader, `wayside check` and the
  * manual are driven by it. Pure data. */
-/* Wherever core/ is on the include path this one is found in place of the C library's, so
- * it passes that on. */
-#include_next <limits.h>
-
 #ifndef WAY_LIMITS_H
 #define WAY_LIMITS_H
 
@@ -14,21 +10,21 @@
 /* Seconds. */
 struct way_timeouts {
     double resolve, dial, tls, hello; /* connect phase, each step */
-    double write; /* bytes are queued and none was accepted for so long */
-    double read;  /* the oldest unanswered command waits so long since the later of its
+    double write;    /* bytes are queued and none was accepted for so long */
+    double read;     /* the oldest unanswered command waits so long since the later of its
                      last byte written and the previous reply's end */
-    double total; /* from arrival, every attempt and hold included */
-    double tcp_user;     /* TCP_USER_TIMEOUT, 0: the system's */
+    double total;    /* from arrival, every attempt and hold included */
+    double tcp_user; /* TCP_USER_TIMEOUT, 0: the system's */
     double keepalive_idle, keepalive_interval;
     double keepalive_count;
-    double client_idle;  /* 0: never */
+    double client_idle; /* 0: never */
 };
 
 /* Numbers are doubles: Lua's, and large enough. Booleans are 0 or 1. */
 struct way_limits {
-    double guard;               /* bool */
-    double failing_share;       /* 0..1 */
-    double dial_interval;       /* s between dials to one node, with jitter */
+    double guard;         /* bool */
+    double failing_share; /* 0..1 */
+    double dial_interval; /* s between dials to one node, with jitter */
     double probes_per_second;
     double node_probes_per_second;
     double refresh_interval;    /* s, least between topology refreshes */
@@ -44,27 +40,28 @@ struct way_limits {
                                    client is closed above */
     double request_bytes, request_args;
     double reply_bytes;
-    double held_bytes;          /* commands held or waiting, per worker */
+    double held_bytes; /* commands held or waiting, per worker */
     double clients;
-    double instructions;        /* per call of a policy */
-    double policy_wall;         /* s */
-    double policy_memory;       /* bytes */
-    double policy_errors;       /* in policy_window, then the fallback decides */
-    double policy_window;       /* s */
+    double instructions;  /* per call of a policy */
+    double policy_wall;   /* s */
+    double policy_memory; /* bytes */
+    double policy_errors; /* in policy_window, then the fallback decides */
+    double policy_window; /* s */
 };
 
 enum way_setting_group { WAY_GROUP_TIMEOUTS, WAY_GROUP_LIMITS };
 struct way_setting {
     const char *name;
     enum way_setting_group group;
-    size_t offset;       /* of a double in way_timeouts or way_limits */
-    const char *unit;    /* "s", "bytes", "commands", "share", "bool", ... */
+    size_t offset;    /* of a double in way_timeouts or way_limits */
+    const char *unit; /* "s", "bytes", "commands", "share", "bool", ... */
     double standard, min, max;
-    const char *help;    /* what it bounds */
-    const char *seen;    /* what the client (or operator) sees when it is hit */
+    const char *help; /* what it bounds */
+    const char *seen; /* what the client (or operator) sees when it is hit */
 };
 const struct way_setting *way_setting_at(unsigned i); /* NULL past the end */
-const struct way_setting *way_setting_find(enum way_setting_group group, const char *name);
+const struct way_setting *way_setting_find(enum way_setting_group group,
+                                           const char *name);
 
 void way_timeouts_default(struct way_timeouts *t);
 void way_limits_default(struct way_limits *l);

@@ -39,8 +39,9 @@ struct channel {
 struct way_resolver {
     struct way_loop *loop;
     char *servers;
-    struct channel *channels; /* the first one takes new look-ups, the others are retired */
-    unsigned inside;          /* depth of calls into c-ares */
+    struct channel
+        *channels;   /* the first one takes new look-ups, the others are retired */
+    unsigned inside; /* depth of calls into c-ares */
     bool freed;
 };
 
@@ -57,7 +58,8 @@ struct way_resolving {
 int way_resolver_library_init(struct way_err *err)
 {
     int status = ares_library_init(ARES_LIB_INIT_ALL);
-    return status == ARES_SUCCESS ? 0 : way_fail(err, "c-ares: %s", ares_strerror(status));
+    return status == ARES_SUCCESS ? 0
+                                  : way_fail(err, "c-ares: %s", ares_strerror(status));
 }
 
 /* --- channels --- */
@@ -144,7 +146,8 @@ static void on_timer(struct ev_loop *ev, ev_timer *timer, int events)
 {
     (void)ev;
     (void)events;
-    process(way_container(timer, struct channel, timer), ARES_SOCKET_BAD, ARES_SOCKET_BAD);
+    process(way_container(timer, struct channel, timer), ARES_SOCKET_BAD,
+            ARES_SOCKET_BAD);
 }
 
 /* c-ares tells what it wants to know of a socket; neither: it is about to close it. */
@@ -186,8 +189,8 @@ static int channel_add(struct way_resolver *r, struct way_err *err)
                               .sock_state_cb = on_socket,
                               .sock_state_cb_data = ch };
     int status = ares_init_options(&ch->ares, &o,
-                                   ARES_OPT_TIMEOUTMS | ARES_OPT_TRIES | ARES_OPT_LOOKUPS |
-                                           ARES_OPT_SOCK_STATE_CB);
+                                   ARES_OPT_TIMEOUTMS | ARES_OPT_TRIES |
+                                       ARES_OPT_LOOKUPS | ARES_OPT_SOCK_STATE_CB);
     if (status != ARES_SUCCESS) {
         way_free(ch);
         return way_fail(err, "c-ares: %s", ares_strerror(status));
@@ -303,8 +306,8 @@ static void on_answer(void *arg, int status, int timeouts, struct ares_addrinfo 
 {
     struct way_resolving *q = arg;
     (void)timeouts;
-    bool certain = status == ARES_SUCCESS || status == ARES_ENOTFOUND ||
-                   status == ARES_ENODATA;
+    bool certain =
+        status == ARES_SUCCESS || status == ARES_ENOTFOUND || status == ARES_ENODATA;
     q->ended = true;
     q->channel->doubted |= !certain && status != ARES_EDESTRUCTION;
     if (q->fn && !q->channel->resolver->freed && status != ARES_EDESTRUCTION)
@@ -335,7 +338,8 @@ struct way_resolving *way_resolve(struct way_resolver *r, const char *host, uint
         fn(arg, &a, 1, NULL);
         return NULL;
     }
-    struct ares_addrinfo_hints hints = { .ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM };
+    struct ares_addrinfo_hints hints = { .ai_family = AF_UNSPEC,
+                                         .ai_socktype = SOCK_STREAM };
     struct way_resolving *q = way_zalloc(sizeof *q + strlen(host) + 1);
     struct channel *ch = channel_now(r);
     memcpy(q->host, host, strlen(host) + 1);

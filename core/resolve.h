@@ -32,7 +32,8 @@ struct way_resolver_options {
     const char *servers; /* "ip:port,..." instead of resolv.conf; NULL: the system's */
 };
 
-int way_resolver_library_init(struct way_err *err) WAY_MUST_CHECK; /* once, before threads */
+int way_resolver_library_init(struct way_err *err)
+    WAY_MUST_CHECK; /* once, before threads */
 int way_resolver_new(struct way_resolver **out, struct way_loop *loop,
                      const struct way_resolver_options *o, /* NULL: the system's */
                      struct way_err *err) WAY_MUST_CHECK;

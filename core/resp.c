@@ -267,7 +267,8 @@ static char unescape(const char *p, size_t end, size_t *at)
 {
     static const char from[] = "nrtba", to[] = "\n\r\t\b\a";
     char c = p[(*at)++];
-    if (c == 'x' && end - *at >= 2 && hex_digit(p[*at]) >= 0 && hex_digit(p[*at + 1]) >= 0) {
+    if (c == 'x' && end - *at >= 2 && hex_digit(p[*at]) >= 0 &&
+        hex_digit(p[*at + 1]) >= 0) {
         c = (char)(hex_digit(p[*at]) * 16 + hex_digit(p[*at + 1]));
         *at += 2;
         return c;
@@ -330,7 +331,8 @@ static int unbalanced(struct way_err *err)
 /* Redis drops who speaks HTTP: a browser can be made to send such bytes to any port. */
 static bool is_http(const char *p, size_t n)
 {
-    return (n == 4 && !strncasecmp(p, "post", 4)) || (n == 5 && !strncasecmp(p, "host:", 5));
+    return (n == 4 && !strncasecmp(p, "post", 4)) ||
+           (n == 5 && !strncasecmp(p, "host:", 5));
 }
 
 static ssize_t parse_inline(struct way_request_parser *s, const char *p, size_t n,

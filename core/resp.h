@@ -57,13 +57,13 @@ struct way_arg {
 /* One request: a multi bulk, or an inline command (quotes as Redis reads them). Zeroed is
  * ready. */
 struct way_request_parser {
-    size_t at;          /* private */
-    int64_t left;       /* private */
-    unsigned count;     /* ro after success: number of arguments, 0 for an empty request
+    size_t at;           /* private */
+    int64_t left;        /* private */
+    unsigned count;      /* ro after success: number of arguments, 0 for an empty request
                            ("*0\r\n", an empty line), which has no reply */
-    unsigned room;      /* private */
+    unsigned room;       /* private */
     struct way_arg *arg; /* ro after success; owned by the parser */
-    bool is_inline;     /* ro: the arguments may hold quotes' escapes: use
+    bool is_inline;      /* ro: the arguments may hold quotes' escapes: use
                            way_request_inline to get a plain multi bulk of it */
 };
 void way_request_parser_reset(struct way_request_parser *s); /* keeps the list's memory */
@@ -90,7 +90,7 @@ void way_resp_put_array(struct way_buf *out, size_t count);
 void way_resp_put_bulk(struct way_buf *out, const char *p, size_t n);
 void way_resp_put_integer(struct way_buf *out, int64_t v);
 void way_resp_put_error(struct way_buf *out, const char *fmt, ...)
-        WAY_PRINTF(2, 3); /* "-" text CRLF; line breaks in it become spaces */
+    WAY_PRINTF(2, 3); /* "-" text CRLF; line breaks in it become spaces */
 void way_resp_put_command(struct way_buf *out, unsigned argc, const char *const *argv);
 
 #endif

@@ -17,24 +17,22 @@
     (BIT(i, 0, s0) ^ BIT(i, 1, s1) ^ BIT(i, 2, s2) ^ BIT(i, 3, s3) ^ BIT(i, 4, s4) ^     \
      BIT(i, 5, s5) ^ BIT(i, 6, s6) ^ BIT(i, 7, s7))
 /* The sum of byte i, and of byte i followed by one, two, three zero bytes. */
-#define SUM0(i)                                                                          \
-    ENTRY(i, 0x1021, 0x2042, 0x4084, 0x8108, 0x1231, 0x2462, 0x48c4, 0x9188)
-#define SUM1(i)                                                                          \
-    ENTRY(i, 0x3331, 0x6662, 0xccc4, 0x89a9, 0x0373, 0x06e6, 0x0dcc, 0x1b98)
-#define SUM2(i)                                                                          \
-    ENTRY(i, 0x3730, 0x6e60, 0xdcc0, 0xa9a1, 0x4363, 0x86c6, 0x1dad, 0x3b5a)
-#define SUM3(i)                                                                          \
-    ENTRY(i, 0x76b4, 0xed68, 0xcaf1, 0x85c3, 0x1ba7, 0x374e, 0x6e9c, 0xdd38)
+#define SUM0(i) ENTRY(i, 0x1021, 0x2042, 0x4084, 0x8108, 0x1231, 0x2462, 0x48c4, 0x9188)
+#define SUM1(i) ENTRY(i, 0x3331, 0x6662, 0xccc4, 0x89a9, 0x0373, 0x06e6, 0x0dcc, 0x1b98)
+#define SUM2(i) ENTRY(i, 0x3730, 0x6e60, 0xdcc0, 0xa9a1, 0x4363, 0x86c6, 0x1dad, 0x3b5a)
+#define SUM3(i) ENTRY(i, 0x76b4, 0xed68, 0xcaf1, 0x85c3, 0x1ba7, 0x374e, 0x6e9c, 0xdd38)
 #define FOUR(sum, i) sum(i), sum((i) + 1), sum((i) + 2), sum((i) + 3)
 #define SIXTEEN(sum, i)                                                                  \
     FOUR(sum, i), FOUR(sum, (i) + 4), FOUR(sum, (i) + 8), FOUR(sum, (i) + 12)
 #define SIXTYFOUR(sum, i)                                                                \
-    SIXTEEN(sum, i), SIXTEEN(sum, (i) + 16), SIXTEEN(sum, (i) + 32), SIXTEEN(sum, (i) + 48)
+    SIXTEEN(sum, i), SIXTEEN(sum, (i) + 16), SIXTEEN(sum, (i) + 32),                     \
+        SIXTEEN(sum, (i) + 48)
 #define TABLE(sum)                                                                       \
     {                                                                                    \
         SIXTYFOUR(sum, 0), SIXTYFOUR(sum, 64), SIXTYFOUR(sum, 128), SIXTYFOUR(sum, 192)  \
     }
-static const uint16_t sums[4][256] = { TABLE(SUM0), TABLE(SUM1), TABLE(SUM2), TABLE(SUM3) };
+static const uint16_t sums[4][256] = { TABLE(SUM0), TABLE(SUM1), TABLE(SUM2),
+                                       TABLE(SUM3) };
 
 static inline uint16_t crc_byte(uint16_t crc, char c)
 {
@@ -208,8 +206,8 @@ static int host_and_port(struct way_span s, char host[WAY_HOST_MAX], uint16_t *p
     return 0;
 }
 
-int way_split_address(const char *text, size_t n, char host[WAY_HOST_MAX],
-                      uint16_t *port, struct way_err *err)
+int way_split_address(const char *text, size_t n, char host[WAY_HOST_MAX], uint16_t *port,
+                      struct way_err *err)
 {
     if (host_and_port((struct way_span){ text, n }, host, port) || !*port)
         return way_fail(err, "'%.*s' is not host:port with a port in 1..65535",
@@ -486,7 +484,8 @@ static struct way_topo_node *slots_node(struct way_topology *t, const redisReply
 }
 
 /* [first, last, master, replica...] */
-static int slots_range(struct way_topology *t, const redisReply *r, const char *asked_host)
+static int slots_range(struct way_topology *t, const redisReply *r,
+                       const char *asked_host)
 {
     const redisReply *master = list_at(r, 2);
     if (!master || r->element[0]->type != REDIS_REPLY_INTEGER ||

@@ -18,8 +18,8 @@ struct way_topo_node {
     char hostname[WAY_HOST_MAX]; /* announced name, for TLS and logs; "" none */
     uint16_t port, tls_port;
     bool master;
-    char master_id[WAY_ID_MAX];  /* of a replica */
-    uint64_t config_epoch;       /* 0 where unknown (CLUSTER SLOTS) */
+    char master_id[WAY_ID_MAX]; /* of a replica */
+    uint64_t config_epoch;      /* 0 where unknown (CLUSTER SLOTS) */
     bool link_up;
     bool fail, pfail, noaddr, handshake;
     bool health_known, online, loading; /* from CLUSTER SHARDS */
@@ -54,13 +54,13 @@ int way_topology_add_shards(struct way_topology *t, const char *resp, size_t n,
                             struct way_err *err) WAY_MUST_CHECK;
 
 /* Splits "host:port" at the last colon ("[::1]:7000" too). -1: no port in 1..65535. */
-int way_split_address(const char *text, size_t n, char host[WAY_HOST_MAX],
-                      uint16_t *port, struct way_err *err) WAY_MUST_CHECK;
+int way_split_address(const char *text, size_t n, char host[WAY_HOST_MAX], uint16_t *port,
+                      struct way_err *err) WAY_MUST_CHECK;
 
 /* The redirect in "-MOVED 3999 127.0.0.1:6381" or "-ASK ..." (n bytes, CRLF or not):
  * 'M' or 'A', or 0 if it is neither. An empty host means the node that answered. */
-char way_redirect_parse(const char *p, size_t n, uint16_t *slot,
-                        char host[WAY_HOST_MAX], uint16_t *port);
+char way_redirect_parse(const char *p, size_t n, uint16_t *slot, char host[WAY_HOST_MAX],
+                        uint16_t *port);
 
 /* A key (decimal digits in a hash tag) that belongs to slot: for probes by data command.
  * key gets at most 16 bytes with NUL. */

@@ -144,7 +144,8 @@ static void what_redis_calls_a_write_is_one(void **state)
     struct fact f;
     while (next_fact(&at, &f)) {
         const struct way_command *c = find(f.name);
-        bool write = strchr(f.flags, 'w') || (is_script(f.name) && !strchr(f.flags, 'r')) ||
+        bool write = strchr(f.flags, 'w') ||
+                     (is_script(f.name) && !strchr(f.flags, 'r')) ||
                      !strcmp(f.name, "xgroup");
         if (is_served(c) && c->write != write)
             fail_msg("%s: write %d, Redis %s", f.name, c->write, f.flags);
@@ -167,8 +168,8 @@ static void keys_are_where_redis_has_them(void **state)
             fail_msg("%s: key specification %d, Redis %s", f.name, c->keyspec, f.flags);
         if (!movable && !has_subcommands(f.name) &&
             (c->first != f.first || c->last != f.last || c->step != f.step))
-            fail_msg("%s: keys %d %d %d, Redis %d %d %d", f.name, c->first, c->last, c->step,
-                     f.first, f.last, f.step);
+            fail_msg("%s: keys %d %d %d, Redis %d %d %d", f.name, c->first, c->last,
+                     c->step, f.first, f.last, f.step);
     }
 }
 
@@ -179,18 +180,21 @@ static void nothing_that_harms_a_shared_connection_is_forwarded(void **state)
     struct fact f;
     while (next_fact(&at, &f)) {
         const struct way_command *c = find(f.name);
-        bool harms = strpbrk(f.flags, "bpa") || (strchr(f.flags, 'n') && !is_script(f.name));
+        bool harms =
+            strpbrk(f.flags, "bpa") || (strchr(f.flags, 'n') && !is_script(f.name));
         if (strchr(f.flags, 'b') && !strncmp(f.name, "xread", 5))
             continue; /* only with BLOCK: below */
         if (harms && is_served(c))
             fail_msg("%s (%s) is forwarded", f.name, f.flags);
     }
     static const char *const never[] = {
-        "multi", "exec", "watch", "unwatch", "discard", "client", "hello", "auth", "select",
-        "reset", "monitor", "sync", "psync", "debug", "asking", "readonly", "readwrite",
-        "script", "function", "subscribe", "ssubscribe", "psubscribe", "publish", "wait",
-        "waitaof", "blpop", "bzmpop", "replconf", "cluster", "shutdown", "flushall", "keys",
-        "scan", "dbsize", "randomkey", "config", "migrate", "restore-asking", "quit",
+        "multi",    "exec",           "watch",      "unwatch",    "discard",   "client",
+        "hello",    "auth",           "select",     "reset",      "monitor",   "sync",
+        "psync",    "debug",          "asking",     "readonly",   "readwrite", "script",
+        "function", "subscribe",      "ssubscribe", "psubscribe", "publish",   "wait",
+        "waitaof",  "blpop",          "bzmpop",     "replconf",   "cluster",   "shutdown",
+        "flushall", "keys",           "scan",       "dbsize",     "randomkey", "config",
+        "migrate",  "restore-asking", "quit",
     };
     for (size_t i = 0; i < way_count(never); i++)
         assert_false(is_served(find(never[i])));
@@ -225,7 +229,8 @@ static void a_name_is_found_in_any_case_and_only_whole(void **state)
         for (unsigned round = 0; round < 3; round++) {
             memcpy(name, c->name, n + 1);
             for (size_t j = 0; j < n; j++)
-                if ((round == 0 || j % 2 == round - 1) && name[j] >= 'a' && name[j] <= 'z')
+                if ((round == 0 || j % 2 == round - 1) && name[j] >= 'a' &&
+                    name[j] <= 'z')
                     name[j] = (char)(name[j] - 32);
             assert_ptr_equal(way_command_find(name, n), c);
         }
@@ -271,7 +276,8 @@ static void ask(struct asked *a, const char *words)
     for (char *word; (word = strsep(&rest, " "));)
         argv[argc++] = word;
     way_resp_put_command(&a->bytes, argc, argv);
-    assert_true(way_request_parse(&a->parser, a->bytes.p, a->bytes.len, 100, 1000, &err) > 0);
+    assert_true(way_request_parse(&a->parser, a->bytes.p, a->bytes.len, 100, 1000, &err) >
+                0);
     a->command = find(argv[0]);
     assert_non_null(a->command);
     free(copy);
@@ -349,15 +355,17 @@ static void arguments_out_of_shape_get_rediss_words(void **state)
     expect_keys("ZUNION 2 a", "ERR syntax error");
     expect_keys("ZUNIONSTORE d 3 a", "ERR syntax error");
     expect_keys("SINTERCARD 0 a", "ERR numkeys should be greater than 0");
-    expect_keys("SINTERCARD 9 a", "ERR Number of keys can't be greater than number of args");
+    expect_keys("SINTERCARD 9 a",
+                "ERR Number of keys can't be greater than number of args");
     expect_keys("LMPOP x a LEFT", "ERR numkeys should be greater than 0");
     expect_keys("LMPOP 5 a LEFT", "ERR syntax error");
     expect_keys("ZMPOP -2 a MIN", "ERR numkeys should be greater than 0");
     expect_keys("XREAD COUNT 1 a b", "ERR syntax error");
     expect_keys("XREAD COUNT 1 STREAMS", "ERR syntax error");
     expect_keys("XREAD COUNT 1 BLOCK", "ERR syntax error");
-    expect_keys("XREAD STREAMS a b c", "ERR Unbalanced XREAD list of streams: for each stream "
-                                       "key an ID or '$' must be specified.");
+    expect_keys("XREAD STREAMS a b c",
+                "ERR Unbalanced XREAD list of streams: for each stream "
+                "key an ID or '$' must be specified.");
     expect_keys("MSET a 1 b", "ERR wrong number of arguments for 'mset' command");
     expect_keys("MGET", "ERR wrong number of arguments for 'mget' command");
     expect_keys("SORT", "ERR wrong number of arguments for 'sort' command");
@@ -395,7 +403,8 @@ static void expect_refused(const char *words, bool refused)
 {
     struct asked a;
     ask(&a, words);
-    const char *why = way_command_refused(a.command, a.bytes.p, a.parser.arg, a.parser.count);
+    const char *why =
+        way_command_refused(a.command, a.bytes.p, a.parser.arg, a.parser.count);
     if ((why != NULL) != refused)
         fail_msg("%s: %s", words, why ? why : "not refused");
     if (refused && !a.command->by_args)

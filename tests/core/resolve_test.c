@@ -63,8 +63,8 @@ static int addresses_of(const char *name)
 static size_t put_answers(uint8_t *p, size_t at, int count)
 {
     for (int i = 0; i < count; i++, at += 16) {
-        const uint8_t rr[16] = { 0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4,
-                                 127, 0, 0, (uint8_t)(i + 1) };
+        const uint8_t rr[16] = { 0xc0, 12, 0, 1, 0,   1, 0, 0,
+                                 0,    60, 0, 4, 127, 0, 0, (uint8_t)(i + 1) };
         memcpy(p + at, rr, sizeof rr);
     }
     return at;
@@ -138,7 +138,8 @@ static void run(struct fixture *f, double seconds)
     ev_timer_stop(f->loop.ev, &f->guard);
 }
 
-static void on_resolved(void *arg, const struct way_address *a, unsigned n, const char *error)
+static void on_resolved(void *arg, const struct way_address *a, unsigned n,
+                        const char *error)
 {
     struct fixture *f = arg;
     f->answer.calls++;
@@ -202,7 +203,7 @@ static void localhost_comes_from_the_hosts_file(void **state)
     bool loopback = false;
     for (unsigned i = 0; i < f.answer.n; i++)
         loopback |= ((struct sockaddr_in *)&f.answer.a[i].sa)->sin_addr.s_addr ==
-                            htonl(INADDR_LOOPBACK) ||
+                        htonl(INADDR_LOOPBACK) ||
                     f.answer.a[i].sa.ss_family == AF_INET6;
     assert_true(loopback);
     assert_int_equal(f.questions, 0);
@@ -217,7 +218,8 @@ static void a_name_is_told_with_all_its_addresses_up_to_eight(void **state)
     resolve(&f, "two.test");
     assert_int_equal(f.answer.n, 2);
     for (unsigned i = 0; i < 2; i++)
-        assert_int_equal(((struct sockaddr_in *)&f.answer.a[i].sa)->sin_port, htons(7000));
+        assert_int_equal(((struct sockaddr_in *)&f.answer.a[i].sa)->sin_port,
+                         htons(7000));
     resolve(&f, "many.test");
     assert_int_equal(f.answer.n, WAY_ADDRESSES_MAX);
     finish(&f);

@@ -17,31 +17,103 @@ struct sample {
     const char *bytes;
     size_t n;
 };
-#define S(literal) { literal, sizeof(literal) - 1 }
+#define S(literal)                                                                       \
+    {                                                                                    \
+        literal, sizeof(literal) - 1                                                     \
+    }
 
 static const struct sample whole_replies[] = {
-    S("+OK\r\n"), S("+\r\n"), S("-ERR no\r\n"), S("+a line well over sixteen bytes long\r\n"),
-    S(":0\r\n"), S(":-1\r\n"), S(":9223372036854775807\r\n"), S(":-9223372036854775808\r\n"),
-    S("$-1\r\n"), S("$0\r\n\r\n"), S("$3\r\nabc\r\n"), S("$4\r\n\r\n\r\n\r\n"), S("$12\r\nhello, world\r\n"),
-    S("*-1\r\n"), S("*0\r\n"), S("*1\r\n:1\r\n"), S("*2\r\n$1\r\na\r\n$-1\r\n"),
-    S("*2\r\n*2\r\n:1\r\n*0\r\n*1\r\n*1\r\n+x\r\n"), S("*3\r\n*-1\r\n-ERR\r\n:5\r\n"),
-    S("_\r\n"), S("#t\r\n"), S("#f\r\n"), S(",3.14\r\n"), S(",inf\r\n"), S("(12345678901234567890123\r\n"),
-    S("!5\r\nERR x\r\n"), S("=7\r\ntxt:abc\r\n"), S("%0\r\n"), S("%1\r\n+a\r\n:1\r\n"),
-    S("%2\r\n+a\r\n%1\r\n+b\r\n_\r\n+c\r\n~1\r\n#t\r\n"), S("~2\r\n+a\r\n+b\r\n"),
-    S(">2\r\n+message\r\n$1\r\nx\r\n"), S(">0\r\n"), S("|1\r\n+ttl\r\n:5\r\n$1\r\nx\r\n"), S("|0\r\n:1\r\n"),
-    S("*2\r\n|1\r\n+a\r\n*1\r\n:1\r\n:7\r\n|1\r\n+b\r\n+c\r\n|1\r\n+d\r\n+e\r\n*1\r\n:8\r\n"),
+    S("+OK\r\n"),
+    S("+\r\n"),
+    S("-ERR no\r\n"),
+    S("+a line well over sixteen bytes long\r\n"),
+    S(":0\r\n"),
+    S(":-1\r\n"),
+    S(":9223372036854775807\r\n"),
+    S(":-9223372036854775808\r\n"),
+    S("$-1\r\n"),
+    S("$0\r\n\r\n"),
+    S("$3\r\nabc\r\n"),
+    S("$4\r\n\r\n\r\n\r\n"),
+    S("$12\r\nhello, world\r\n"),
+    S("*-1\r\n"),
+    S("*0\r\n"),
+    S("*1\r\n:1\r\n"),
+    S("*2\r\n$1\r\na\r\n$-1\r\n"),
+    S("*2\r\n*2\r\n:1\r\n*0\r\n*1\r\n*1\r\n+x\r\n"),
+    S("*3\r\n*-1\r\n-ERR\r\n:5\r\n"),
+    S("_\r\n"),
+    S("#t\r\n"),
+    S("#f\r\n"),
+    S(",3.14\r\n"),
+    S(",inf\r\n"),
+    S("(12345678901234567890123\r\n"),
+    S("!5\r\nERR x\r\n"),
+    S("=7\r\ntxt:abc\r\n"),
+    S("%0\r\n"),
+    S("%1\r\n+a\r\n:1\r\n"),
+    S("%2\r\n+a\r\n%1\r\n+b\r\n_\r\n+c\r\n~1\r\n#t\r\n"),
+    S("~2\r\n+a\r\n+b\r\n"),
+    S(">2\r\n+message\r\n$1\r\nx\r\n"),
+    S(">0\r\n"),
+    S("|1\r\n+ttl\r\n:5\r\n$1\r\nx\r\n"),
+    S("|0\r\n:1\r\n"),
+    S("*2\r\n|1\r\n+a\r\n*1\r\n:1\r\n:7\r\n|1\r\n+b\r\n+c\r\n|1\r\n+d\r\n+e\r\n*1\r\n:"
+      "8\r\n"),
 };
 
 static const struct sample bad_replies[] = {
-    S("x"), S("\r\n"), S("\n"), S(" +OK\r\n"), S("+OK\rx"), S("$3\rx"), S("$3\r\nabcd\r\n"), S("$3\r\nabc\rx"),
-    S("$-2\r\n"), S("$-0\r\n"), S("$\r\n"), S("$+3\r\nabc\r\n"), S("$03\r\nabc\r\n"), S("$3 \r\nabc\r\n"),
-    S("$ 3\r\nabc\r\n"), S("$0x3\r\nabc\r\n"), S("$3\nabc\r\n"), S("$1048577\r\n"), S("$9223372036854775807\r\n"),
-    S("$9223372036854775808\r\n"), S("$18446744073709551617\r\n"), S("$99999999999999999999\r\n"),
-    S("$00000000000000000000"), S("*-2\r\n"), S("*x\r\n"), S("*2147483649\r\n"), S("*9223372036854775807\r\n"),
-    S("%-1\r\n"), S("~-1\r\n"), S(">-1\r\n"), S("!-1\r\n"), S("=-1\r\n"), S("|-1\r\n"), S("$?\r\n"), S("*?\r\n"),
-    S(":\r\n"), S(":-\r\n"), S(":1.5\r\n"), S(":9223372036854775808\r\n"), S(":-9223372036854775809\r\n"),
-    S("_x\r\n"), S("_\rx"), S("#x\r\n"), S("#\r\n"), S("#tt\r\n"), S("#\0\r\n"), S("*1\r\n>1\r\n+x\r\n"),
-    S("|1\r\n+a\r\n+b\r\n>1\r\n+x\r\n"), S("*1\r\nGET\r\n"), S(".\r\n"), S(";4\r\nabcd\r\n"),
+    S("x"),
+    S("\r\n"),
+    S("\n"),
+    S(" +OK\r\n"),
+    S("+OK\rx"),
+    S("$3\rx"),
+    S("$3\r\nabcd\r\n"),
+    S("$3\r\nabc\rx"),
+    S("$-2\r\n"),
+    S("$-0\r\n"),
+    S("$\r\n"),
+    S("$+3\r\nabc\r\n"),
+    S("$03\r\nabc\r\n"),
+    S("$3 \r\nabc\r\n"),
+    S("$ 3\r\nabc\r\n"),
+    S("$0x3\r\nabc\r\n"),
+    S("$3\nabc\r\n"),
+    S("$1048577\r\n"),
+    S("$9223372036854775807\r\n"),
+    S("$9223372036854775808\r\n"),
+    S("$18446744073709551617\r\n"),
+    S("$99999999999999999999\r\n"),
+    S("$00000000000000000000"),
+    S("*-2\r\n"),
+    S("*x\r\n"),
+    S("*2147483649\r\n"),
+    S("*9223372036854775807\r\n"),
+    S("%-1\r\n"),
+    S("~-1\r\n"),
+    S(">-1\r\n"),
+    S("!-1\r\n"),
+    S("=-1\r\n"),
+    S("|-1\r\n"),
+    S("$?\r\n"),
+    S("*?\r\n"),
+    S(":\r\n"),
+    S(":-\r\n"),
+    S(":1.5\r\n"),
+    S(":9223372036854775808\r\n"),
+    S(":-9223372036854775809\r\n"),
+    S("_x\r\n"),
+    S("_\rx"),
+    S("#x\r\n"),
+    S("#\r\n"),
+    S("#tt\r\n"),
+    S("#\0\r\n"),
+    S("*1\r\n>1\r\n+x\r\n"),
+    S("|1\r\n+a\r\n+b\r\n>1\r\n+x\r\n"),
+    S("*1\r\nGET\r\n"),
+    S(".\r\n"),
+    S(";4\r\nabcd\r\n"),
 };
 
 /* A framer that is given the first `cut` bytes, then all up to `n` in steps. */
@@ -65,8 +137,8 @@ static void expect_frame(struct sample s, ssize_t expected)
         ssize_t in_two = frame_in_pieces(s.bytes, s.n, cut, s.n);
         ssize_t by_bytes = frame_in_pieces(s.bytes, s.n, cut, 1);
         if (in_two != expected || by_bytes != expected)
-            fail_msg("'%.*s' cut at %zu: %zd, by bytes %zd, expected %zd", (int)s.n, s.bytes,
-                     cut, in_two, by_bytes, expected);
+            fail_msg("'%.*s' cut at %zu: %zd, by bytes %zd, expected %zd", (int)s.n,
+                     s.bytes, cut, in_two, by_bytes, expected);
     }
 }
 
@@ -231,17 +303,27 @@ struct request {
     unsigned count;
     const char *args; /* as they were sent, with | between */
 };
-#define R(literal, count, args) { literal, sizeof(literal) - 1, count, args }
+#define R(literal, count, args)                                                          \
+    {                                                                                    \
+        literal, sizeof(literal) - 1, count, args                                        \
+    }
 
 static const struct request whole_requests[] = {
     R("*1\r\n$4\r\nPING\r\n", 1, "PING"),
     R("*2\r\n$3\r\nGET\r\n$0\r\n\r\n", 2, "GET|"),
     R("*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$4\r\n\r\n\r\n\r\n", 3, "SET|k|\r\n\r\n"),
-    R("*9\r\n$1\r\n1\r\n$1\r\n2\r\n$1\r\n3\r\n$1\r\n4\r\n$1\r\n5\r\n$1\r\n6\r\n$1\r\n7\r\n$1\r\n8\r\n$1\r\n9\r\n",
+    R("*9\r\n$1\r\n1\r\n$1\r\n2\r\n$1\r\n3\r\n$1\r\n4\r\n$1\r\n5\r\n$1\r\n6\r\n$"
+      "1\r\n7\r\n$1\r\n8\r\n$1\r\n9\r\n",
       9, "1|2|3|4|5|6|7|8|9"),
-    R("*0\r\n", 0, ""), R("*-1\r\n", 0, ""), R("*-100\r\n", 0, ""),
-    R("\r\n", 0, ""), R("\n", 0, ""), R("  \t \r\n", 0, ""),
-    R("PING\r\n", 1, "PING"), R("PING\n", 1, "PING"), R("  SET  a\tb  \r\n", 3, "SET|a|b"),
+    R("*0\r\n", 0, ""),
+    R("*-1\r\n", 0, ""),
+    R("*-100\r\n", 0, ""),
+    R("\r\n", 0, ""),
+    R("\n", 0, ""),
+    R("  \t \r\n", 0, ""),
+    R("PING\r\n", 1, "PING"),
+    R("PING\n", 1, "PING"),
+    R("  SET  a\tb  \r\n", 3, "SET|a|b"),
     R("SET \"a b\" 'c d'\r\n", 3, "SET|\"a b\"|'c d'"),
     R("$5\r\n", 1, "$5"),
 };
@@ -358,7 +440,8 @@ static void an_inline_request_ends_at_64_kib_however_it_arrives(void **state)
     assert_int_equal(way_request_parse(&s, p, LIMIT + 2, MAX_ARGS, MAX_BYTES, &err), -1);
     way_request_parser_reset(&s);
     p[LIMIT] = '\n';
-    assert_int_equal(way_request_parse(&s, p, LIMIT + 1, MAX_ARGS, MAX_BYTES, &err), LIMIT + 1);
+    assert_int_equal(way_request_parse(&s, p, LIMIT + 1, MAX_ARGS, MAX_BYTES, &err),
+                     LIMIT + 1);
     free(p);
     way_request_parser_fini(&s);
 }
@@ -384,7 +467,8 @@ static void a_large_argument_in_a_million_pieces_is_walked_once(void **state)
     way_buf_fini(&b);
 }
 
-static void a_request_of_a_million_arguments_is_taken_and_its_memory_given_back(void **state)
+static void a_request_of_a_million_arguments_is_taken_and_its_memory_given_back(
+    void **state)
 {
     (void)state;
     struct way_buf b = { 0 };
@@ -407,7 +491,8 @@ static void announcing_many_arguments_takes_no_memory(void **state)
     (void)state;
     struct way_request_parser s = { 0 };
     struct way_err err;
-    assert_int_equal(way_request_parse(&s, "*1048576\r\n", 10, MAX_ARGS, MAX_BYTES, &err), 0);
+    assert_int_equal(way_request_parse(&s, "*1048576\r\n", 10, MAX_ARGS, MAX_BYTES, &err),
+                     0);
     assert_int_equal(s.room, 0);
     way_request_parser_fini(&s);
 }
@@ -495,7 +580,8 @@ int main(void)
         cmocka_unit_test(a_bad_request_has_rediss_words_however_it_is_cut),
         cmocka_unit_test(an_inline_request_ends_at_64_kib_however_it_arrives),
         cmocka_unit_test(a_large_argument_in_a_million_pieces_is_walked_once),
-        cmocka_unit_test(a_request_of_a_million_arguments_is_taken_and_its_memory_given_back),
+        cmocka_unit_test(
+            a_request_of_a_million_arguments_is_taken_and_its_memory_given_back),
         cmocka_unit_test(announcing_many_arguments_takes_no_memory),
         cmocka_unit_test(inline_quotes_are_read_as_redis_reads_them),
         cmocka_unit_test(what_is_written_is_framed_and_parsed_again),

@@ -175,7 +175,6 @@ static const char shards_reply[] =
     "$8\r\nhostname\r\n$13\r\nnode4.example\r\n$4\r\nrole\r\n$7\r\nreplica\r\n"
     "$18\r\nreplication-offset\r\n:1134\r\n$6\r\nhealth\r\n$6\r\nonline\r\n";
 
-
 #define NODE1 "ed2e3917ea2efb961310d4ae6deff629bc15a385"
 #define NODE2 "2301dfe49828542130e8ee0463d3d99de3ead5f2"
 #define NODE6 "86bbfde2a4d32f1585358c3f3e1115eeeca840b4"
@@ -201,8 +200,9 @@ static void a_key_has_the_slot_that_redis_gives_it(void **state)
         const char *key;
         unsigned slot; /* CLUSTER KEYSLOT's answer */
     } known[] = {
-        { "123456789", 12739 }, { "", 0 },          { "foo", 12182 },
-        { "foo{}{bar}", 8363 }, { "foo{{bar}}zap", 4015 }, { "{", 4092 },
+        { "123456789", 12739 },    { "", 0 },
+        { "foo", 12182 },          { "foo{}{bar}", 8363 },
+        { "foo{{bar}}zap", 4015 }, { "{", 4092 },
     };
     for (size_t i = 0; i < way_count(known); i++)
         assert_int_equal(way_slot_of(known[i].key, strlen(known[i].key)), known[i].slot);
@@ -279,8 +279,8 @@ static const struct way_topo_node *node_of(const char *id)
 static const char *owner_of(unsigned slot)
 {
     return topology->owner[slot] == WAY_SLOT_UNOWNED
-                   ? "none"
-                   : topology->node[topology->owner[slot]].id;
+               ? "none"
+               : topology->node[topology->owner[slot]].id;
 }
 
 static unsigned owned(void)
@@ -308,7 +308,8 @@ static void parse_slots(const char *resp)
 static void refused_nodes(const char *text, const char *why)
 {
     struct way_err err = { "" };
-    assert_int_equal(way_topology_parse_nodes(topology, text, strlen(text), "h", &err), -1);
+    assert_int_equal(way_topology_parse_nodes(topology, text, strlen(text), "h", &err),
+                     -1);
     assert_string_equal(err.text, why);
 }
 
@@ -344,7 +345,8 @@ static void a_failed_master_and_its_successor_are_told_apart(void **state)
     assert_int_equal(topology->current_epoch, 7);
     assert_string_equal(owner_of(5461), NODE6);
     assert_true(node_of(NODE2)->fail && !node_of(NODE2)->link_up);
-    assert_true(node_of(NODE2)->master && node_of(NODE6)->master && !node_of(NODE6)->fail);
+    assert_true(node_of(NODE2)->master && node_of(NODE6)->master &&
+                !node_of(NODE6)->fail);
     assert_int_equal(owned(), WAY_SLOTS);
 }
 
@@ -365,13 +367,14 @@ static void a_node_without_an_address_is_where_it_was_asked(void **state)
 static void other_versions_fields_and_flags_are_understood(void **state)
 {
     (void)state;
-    parse_nodes("a :0@0 master,noaddr - 1 1 9 disconnected 5\r\n"
-                "b h:1@2,,shard-id=0123 master,fail? - 0 0 18446744073709551615 connected 7\n"
-                "c [2001:db8::1]:7000@17000,c.example,tls-port=7001,shard-id=01 slave,nofailover "
-                "b 0 0 1 connected\n"
-                "d 10.0.0.1:7000 noflags - 0 0 0 disconnected 8\n"
-                "e h:0@0 master - 0 0 0 connected 9\n"
-                "\n");
+    parse_nodes(
+        "a :0@0 master,noaddr - 1 1 9 disconnected 5\r\n"
+        "b h:1@2,,shard-id=0123 master,fail? - 0 0 18446744073709551615 connected 7\n"
+        "c [2001:db8::1]:7000@17000,c.example,tls-port=7001,shard-id=01 slave,nofailover "
+        "b 0 0 1 connected\n"
+        "d 10.0.0.1:7000 noflags - 0 0 0 disconnected 8\n"
+        "e h:0@0 master - 0 0 0 connected 9\n"
+        "\n");
     assert_int_equal(topology->count, 5);
     assert_int_equal(owned(), 1);
     assert_string_equal(owner_of(7), "b");
@@ -395,9 +398,11 @@ static void what_is_no_such_text_is_refused_with_its_line(void **state)
     refused_nodes(" h:1 master - 0 0 0 connected", "CLUSTER NODES, line 1: no node id");
     refused_nodes("a h:1 master - 0 0 0 connected\nb h:x master - 0 0 0 connected",
                   "CLUSTER NODES, line 2: no address");
-    refused_nodes("a h:65536 master - 0 0 0 connected", "CLUSTER NODES, line 1: no address");
+    refused_nodes("a h:65536 master - 0 0 0 connected",
+                  "CLUSTER NODES, line 1: no address");
     refused_nodes("a h:1 master", "CLUSTER NODES, line 1: no master id");
-    refused_nodes("a h:1 master - 0 0 -1 connected", "CLUSTER NODES, line 1: no config epoch");
+    refused_nodes("a h:1 master - 0 0 -1 connected",
+                  "CLUSTER NODES, line 1: no config epoch");
     refused_nodes("a h:1 master - 0 0 0", "CLUSTER NODES, line 1: no link state");
     refused_nodes("a h:1 master - 0 0 0 connected 16384",
                   "CLUSTER NODES, line 1: no slot range");
@@ -444,7 +449,8 @@ static void cluster_slots_tells_the_same_without_epochs(void **state)
     assert_string_equal(owner_of(5461), NODE2);
     assert_string_equal(node_of(NODE6)->master_id, NODE2);
     assert_string_equal(node_of(NODE6)->hostname, "node6.example");
-    assert_true(node_of(NODE1)->master && !node_of(NODE6)->master && node_of(NODE6)->link_up);
+    assert_true(node_of(NODE1)->master && !node_of(NODE6)->master &&
+                node_of(NODE6)->link_up);
     assert_int_equal(node_of(NODE6)->port, 27316);
 }
 
@@ -469,7 +475,8 @@ static void resp3_is_read_where_hiredis_can(void **state)
 {
     (void)state;
     struct way_err err;
-    int r = way_topology_parse_slots(topology, slots_resp3, strlen(slots_resp3), "h", &err);
+    int r =
+        way_topology_parse_slots(topology, slots_resp3, strlen(slots_resp3), "h", &err);
 #if HIREDIS_MAJOR >= 1
     assert_int_equal(r, 0);
     assert_string_equal(node_of(NODE6)->hostname, "node6.example");
@@ -484,13 +491,15 @@ static void shards_add_health_to_the_nodes_that_are_known(void **state)
     (void)state;
     struct way_err err;
     parse_nodes(nodes_failed);
-    assert_int_equal(way_topology_add_shards(topology, shards_reply, strlen(shards_reply), &err), 0);
+    assert_int_equal(
+        way_topology_add_shards(topology, shards_reply, strlen(shards_reply), &err), 0);
     assert_true(node_of(NODE1)->health_known && node_of(NODE1)->online);
     assert_true(node_of(NODE2)->health_known && !node_of(NODE2)->online);
     assert_int_equal(topology->count, 6);
     assert_string_equal(node_of(NODE6)->hostname, "node6.example");
     parse_nodes("x h:1 master - 0 0 0 connected 1\n");
-    assert_int_equal(way_topology_add_shards(topology, shards_reply, strlen(shards_reply), &err), 0);
+    assert_int_equal(
+        way_topology_add_shards(topology, shards_reply, strlen(shards_reply), &err), 0);
     assert_int_equal(topology->count, 1);
     assert_false(topology->node[0].health_known);
 }
@@ -498,12 +507,14 @@ static void shards_add_health_to_the_nodes_that_are_known(void **state)
 static void tls_ports_and_loading_are_read_from_shards(void **state)
 {
     (void)state;
-    static const char shards[] =
-            "*1\r\n*4\r\n$5\r\nslots\r\n*0\r\n$5\r\nnodes\r\n*1\r\n*8\r\n$2\r\nid\r\n$1\r\nx\r\n"
-            "$8\r\ntls-port\r\n:7001\r\n$8\r\nhostname\r\n$1\r\ny\r\n$6\r\nhealth\r\n$7\r\nloading\r\n";
+    static const char shards[] = "*1\r\n*4\r\n$5\r\nslots\r\n*0\r\n$5\r\nnodes\r\n*1\r\n*"
+                                 "8\r\n$2\r\nid\r\n$1\r\nx\r\n"
+                                 "$8\r\ntls-port\r\n:7001\r\n$8\r\nhostname\r\n$"
+                                 "1\r\ny\r\n$6\r\nhealth\r\n$7\r\nloading\r\n";
     struct way_err err;
     parse_nodes("x h:1 master - 0 0 0 connected 1\n");
-    assert_int_equal(way_topology_add_shards(topology, shards, sizeof shards - 1, &err), 0);
+    assert_int_equal(way_topology_add_shards(topology, shards, sizeof shards - 1, &err),
+                     0);
     assert_int_equal(topology->node[0].tls_port, 7001);
     assert_string_equal(topology->node[0].hostname, "y");
     assert_true(topology->node[0].loading && !topology->node[0].online);
@@ -536,12 +547,14 @@ static void replies_out_of_shape_are_refused_in_words(void **state)
           "CLUSTER SLOTS: entry 1 is out of shape" },
         { "*1\r\n*4\r\n:0\r\n:1\r\n*3\r\n+h\r\n:1\r\n+a\r\n:5\r\n",
           "CLUSTER SLOTS: entry 1 is out of shape" },
-        { "*1\r\n*3\r\n:0\r\n:1\r\n*3\r\n+h\r\n:1\r\n+a2345678901234567890123456789012345678901\r\n",
+        { "*1\r\n*3\r\n:0\r\n:1\r\n*3\r\n+h\r\n:1\r\n+"
+          "a2345678901234567890123456789012345678901\r\n",
           "CLUSTER SLOTS: entry 1 is out of shape" },
     };
     for (size_t i = 0; i < way_count(bad); i++) {
         struct way_err err = { "" };
-        int r = way_topology_parse_slots(topology, bad[i].resp, strlen(bad[i].resp), "h", &err);
+        int r = way_topology_parse_slots(topology, bad[i].resp, strlen(bad[i].resp), "h",
+                                         &err);
         if (r != -1 || strcmp(err.text, bad[i].why))
             fail_msg("%s: %d, %s", bad[i].resp, r, err.text);
     }
@@ -555,26 +568,34 @@ static void addresses_are_split_at_the_last_colon(void **state)
     static const struct {
         const char *text, *host;
         unsigned port;
-    } good[] = { { "127.0.0.1:7000", "127.0.0.1", 7000 }, { "[::1]:1", "::1", 1 },
-                 { "2001:db8::1:65535", "2001:db8::1", 65535 }, { ":7000", "", 7000 },
+    } good[] = { { "127.0.0.1:7000", "127.0.0.1", 7000 },
+                 { "[::1]:1", "::1", 1 },
+                 { "2001:db8::1:65535", "2001:db8::1", 65535 },
+                 { ":7000", "", 7000 },
                  { "redis.example:6379", "redis.example", 6379 } };
-    static const char *const bad[] = { "", "host", "host:", "host:0", "host:65536", "host:x",
-                                       "host:-1", "host:99999999999999999999", "7000" };
+    static const char *const bad[] = { "",           "host",
+                                       "host:",      "host:0",
+                                       "host:65536", "host:x",
+                                       "host:-1",    "host:99999999999999999999",
+                                       "7000" };
     char host[WAY_HOST_MAX];
     uint16_t port;
     struct way_err err;
     for (size_t i = 0; i < way_count(good); i++) {
-        assert_int_equal(way_split_address(good[i].text, strlen(good[i].text), host, &port, &err), 0);
+        assert_int_equal(
+            way_split_address(good[i].text, strlen(good[i].text), host, &port, &err), 0);
         assert_string_equal(host, good[i].host);
         assert_int_equal(port, good[i].port);
     }
     for (size_t i = 0; i < way_count(bad); i++)
-        assert_int_equal(way_split_address(bad[i], strlen(bad[i]), host, &port, &err), -1);
+        assert_int_equal(way_split_address(bad[i], strlen(bad[i]), host, &port, &err),
+                         -1);
     char longest[WAY_HOST_MAX + 8];
     memset(longest, 'h', sizeof longest);
     memcpy(longest + WAY_HOST_MAX, ":1", 2);
     assert_int_equal(way_split_address(longest, WAY_HOST_MAX + 2, host, &port, &err), -1);
-    assert_int_equal(way_split_address(longest + 1, WAY_HOST_MAX + 1, host, &port, &err), 0);
+    assert_int_equal(way_split_address(longest + 1, WAY_HOST_MAX + 1, host, &port, &err),
+                     0);
     assert_int_equal(strlen(host), WAY_HOST_MAX - 1);
 }
 
@@ -608,7 +629,8 @@ static void redirects_are_told_from_other_errors(void **state)
     for (size_t i = 0; i < way_count(all); i++) {
         char host[WAY_HOST_MAX] = "";
         uint16_t slot = 0, port = 0;
-        char kind = way_redirect_parse(all[i].text, strlen(all[i].text), &slot, host, &port);
+        char kind =
+            way_redirect_parse(all[i].text, strlen(all[i].text), &slot, host, &port);
         if (kind != all[i].kind)
             fail_msg("%s: %d", all[i].text, kind);
         if (kind) {
