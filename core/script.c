@@ -51,7 +51,8 @@ struct way_script {
     const char *cause;
     way_script_fn fn;
     void *arg;
-    int result, globals, environment, host; /* registry references */
+    int result, globals, environment, read_only; /* registry references */
+    void *user;
     uint64_t calls;
     struct way_script_failure failure;
 };
@@ -293,6 +294,25 @@ void way_script_globals(lua_State *L)
     lua_rawgeti(L, LUA_REGISTRYINDEX, way_script_of(L)->globals);
 }
 
+void way_script_read_only(lua_State *L, const char *what, bool strict)
+{
+    lua_rawgeti(L, LUA_REGISTRYINDEX, way_script_of(L)->read_only);
+    lua_insert(L, -2);
+    lua_pushstring(L, what);
+    lua_pushboolean(L, strict);
+    lua_call(L, 3, 1);
+}
+
+void way_script_user_set(struct way_script *s, void *user)
+{
+    s->user = user;
+}
+
+void *way_script_user(lua_State *L)
+{
+    return way_script_of(L)->user;
+}
+
 struct text {
     const char *name, *text;
     size_t n;
@@ -353,6 +373,8 @@ static void build_sandbox(lua_State *L, struct way_script *s)
     lua_rawseti(L, LUA_REGISTRYINDEX, s->globals);
     lua_getfield(L, -1, "environment");
     lua_rawseti(L, LUA_REGISTRYINDEX, s->environment);
+    lua_getfield(L, -1, "read_only");
+    lua_rawseti(L, LUA_REGISTRYINDEX, s->read_only);
     lua_pop(L, 1);
 }
 
@@ -368,6 +390,7 @@ static int build(lua_State *L)
     s->result = new_reference(L);
     s->globals = new_reference(L);
     s->environment = new_reference(L);
+    s->read_only = new_reference(L);
     build_sandbox(L, s);
     lua_pushnil(L);
     lua_rawseti(L, LUA_REGISTRYINDEX, s->result);

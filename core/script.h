@@ -71,7 +71,13 @@ void way_script_run(struct lua_State *L, const char *name, const char *text, siz
 void way_script_runtime(struct lua_State *L, const char *name);
 /* Pushes the table that scripts' globals are read from: what is put there they can see. */
 void way_script_globals(struct lua_State *L);
+/* Replaces the table on top by one that reads from it and can't be written to; strict:
+ * reading what is not there raises. `what` names it in messages. */
+void way_script_read_only(struct lua_State *L, const char *what, bool strict);
 struct way_script *way_script_of(struct lua_State *L);
+/* What the owner of the script wants its functions to find; borrowed. */
+void *way_script_user(struct lua_State *L);
+void way_script_user_set(struct way_script *s, void *user);
 /* Charges work done by C to the call, in instructions. Raises once the budget is spent. */
 void way_script_charge(struct lua_State *L, size_t instructions);
 

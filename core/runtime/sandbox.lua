@@ -8,8 +8,14 @@ local host = ... -- { allow = the list, natives = the guarded functions }
 --- An empty table that reads from `from` and can't be written to.
 ---@param from table
 ---@param what string for the message
+---@param strict boolean|nil true: reading what is not there raises
 ---@return table
-local function read_only(from, what)
+local function read_only(from, what, strict)
+    if strict then
+        setmetatable(from, {
+            __index = function(_, key) error(what .. " has no '" .. tostring(key) .. "'", 2) end,
+        })
+    end
     return setmetatable({}, {
         __index = from,
         __newindex = function(_, key)
@@ -56,4 +62,4 @@ local environment = setmetatable({}, {
     __metatable = false,
 })
 
-return { globals = globals, environment = environment }
+return { globals = globals, environment = environment, read_only = read_only }

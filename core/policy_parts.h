@@ -1,0 +1,155 @@
+/* policy_parts - what the files of policy share: the loaded policy, and a question being
+ * asked. For policy, policy_load, policy_view, policy_answer and policy_rows alone.
+ *
+ *   policy         entry points, one protected call per question, failures
+ *   policy_load    the file, what it requires, its plan
+ *   policy_rows    the table of classes
+ *   policy_view    node, event, self and memory as a script sees them
+ *   policy_answer  what a script returned, field by field */
+#ifndef WAY_POLICY_PARTS_H
+#define WAY_POLICY_PARTS_H
+
+#include "log.h"
+#include "policy.h"
+#include "script.h"
+
+enum {
+    WAY_CLASSES_MAX = 64, /* built-in ones included */
+    WAY_ROWS_OF_CLASSES = 128,
+    WAY_CLASS_NAME = 24,
+    WAY_SIBLINGS_MAX = 16, /* files beside the policy that it requires */
+    WAY_KEY_PLACES = 128, WAY_HANDLES = 7, WAY_HANDLES_KEPT = 5, /* kinds of userdata: policy_view.c */
+};
+
+enum way_question {
+    WAY_ASK_CLASSIFY, WAY_ASK_MARK, WAY_ASK_BACKOFF, WAY_ASK_PROBE, WAY_ASK_RECONNECT,
+    WAY_ASK_COUNT
+};
+/* Whose names hold: the policy's own, or those of the default that it calls. */
+enum way_space { WAY_SPACE_OWN, WAY_SPACE_DEFAULT, WAY_SPACE_COUNT };
+enum way_scope { WAY_SCOPE_NODE, WAY_SCOPE_SHARD, WAY_SCOPE_CLUSTER, WAY_SCOPE_COUNT };
+
+/* One condition of a row: any of its alternatives. */
+struct way_condition {
+    uint8_t field;  /* enum in policy_rows.c */
+    uint8_t count;
+    double *number; /* of a number field, else NULL */
+    char **text;    /* of a text field, else NULL */
+};
+struct way_row {
+    uint32_t kinds, phases, steps, errors; /* masks of values; 0: any */
+    int8_t reused, trial;                  /* -1: either */
+    bool permanent;
+    uint8_t class;
+    uint8_t conditions;
+    struct way_condition condition[7];
+};
+struct way_rows {
+    struct way_row *row;
+    unsigned count;
+};
+
+/* Field names by the address of the state's string, open addressing. */
+struct way_keys {
+    const char *key[WAY_KEY_PLACES];
+    uint8_t field[WAY_KEY_PLACES];
+};
+
+struct way_policy_file {
+    char *name; /* as messages have it */
+    char *text;
+    size_t n;
+    int result; /* registry reference of what it returned; 0: it is running */
+};
+
+/* One question on its way. Lives on the C stack of the call. */
+struct way_asking {
+    struct way_policy *policy;
+    enum way_question question;
+    const struct way_view *view;
+    const struct way_event *event;
+    struct way_memory memory; /* working copy */
+    struct way_random random;
+    union {
+        struct way_mark *mark;
+        struct way_retry *retry;
+        struct way_probe *probe;
+        struct way_redial *redial;
+        int *class; /* stays -1 where the answer was nil */
+    } out;
+    bool bad_answer; /* what it raised is about the answer */
+};
+
+struct way_policy {
+    struct way_script *script; /* NULL: none */
+    struct way_plan plan;
+    char name[64], version[32];
+    struct way_rows rows;
+    char class_name[WAY_CLASSES_MAX][WAY_CLASS_NAME];
+    uint8_t class_blame[WAY_CLASSES_MAX];
+    bool class_permanent[WAY_CLASSES_MAX];
+
+    struct way_policy_file file[WAY_SIBLINGS_MAX + 2]; /* [0] the policy's own */
+    unsigned files, checking; /* the file whose table is being checked */
+    const struct way_policy_text *loading; /* NULL once it is loaded */
+    int module;                            /* registry reference of wayside */
+    uint64_t calls_before;                 /* entries that loading took */
+
+    struct {
+        int fn;               /* registry reference; 0: none */
+        enum way_space space;
+        char where[64];
+    } question[WAY_ASK_COUNT];
+    int self[WAY_SPACE_COUNT];                       /* registry references */
+    int names[WAY_SPACE_COUNT][WAY_SCOPE_COUNT];     /* of tables name -> slot */
+    int fields[WAY_ASK_COUNT];                       /* of tables answer field -> number */
+
+    /* handles: what node.memory, node.shard and self.cluster gave in this call */
+    int metatable[WAY_HANDLES];
+    struct way_keys keys[WAY_HANDLES]; /* their fields */
+    int handle[WAY_HANDLES_KEPT];
+    uint64_t handed[WAY_HANDLES_KEPT]; /* the call in which handle[i] was made */
+    uint64_t call;           /* counts; a handle of another call is dead */
+    struct way_asking *asking;
+    enum way_space space;
+
+    const char *where;
+    struct way_policy_failure failure;
+    struct way_gate gate;    /* of wayside.log */
+};
+
+/* ---- policy_rows ---- */
+/* Compiles the rows of the plan on top of the stack (not popped). Raises. */
+struct lua_State;
+void way_rows_compile(struct way_policy *p, struct lua_State *L);
+void way_rows_fini(struct way_rows *rows);
+/* Sets class and permanent and returns true where a row matches. */
+bool way_rows_match(const struct way_rows *rows, struct way_event *e);
+
+/* ---- policy_view ---- */
+/* Creates metatables and field tables, once per state. Raises. */
+void way_view_open(struct way_policy *p, struct lua_State *L);
+/* Pushes self, node and event of the question being asked. */
+void way_view_push(struct way_policy *p, struct lua_State *L);
+/* Replaces the table of options on top by the policy's `self`. */
+void way_view_self(struct lua_State *L, const char *name, const char *version);
+/* Functions of the wayside module: (), (answer). */
+int way_view_random(struct lua_State *L);
+int way_view_info(struct lua_State *L);
+
+/* ---- policy_answer ---- */
+void way_answer_open(struct way_policy *p, struct lua_State *L);
+/* Reads the answer on top of the stack into a->out. Raises, with a->bad_answer set. */
+void way_answer_read(struct way_asking *a, struct lua_State *L);
+
+/* ---- policy_load ---- */
+/* The body of way_policy_load: runs and checks everything. Raises. */
+int way_policy_load_body(struct lua_State *L, void *policy);
+void way_policy_files_fini(struct way_policy *p);
+
+/* Raises "no such <what> 'name', did you mean ..." for a list ended by NULL. */
+void way_policy_unknown(struct lua_State *L, const char *what, const char *name,
+                        const char *const *known);
+const char *way_question_name(enum way_question q);
+
+#endif
