@@ -11,33 +11,38 @@
 #include "limits.h"
 #include "policy.h"
 
-enum { WAY_LISTEN_MAX = 16, WAY_SEEDS_MAX = 64, WAY_WORKERS_MAX = 64,
-       WAY_ZONES_MAX = 1024, WAY_OPTIONS_MAX = 64 };
+enum {
+    WAY_LISTEN_MAX = 16,
+    WAY_SEEDS_MAX = 64,
+    WAY_WORKERS_MAX = 64,
+    WAY_ZONES_MAX = 1024,
+    WAY_OPTIONS_MAX = 64
+};
 
 struct way_zone {
     char *address, *zone;
 };
 
 struct way_config {
-    char *file; /* NULL: flags only */
+    char *file;                   /* NULL: flags only */
     char *listen[WAY_LISTEN_MAX]; /* "host:port", "[v6]:port" or "unix:/path" */
     unsigned listens;
     unsigned workers;
-    char *seeds[WAY_SEEDS_MAX];   /* "host:port", names allowed */
+    char *seeds[WAY_SEEDS_MAX]; /* "host:port", names allowed */
     unsigned seed_count;
-    char *user, *password;        /* cluster.user, cluster.password(_file); NULL: none */
+    char *user, *password; /* cluster.user, cluster.password(_file); NULL: none */
     struct way_zone *zones;
     unsigned zone_count;
-    char *policy;                 /* path, "default" or "none"; relative to the
+    char *policy; /* path, "default" or "none"; relative to the
                                      configuration's folder when it comes from there */
     struct way_option *option;
     unsigned options;
     struct way_timeouts timeouts;
     struct way_limits limits;
-    char *segment;                /* NULL: private */
-    char *console;                /* NULL: none */
-    char *http;                   /* NULL: none */
-    char *log_level;              /* NULL: info */
+    char *segment;                      /* NULL: private */
+    char *console;                      /* NULL: none */
+    char *http;                         /* NULL: none */
+    char *log_level;                    /* NULL: info */
     bool flagged_listen, flagged_seeds; /* private: a flag has emptied the file's list */
 };
 

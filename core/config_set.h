@@ -34,14 +34,15 @@ int way_config_set_password_file(struct way_config *c, const char *path,
 /* Replaces an option of the same name. */
 int way_config_set_option(struct way_config *c, const struct way_option *o,
                           struct way_err *err) WAY_MUST_CHECK;
-void way_config_drop_option(struct way_config *c, unsigned i); /* the last takes its place */
+void way_config_drop_option(struct way_config *c,
+                            unsigned i); /* the last takes its place */
 
 bool way_config_is_bool(const struct way_setting *s);
 /* "seconds (number, 0.001 to 3600)", into `text`, which is returned. */
 const char *way_config_setting_expected(const struct way_setting *s, char *text,
                                         size_t size);
-int way_config_set_setting(struct way_config *c, const struct way_setting *s, double value,
-                           struct way_err *err) WAY_MUST_CHECK;
+int way_config_set_setting(struct way_config *c, const struct way_setting *s,
+                           double value, struct way_err *err) WAY_MUST_CHECK;
 
 /* A number as messages show it, into `text`, which is returned. */
 const char *way_config_number(double n, char *text, size_t size);

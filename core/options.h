@@ -11,19 +11,24 @@
 
 #include <stdio.h>
 
-enum way_verb { WAY_VERB_SERVE, WAY_VERB_CHECK, WAY_VERB_DEFAULTS, WAY_VERB_HELP,
-                WAY_VERB_VERSION };
+enum way_verb {
+    WAY_VERB_SERVE,
+    WAY_VERB_CHECK,
+    WAY_VERB_DEFAULTS,
+    WAY_VERB_HELP,
+    WAY_VERB_VERSION
+};
 
 struct way_options {
     enum way_verb verb;
-    const char *config;  /* of serve: -c FILE; NULL: flags alone */
-    const char **file;   /* of check */
+    const char *config; /* of serve: -c FILE; NULL: flags alone */
+    const char **file;  /* of check */
     unsigned files;
     struct way_given {
         const char *name, *value;
-    } *given;            /* flags, in their order */
+    } * given; /* flags, in their order */
     unsigned givens;
-    bool roff;           /* of DEFAULTS: for the manual */
+    bool roff; /* of DEFAULTS: for the manual */
 };
 
 /* -1: bad usage, with a suggestion for a misspelt word. Call _fini in any case. */
