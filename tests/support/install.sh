@@ -12,7 +12,8 @@ set -euo pipefail
 export LC_ALL=C
 
 installed() { [[ $(dpkg-query -W -f='${db:Status-Status}' "$1" 2>/dev/null) = installed ]]; }
-offered() { apt-cache show --no-all-versions "$1" >/dev/null 2>&1; }
+# Not by the exit status, which is 0 for a name that other packages only mention.
+offered() { [ -n "$(apt-cache show --no-all-versions "$1" 2>/dev/null)" ]; }
 have() { command -v "$1" >/dev/null 2>&1 || [ -x "/usr/sbin/$1" ]; }
 lua_module() { luajit -e "require '$1'" >/dev/null 2>&1; }
 
@@ -135,7 +136,7 @@ apt_get() {
 
 # Never removes a package to make room for another: that would be the machine owner's decision.
 install_packages() { # TEST-SET: the packages are found again after an update, since names depend on what apt offers
-    exec 9>/run/lock/wayside-install.lock
+    exec 9<"${policy%/*}" # one at a time, since the policy file is one
     flock 9
     log=$(mktemp)
     trap leave EXIT
