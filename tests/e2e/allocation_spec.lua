@@ -42,6 +42,15 @@ for _, policy in ipairs { "policies/default.lua", "policies/go_redis.lua" } do
       end
       assert.equal(2, workers)
       assert.same({}, way:events { kind = "connection" })
+
+      -- The counting counts: a failure does call Lua.
+      cluster:node(1):kill()
+      assert.is_true(kit.is_error(way:call("SET", kit.key_in(0), "x")))
+      local calls = 0
+      for name, row in pairs(counting:read(way.process.pid)) do
+        if name:match "^worker" then calls = calls + row.lua_calls - after[name].lua_calls end
+      end
+      assert.is_true(calls > 0, "no Lua call was counted for a failure")
     end)
   end)
 end

@@ -116,7 +116,7 @@ describe("a node that sends nonsense", function()
     ["bytes that are no RESP"] = "HTTP/1.1 400 Bad Request\r\n\r\n",
     ["a bulk of a negative length"] = "$-7\r\n",
     ["a length that is no number"] = "$1x\r\n",
-    ["a list nested without end"] = ("*1\r\n"):rep(200),
+    ["a list nested without end"] = ("*1\r\n"):rep(100),
     ["a bulk larger than any"] = "$99999999999999\r\n",
   } do
     it(what .. ": a protocol error, and the connection is closed", function()
@@ -130,7 +130,9 @@ describe("a node that sends nonsense", function()
         .. kit.resp.encode { "APPEND", key, "-more" } .. kit.resp.encode { "PING" })
       assert.equal("OK", (client:read_reply()))
       local value = client:read_reply()
-      assert.is_true(value == "marked-value" or kit.is_error(value, "WAYSIDE"), kit.show(value))
+      -- A read may be sent again, and then comes after the write behind it.
+      local again = value == "marked-value" or value == "marked-value-more"
+      assert.is_true(again or kit.is_error(value, "WAYSIDE"), kit.show(value))
       local write = client:read_reply()
       assert.is_true(kit.is_error(write, "WAYSIDE protocol phase=read"), kit.show(write))
       assert.equal("PONG", (client:read_reply()))
@@ -227,10 +229,10 @@ describe("serve refuses to start", function()
     ["that has a syntax error"] = { head .. "\nlocal x = = 1\n", ":3:" },
     ["that raises at load"] = { head .. "error 'on purpose'\n", ":2:", "on purpose" },
     ["that returns nothing"] = { head, "policy" },
-    ["that returns a number"] = { head .. "return 7\n", "number" },
-    ["that returns a plain text"] = { head .. "return 'policy'\n", "string" },
+    ["that returns a number"] = { head .. "return 7\n", "table", "7" },
+    ["that returns a plain text"] = { head .. "return 'policy'\n", "table", "policy" },
     ["without a name"] = { head .. "return wayside.policy { version = '1' }\n", "name" },
-    ["with a wrong type"] = { head .. "return wayside.policy { name = 'x', mark = 5 }\n", "mark", "function", "number" },
+    ["with a wrong type"] = { head .. "return wayside.policy { name = 'x', mark = 5 }\n", ":2:", "mark", "function" },
     ["with an unknown field"] = {
       head .. "return wayside.policy { name = 'x', bakcoff = function() end }\n", "bakcoff", "backoff",
     },
@@ -260,13 +262,13 @@ describe("serve refuses to start", function()
   end)
 
   it("with a wrong type or a value out of bounds", function()
-    refused({ seeds = seeds, config = { workers = "two" } }, "workers", "number")
+    refused({ seeds = seeds, config = { workers = "two" } }, "workers", "integer", "string")
     refused({ seeds = seeds, config = { workers = 0 } }, "workers")
     refused({ seeds = seeds, config = { workers = 1.5 } }, "workers")
     refused({ seeds = seeds, config = { timeouts = { read = -1 } } }, "read")
     refused({ seeds = seeds, config = { timeouts = 5 } }, "timeouts", "table")
     refused({ seeds = seeds, config = { listen = { "no-port" } } }, "no-port")
-    refused({ seeds = { "localhost:notaport" } }, "localhost:notaport")
+    refused({ seeds = { "localhost:notaport" } }, "seeds", "notaport")
   end)
 
   it("without seeds, with a configuration that is missing, broken or no table", function()

@@ -9,7 +9,7 @@ for _, victim in ipairs { "master", "replica" } do
       it("answers 10,000 pipelines of reads without an error", function()
         local cluster = kit.cluster { masters = 1, replicas = 1, node_timeout = 60000 }
         local way = kit.wayside {
-          cluster = cluster, policy = "policies/go_redis.lua", workers = 2, options = { pick = "random" },
+          cluster = cluster, policy = "policies/go_redis.lua", workers = 2,
         }
         local writes = {}
         for i = 1, 100 do writes[i] = { "SET", "k" .. i, i } end

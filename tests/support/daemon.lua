@@ -1,4 +1,5 @@
 --- bin/wayside as a test sees it: started with a configuration, asked over its console.
+local unistd = require "posix.unistd"
 local process = require "tests.support.process"
 local ports = require "tests.support.ports"
 local resp = require "tests.support.resp"
@@ -39,7 +40,10 @@ local function configuration(self, options)
     segment = options.segment,
     admin = { console = self.console, http = options.http },
   }
-  if options.policy then config.policy = { file = options.policy, options = options.options } end
+  -- A file named in a configuration is looked for beside it.
+  local policy = options.policy
+  if policy and policy:sub(1, 1) ~= "/" then policy = unistd.getcwd() .. "/" .. policy end
+  if policy then config.policy = { file = policy, options = options.options } end
   for key, value in pairs(options.config or {}) do config[key] = value end
   return "return " .. source(config) .. "\n"
 end

@@ -31,6 +31,9 @@
  *     skip bytes=N          the next bytes are left out
  *     drop                  the client's packets get lost, no acknowledgement comes
  *
+ * Links between nodes (told by their REPLCONF) are only passed on: nothing here applies to
+ * them, and `conns` does not list them, unless their id is given.
+ *
  * One thread, one libev loop. Memory is bounded: a direction stops reading while it holds
  * QUEUE_MAX bytes. A closed connection is freed from an idle watcher, never inside its own
  * callback. */
@@ -110,7 +113,7 @@ struct conn {
     struct conn *next;
     long id;
     int client, node;
-    bool connected, cutting, client_rst, node_rst, dead, discard;
+    bool connected, cutting, client_rst, node_rst, dead, discard, replication;
     double drain_until;
     ev_io client_r, client_w, node_r, node_w;
     ev_timer drain;
@@ -508,7 +511,8 @@ static long long fire(struct stream *s)
 static void arm_rule(struct conn *c, int i, bool fresh)
 {
     struct rule *r = &rules[i];
-    if (!r->used || (r->on > 0 && r->on != c->id) || (r->on == -1 && !fresh))
+    if (!r->used || c->replication || (r->on > 0 && r->on != c->id) ||
+        (r->on == -1 && !fresh))
         return;
     long long base = r->relative ? c->stream[r->dir].passed : 0;
     c->arm[i] = (struct arm){ .active = true, .pos = r->match.n ? -1 : base + r->at };
@@ -552,6 +556,14 @@ static void feed(struct stream *s, unsigned char *p, size_t n)
     fire(s);
 }
 
+static void look_for_replication(struct conn *c, const unsigned char *p, size_t n)
+{
+    if (c->stream[UP].passed > 128 || !memmem(p, n, "REPLCONF", 8))
+        return;
+    c->replication = true;
+    memset(c->arm, 0, sizeof c->arm);
+}
+
 static void on_readable(struct stream *s)
 {
     struct conn *c = s->conn;
@@ -566,6 +578,8 @@ static void on_readable(struct stream *s)
         s->eof = true;
         ev_io_stop(loop, s->reader);
     } else if (!c->cutting) {
+        if (s->dir == UP)
+            look_for_replication(c, chunk, (size_t)n);
         feed(s, chunk, (size_t)n);
     }
     if (c->dead)
@@ -751,7 +765,7 @@ static const char *value_of(const char *line, const char *key, char *out, size_t
             continue;
         size_t len = strcspn(at + n + 1, " \r\n");
         if (len >= max)
-            return NULL;
+            len = max - 1;
         memcpy(out, at + n + 1, len);
         out[len] = '\0';
         return out;
@@ -773,10 +787,12 @@ static bool is_rst(const char *line, const char *key)
 
 static bool hex_of(const char *line, const char *key, struct bytes *out)
 {
-    char text[2 * BYTES_MAX + 1];
+    char text[2 * BYTES_MAX + 2];
     out->n = 0;
     if (!value_of(line, key, text, sizeof text))
         return true;
+    if (strlen(text) > 2 * BYTES_MAX)
+        return false;
     for (const char *at = text; *at; at += 2) {
         unsigned byte;
         if (sscanf(at, "%2x", &byte) != 1 || !at[1])
@@ -870,7 +886,7 @@ static void cut_now(const char *line)
     long on = number_of(line, "on", 0);
     bool rst = is_rst(line, "how"), node_rst = is_rst(line, "node");
     for (struct conn *c = conns; c; c = c->next)
-        if (!c->dead && (on == 0 || on == c->id))
+        if (!c->dead && (on == 0 ? !c->replication : on == c->id))
             cut(c, rst, node_rst);
 }
 
@@ -879,7 +895,7 @@ static void drop_now(void)
     if (listen_fd >= 0)
         drop_packets(listen_fd);
     for (struct conn *c = conns; c; c = c->next)
-        if (!c->dead && !c->cutting)
+        if (!c->dead && !c->cutting && !c->replication)
             drop_conn(c);
 }
 
@@ -887,7 +903,7 @@ static void list_conns(char *out, size_t max)
 {
     size_t n = (size_t)snprintf(out, max, "ok accepted=%ld", accepted);
     for (struct conn *c = conns; c && n < max; c = c->next)
-        if (!c->dead && !c->cutting)
+        if (!c->dead && !c->cutting && !c->replication)
             n += (size_t)snprintf(out + n, max - n, " %ld:%lld:%lld", c->id,
                                   c->stream[UP].passed, c->stream[DOWN].passed);
 }

@@ -25,14 +25,23 @@ local function die_with_parent(parent)
   if unistd.getppid() ~= parent then unistd._exit(126) end
 end
 
---- Closes every descriptor but the standard ones and those in `keep`.
-local function close_others(keep)
+--- Calls `what` with every descriptor but the standard ones and those in `keep`.
+local function each_other(keep, what)
   local found = {}
   for name in dirent.files "/proc/self/fd" do
     local fd = tonumber(name)
     if fd and fd > 2 and not (keep and keep[fd]) then found[#found + 1] = fd end
   end
-  for _, fd in ipairs(found) do unistd.close(fd) end
+  for _, fd in ipairs(found) do what(fd) end
+end
+
+--- Leaves no descriptor of ours to a Lua child. Its number stays taken, for the socket object
+-- that the child inherited would close it, at a time of its own, under whoever has it next.
+local function blank_others(keep)
+  local null = fcntl.open("/dev/null", fcntl.O_RDWR)
+  each_other(keep, function(fd)
+    if fd ~= null then unistd.dup2(null, fd) end
+  end)
 end
 
 local function redirect(path, fd)
@@ -64,7 +73,7 @@ function process.spawn(options)
     if null then unistd.dup2(null, 0) end
     redirect(options.stdout, 1)
     redirect(options.stderr or options.stdout, 2)
-    close_others()
+    each_other(nil, unistd.close)
     for key, value in pairs(options.env or {}) do stdlib.setenv(key, value, true) end
     if options.dir then unistd.chdir(options.dir) end
     unistd.execp(options[1], argv)
@@ -85,7 +94,7 @@ function process.fork(run, options)
   if pid == 0 then
     die_with_parent(parent)
     redirect(options.stderr, 2)
-    close_others(options.keep)
+    blank_others(options.keep)
     local ok, err = xpcall(run, debug.traceback)
     if not ok then io.stderr:write(tostring(err), "\n") io.stderr:flush() end
     unistd._exit(ok and 0 or 1)
