@@ -88,20 +88,26 @@ describe("malformed requests", function()
     assert.equal("OK", way:call("SET", "alive", "1"))
   end)
 
-  it("a client that never takes its replies is bounded, others go on", function()
-    local value = ("x"):rep(1000000)
-    way:call("SET", "{v}", value)
-    local greedy = way:client("tcp")
-    greedy.timeout = 0.3
-    local get = kit.resp.encode { "GET", "{v}" }
-    for _ = 1, 20 do
-      if not greedy:send_raw(get:rep(500)) then break end
+  it("a client that never takes its replies is bounded, then closed; others go on", function()
+    local bounded = kit.wayside { cluster = cluster, policy = DEFAULT, limits = { client_output_bytes = 8388608 } }
+    local value = ("x"):rep(100000)
+    bounded:call("SET", "{v}", value)
+    local function resident()
+      return tonumber(kit.process.read_file(("/proc/%d/status"):format(bounded.process.pid)):match "VmRSS:%s*(%d+)")
     end
-    local rss = tonumber(kit.process.read_file(("/proc/%d/status"):format(way.process.pid)):match "VmRSS:%s*(%d+)")
-    assert.is_true(rss < 600000, "resident: " .. rss .. " kB")
-    assert.equal("PONG", way:client():call "PING")
-    assert.equal(value, way:client():call("GET", "{v}"))
-    greedy:close()
+    for _, how in ipairs { "tcp", "unix" } do
+      local greedy = bounded:client(how)
+      greedy.timeout = 0.3
+      greedy:send_raw(kit.resp.encode({ "GET", "{v}" }):rep(2000))
+      for _ = 1, 50 do
+        local reply = bounded:call("GET", "{v}")
+        assert.is_true(reply == value, kit.show(reply):sub(1, 200))
+      end
+      assert.is_true(resident() < 100000, "resident: " .. resident() .. " kB")
+      assert.is_true(greedy:is_closed(5))
+      greedy:close()
+    end
+    assert.same({}, bounded:events { kind = "connection" })
   end)
 end)
 
