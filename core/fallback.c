@@ -1,9 +1,5 @@
-/* fallback - what is decided where no script can: declared in policy.h.
- *
- * Hard evidence marks `failing` for five seconds, unsent commands and reads go once to
- * another node, a node that is not healthy gets a `data` probe each second. Small enough
- * to be right by reading. */
-#include "policy.h"
+/* fallback - see fallback.h. Small enough to be right by reading. */
+#include "fallback.h"
 
 #include <stdio.h>
 

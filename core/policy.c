@@ -3,7 +3,11 @@
  * A question is a struct on this thread's C stack (struct way_asking) that the userdata
  * handed to the script point to for the time of the call. What the script sets in memory
  * goes into a copy and is handed out only with an answer. */
+#include "policy_answer.h"
+#include "policy_load.h"
 #include "policy_parts.h"
+#include "policy_rows.h"
+#include "policy_view.h"
 
 #include <lua.h>
 #include <stdio.h>
@@ -13,8 +17,8 @@ static int ask_body(lua_State *L, void *arg)
     struct way_asking *a = arg;
     struct way_policy *p = a->policy;
     lua_rawgeti(L, LUA_REGISTRYINDEX, p->question[a->question].fn);
-    way_view_push(p, L);
-    lua_call(L, 3, 1);
+    int arguments = way_view_push(p, L, a->question);
+    lua_call(L, arguments, 1);
     way_answer_read(a, L);
     return 0;
 }

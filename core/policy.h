@@ -5,7 +5,7 @@
  * thread, loads the same text into a state of its own; a state is used by its thread
  * alone. Every entry is protected, under an instruction budget, a wall deadline and a
  * memory cap: an error never passes this header, it becomes WAY_ASKED_FAILED with a cause
- * and a text, and the caller uses the fallback below.
+ * and a text, and the caller uses the fallback (fallback.h).
  *
  * The module hides Lua, the sandbox, the runtime's modules (core/runtime, embedded), and
  * the compiled table of classes. */
@@ -14,6 +14,7 @@
 
 #include "base.h"
 #include "event.h"
+#include "fallback.h"
 #include "health.h"
 #include "limits.h"
 
@@ -113,14 +114,5 @@ struct way_redial {
 enum way_asked way_policy_reconnect(struct way_policy *p, const struct way_view *node,
                                     const struct way_event *e, uint64_t seed,
                                     struct way_memory *m, struct way_redial *out);
-
-/* The built-in fallback, in C: hard evidence marks `failing` for 5 s, unsent commands and
- * reads go once to another node, a `data` probe each second. */
-void way_fallback_mark(const struct way_view *node, const struct way_event *e,
-                       struct way_mark *out);
-void way_fallback_backoff(const struct way_view *node, const struct way_event *e,
-                          struct way_retry *out);
-void way_fallback_probe(const struct way_view *node, const struct way_event *e,
-                        struct way_probe *out);
 
 #endif

@@ -1,7 +1,9 @@
 /* policy_answer - what a script returned, field by field: known names, right types, finite
  * numbers within their ranges, known words. The first thing that is wrong is raised, and
  * nothing of the answer is used. */
-#include "policy_parts.h"
+#include "policy_answer.h"
+
+#include "policy_view.h"
 
 #include <lauxlib.h>
 #include <lua.h>
@@ -245,7 +247,7 @@ static void read_class(struct way_asking *a, lua_State *L)
         known[i] = p->class_name[i];
     if (!name)
         bad(a, L, "the answer", "a class's name or nil");
-    way_policy_unknown(L, "classify: the table of classes", name, known);
+    way_view_unknown(L, "classify: the table of classes", name, known);
 }
 
 static void read_field(struct way_asking *a, lua_State *L, int field)
@@ -270,7 +272,7 @@ static void read_fields(struct way_asking *a, lua_State *L)
         if (!field) {
             a->bad_answer = true;
             lua_pushfstring(L, "%s: the answer", way_question_name(a->question));
-            way_policy_unknown(L, lua_tostring(L, -1),
+            way_view_unknown(L, lua_tostring(L, -1),
                                lua_type(L, -3) == LUA_TSTRING ? lua_tostring(L, -3)
                                                               : luaL_typename(L, -3),
                                words_of[a->question]);

@@ -8,8 +8,12 @@
  * by it and a policy may call it. It keeps names of its own for options and memory (its
  * space): its memory lies behind the policy's. Everything here runs within one protected
  * call under the loader's budget; whatever C allocates is the policy's at once. */
-#include "policy_parts.h"
+#include "policy_load.h"
+
 #include "luatext.h"
+#include "policy_rows.h"
+#include "policy_view.h"
+#include "policy_answer.h"
 #include "runtime_files.h"
 
 #include <ctype.h>
@@ -153,23 +157,6 @@ static struct way_policy_file *add_file(struct way_policy *p, const char *name, 
 static struct way_policy *policy_of(lua_State *L)
 {
     return way_script_user(L);
-}
-
-void way_policy_unknown(lua_State *L, const char *what, const char *name,
-                        const char *const *known)
-{
-    const char *best = NULL;
-    unsigned least = 3;
-    for (; *known; known++) {
-        unsigned distance = way_distance(name, *known);
-        if (distance < least && distance < strlen(*known)) {
-            best = *known;
-            least = distance;
-        }
-    }
-    if (best)
-        luaL_error(L, "%s has no '%s', did you mean '%s'?", what, name, best);
-    luaL_error(L, "%s has no '%s'", what, name);
 }
 
 /* (path, text): raises with the file and the line that the path was written on. */

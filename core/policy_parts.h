@@ -1,5 +1,6 @@
 /* policy_parts - what the files of policy share: the loaded policy, and a question being
- * asked. For policy, policy_load, policy_view, policy_answer and policy_rows alone.
+ * asked. For policy, policy_load, policy_view, policy_answer and policy_rows alone; the
+ * headers of the last four are for each other and for policy.
  *
  *   policy         entry points, one protected call per question, failures
  *   policy_load    the file, what it requires, its plan
@@ -118,38 +119,6 @@ struct way_policy {
     struct way_gate gate;    /* of wayside.log */
 };
 
-/* ---- policy_rows ---- */
-/* Compiles the rows of the plan on top of the stack (not popped). Raises. */
-struct lua_State;
-void way_rows_compile(struct way_policy *p, struct lua_State *L);
-void way_rows_fini(struct way_rows *rows);
-/* Sets class and permanent and returns true where a row matches. */
-bool way_rows_match(const struct way_rows *rows, struct way_event *e);
-
-/* ---- policy_view ---- */
-/* Creates metatables and field tables, once per state. Raises. */
-void way_view_open(struct way_policy *p, struct lua_State *L);
-/* Pushes self, node and event of the question being asked. */
-void way_view_push(struct way_policy *p, struct lua_State *L);
-/* Replaces the table of options on top by the policy's `self`. */
-void way_view_self(struct lua_State *L, const char *name, const char *version);
-/* Functions of the wayside module: (), (answer). */
-int way_view_random(struct lua_State *L);
-int way_view_info(struct lua_State *L);
-
-/* ---- policy_answer ---- */
-void way_answer_open(struct way_policy *p, struct lua_State *L);
-/* Reads the answer on top of the stack into a->out. Raises, with a->bad_answer set. */
-void way_answer_read(struct way_asking *a, struct lua_State *L);
-
-/* ---- policy_load ---- */
-/* The body of way_policy_load: runs and checks everything. Raises. */
-int way_policy_load_body(struct lua_State *L, void *policy);
-void way_policy_files_fini(struct way_policy *p);
-
-/* Raises "no such <what> 'name', did you mean ..." for a list ended by NULL. */
-void way_policy_unknown(struct lua_State *L, const char *what, const char *name,
-                        const char *const *known);
 const char *way_question_name(enum way_question q);
 
 #endif

@@ -2,7 +2,7 @@
  *
  * A row is a few masks and, rarely, lists of numbers or texts; the first that matches
  * wins. Checked and put into numbers by core/runtime/check.lua; here they only become C. */
-#include "policy_parts.h"
+#include "policy_rows.h"
 
 #include <lauxlib.h>
 #include <lua.h>

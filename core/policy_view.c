@@ -3,7 +3,7 @@
  * Each is a userdata that knows the call it was made for; a field is pushed when it is
  * read, and after the call the userdata is dead. Rejected: tables filled before each call
  * (some forty fields, of which a policy reads five), and cdata (ffi has no bounds). */
-#include "policy_parts.h"
+#include "policy_view.h"
 
 #include <ctype.h>
 #include <lauxlib.h>
@@ -68,6 +68,23 @@ static struct way_asking *alive(lua_State *L, enum kind kind)
     return p->asking;
 }
 
+void way_view_unknown(lua_State *L, const char *what, const char *name,
+                        const char *const *known)
+{
+    const char *best = NULL;
+    unsigned least = 3;
+    for (; *known; known++) {
+        unsigned distance = way_distance(name, *known);
+        if (distance < least && distance < strlen(*known)) {
+            best = *known;
+            least = distance;
+        }
+    }
+    if (best)
+        luaL_error(L, "%s has no '%s', did you mean '%s'?", what, name, best);
+    luaL_error(L, "%s has no '%s'", what, name);
+}
+
 static unsigned key_place(const char *key)
 {
     uintptr_t at = (uintptr_t)key;
@@ -102,7 +119,7 @@ static int field_of(lua_State *L, const struct way_policy *p, enum kind kind,
          place = (place + 1) % WAY_KEY_PLACES)
         if (keys->key[place] == key)
             return keys->field[place];
-    way_policy_unknown(L, kind_names[kind], key ? key : "?", words);
+    way_view_unknown(L, kind_names[kind], key ? key : "?", words);
     return 0;
 }
 
@@ -451,7 +468,7 @@ static int self_index(lua_State *L)
         return 1;
     const char *key = lua_type(L, 2) == LUA_TSTRING ? lua_tostring(L, 2) : "?";
     if (strcmp(key, "cluster") != 0)
-        way_policy_unknown(L, "self", key, known);
+        way_view_unknown(L, "self", key, known);
     if (!policy_of(L)->asking)
         luaL_error(L, "self.cluster: only while a question is asked");
     return push_kept(L, CLUSTER);
@@ -528,11 +545,13 @@ void way_view_open(struct way_policy *p, lua_State *L)
     lua_pop(L, 1);
 }
 
-void way_view_push(struct way_policy *p, lua_State *L)
+int way_view_push(struct way_policy *p, lua_State *L, enum way_question question)
 {
     lua_rawgeti(L, LUA_REGISTRYINDEX, p->self[p->space]);
-    push_handle(p, L, NODE);
+    if (question != WAY_ASK_CLASSIFY)
+        push_handle(p, L, NODE);
     push_handle(p, L, EVENT);
+    return question != WAY_ASK_CLASSIFY ? 3 : 2;
 }
 
 /* ---- functions of the wayside module ---- */

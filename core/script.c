@@ -210,6 +210,9 @@ static void note_failure(struct way_script *s, int status)
                  s->cap, WAY_SCRIPT_ALLOCATION);
     else
         snprintf(s->failure.text, sizeof s->failure.text, "%s", text ? text : "?");
+    char *own_frame = strstr(s->failure.text, "\n\t[C]: at 0x"); /* the trampoline */
+    if (own_frame)
+        *own_frame = 0;
     if (s->refused)
         s->full = true;
 }
