@@ -21,8 +21,8 @@ enum {
     CLIENTS_MAX = 16,
     REQUEST_BYTES = 65536,
     ARGS_MAX = 1024,
-    WORDS_MAX = 16,          /* of a request, as far as we look at them */
-    OUTPUT_BYTES = 1 << 20,  /* no more requests are answered above */
+    WORDS_MAX = 16,         /* of a request, as far as we look at them */
+    OUTPUT_BYTES = 1 << 20, /* no more requests are answered above */
 };
 static const double STALLED = 10;
 
@@ -82,7 +82,8 @@ static void watch(struct client *c)
 {
     struct ev_loop *ev = c->admin->loop->ev;
     size_t held = way_buf_held(&c->out);
-    int events = (held < OUTPUT_BYTES && !c->leaving ? EV_READ : 0) | (held ? EV_WRITE : 0);
+    int events =
+        (held < OUTPUT_BYTES && !c->leaving ? EV_READ : 0) | (held ? EV_WRITE : 0);
     ev_io_stop(ev, &c->io);
     ev_io_set(&c->io, c->fd, events);
     ev_io_start(ev, &c->io);
@@ -131,8 +132,7 @@ static void run_ping(struct client *c, unsigned argc, char *const *argv,
         way_tell_status(t, "PONG");
 }
 
-static void run_ok(struct client *c, unsigned argc, char *const *argv,
-                   struct way_tell *t)
+static void run_ok(struct client *c, unsigned argc, char *const *argv, struct way_tell *t)
 {
     (void)c, (void)argc, (void)argv;
     way_tell_status(t, "OK");
@@ -171,7 +171,8 @@ static void run_info(struct client *c, unsigned argc, char *const *argv,
                     WAY_VERSION, (long)getpid(), way_control_threads(control),
                     (unsigned long long)(came - left),
                     (unsigned long long)way_control_stat(control, WAY_STAT_REQUESTS),
-                    plan->name, plan->version, way_health_nodes(h), way_health_coverage(h));
+                    plan->name, plan->version, way_health_nodes(h),
+                    way_health_coverage(h));
 }
 
 static void run_wayside(struct client *c, unsigned argc, char *const *argv,
@@ -218,7 +219,8 @@ static void run_request(struct client *c, const char *p)
             argv[argc++] = way_strndup(p + a->off, a->n);
     }
     if (!fits)
-        way_resp_put_error(&c->out, "ERR too many words, or too long ones: try WAYSIDE HELP");
+        way_resp_put_error(&c->out,
+                           "ERR too many words, or too long ones: try WAYSIDE HELP");
     else if (argc)
         run(c, argc, argv);
     while (argc)
@@ -232,8 +234,9 @@ static int run_inline(struct client *c, const char *p, size_t n, struct way_err 
     int result = way_request_inline(p, n, &whole, err);
     if (result == 0) {
         way_request_parser_reset(&c->parser);
-        ssize_t took = way_request_parse(&c->parser, whole.p + whole.off,
-                                         way_buf_held(&whole), ARGS_MAX, REQUEST_BYTES, err);
+        ssize_t took =
+            way_request_parse(&c->parser, whole.p + whole.off, way_buf_held(&whole),
+                              ARGS_MAX, REQUEST_BYTES, err);
         if (took > 0)
             run_request(c, whole.p + whole.off);
         result = took < 0 ? -1 : 0;
@@ -283,7 +286,8 @@ static bool run_requests(struct client *c)
 static void write_out(struct client *c)
 {
     while (way_buf_held(&c->out)) {
-        ssize_t n = send(c->fd, c->out.p + c->out.off, way_buf_held(&c->out), MSG_NOSIGNAL);
+        ssize_t n =
+            send(c->fd, c->out.p + c->out.off, way_buf_held(&c->out), MSG_NOSIGNAL);
         if (n < 0 && errno == EINTR)
             continue;
         if (n < 0 && errno == EAGAIN)
@@ -354,7 +358,8 @@ static void on_accept(struct ev_loop *ev, ev_io *w, int events)
     struct way_admin *a = way_container(w, struct way_admin, io);
     int fd = accept4(a->fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
     if (fd < 0) {
-        if (errno == EMFILE || errno == ENFILE) { /* else it would be told at once again */
+        if (errno == EMFILE ||
+            errno == ENFILE) { /* else it would be told at once again */
             ev_io_stop(a->loop->ev, &a->io);
             ev_timer_again(a->loop->ev, &a->again);
         }

@@ -68,10 +68,10 @@ struct way_cluster {
     unsigned candidates, next, answers;
     char why[256]; /* the last failure */
 
-    double jitter;      /* of the waiting, drawn at each race's end: 0..1 */
-    unsigned failures;  /* races in a row */
-    double log_at;      /* a failure is not logged before */
-    bool known;         /* a topology was published by us */
+    double jitter;     /* of the waiting, drawn at each race's end: 0..1 */
+    unsigned failures; /* races in a row */
+    double log_at;     /* a failure is not logged before */
+    bool known;        /* a topology was published by us */
 
     struct way_topology *unsettled; /* the table's lock was busy: tried again */
     double unsettled_began;
@@ -140,7 +140,8 @@ static double interval(struct way_cluster *c, bool wanted)
     const struct way_limits *l = c->o.limits;
     double least = l->refresh_interval * (1 + 0.2 * c->jitter);
     if (c->failures) {
-        double backoff = BACKOFF_FIRST * (double)(1u << (c->failures < 6 ? c->failures - 1 : 5));
+        double backoff =
+            BACKOFF_FIRST * (double)(1u << (c->failures < 6 ? c->failures - 1 : 5));
         backoff = spread(backoff < BACKOFF_MOST ? backoff : BACKOFF_MOST, c->jitter);
         return backoff > least ? backoff : least;
     }
@@ -177,7 +178,7 @@ void way_cluster_refresh(struct way_cluster *c)
 void way_cluster_woken(struct way_cluster *c)
 {
     uint64_t epoch =
-            atomic_load_explicit(way_health_epoch(c->o.health), memory_order_acquire);
+        atomic_load_explicit(way_health_epoch(c->o.health), memory_order_acquire);
     if (epoch != c->epoch)
         look_at_need(c);
     plan(c);
@@ -200,16 +201,16 @@ static void add_candidates(struct way_cluster *c, uint16_t *list, unsigned n,
 {
     shuffle(c, list, n);
     for (unsigned i = 0; i < n && i < most; i++)
-        c->candidate[c->candidates++] = (struct candidate){
-            .node = seeds ? WAY_NONE : list[i], .seed = seeds ? list[i] : WAY_NONE
-        };
+        c->candidate[c->candidates++] =
+            (struct candidate){ .node = seeds ? WAY_NONE : list[i],
+                                .seed = seeds ? list[i] : WAY_NONE };
 }
 
 /* Those who are likely to know first, then healthy ones, then others, then the seeds. */
 static void choose_candidates(struct way_cluster *c)
 {
     uint16_t needed[WAY_NODES_MAX], healthy[WAY_NODES_MAX], others[WAY_NODES_MAX];
-    uint16_t seeds[SEEDS_MAX];
+    uint16_t seeds[SEEDS_MAX] = { 0 };
     unsigned n_needed = 0, n_healthy = 0, n_others = 0;
     unsigned nodes = way_health_nodes(c->o.health);
     c->candidates = c->next = 0;
@@ -240,7 +241,7 @@ static struct way_peer *peer_of(struct way_cluster *c, const struct candidate *w
         uint32_t generation = 0;
         if (node != WAY_NONE)
             generation = atomic_load_explicit(
-                    &way_health_node(c->o.health, node)->generation, memory_order_relaxed);
+                &way_health_node(c->o.health, node)->generation, memory_order_relaxed);
         return way_peer_get(c->peers, s->host, s->port, (uint16_t)node, generation);
     }
     struct way_snapshot snapshot;
@@ -262,7 +263,8 @@ static unsigned young_racers(const struct way_cluster *c)
 /* Asks one more; false: there is nobody, or no room. */
 static bool next_racer(struct way_cluster *c)
 {
-    while (c->next < c->candidates && c->racers < RACERS_MAX && young_racers(c) < AT_ONCE) {
+    while (c->next < c->candidates && c->racers < RACERS_MAX &&
+           young_racers(c) < AT_ONCE) {
         struct way_peer *peer = peer_of(c, &c->candidate[c->next++]);
         if (!way_peer_ask(peer))
             continue;
@@ -337,7 +339,8 @@ static void on_start(struct ev_loop *ev, ev_timer *w, int events)
     c->began = c->o.loop->now;
     c->answered = 0;
     c->answers = 0;
-    snprintf(c->why, sizeof c->why, "%s", c->seeds ? "all are busy" : "there are no seeds");
+    snprintf(c->why, sizeof c->why, "%s",
+             c->seeds ? "all are busy" : "there are no seeds");
     choose_candidates(c);
     ev_timer_again(ev, &c->stagger);
     next_racers(c);
@@ -370,7 +373,8 @@ static int put_into_table(struct way_cluster *c, const struct way_topology *t,
 {
     struct way_err err = { "" };
     double now = c->o.loop->now;
-    int changes = way_health_adopt(c->o.health, t, began, now, c->change, CHANGES_MAX, &err);
+    int changes =
+        way_health_adopt(c->o.health, t, began, now, c->change, CHANGES_MAX, &err);
     if (changes < 0)
         return -1;
     if (err.text[0])
@@ -471,7 +475,7 @@ static void on_failed(void *arg, struct way_peer *p, struct way_event *e)
 {
     struct way_cluster *c = arg;
     uint32_t generation = atomic_load_explicit(
-            &way_health_node(c->o.health, p->node)->generation, memory_order_relaxed);
+        &way_health_node(c->o.health, p->node)->generation, memory_order_relaxed);
     if (c->o.failed && generation == p->generation)
         c->o.failed(c->o.arg, p->node, e);
 }
@@ -500,15 +504,15 @@ struct way_cluster *way_cluster_new(const struct way_cluster_options *o)
     way_random_seed(&c->random, 0);
     read_seeds(c);
     c->peers = way_peers_new(&(struct way_peers_options){
-            .loop = o->loop,
-            .resolver = o->resolver,
-            .timeouts = o->timeouts,
-            .limits = o->limits,
-            .user = o->user,
-            .password = o->password,
-            .told = on_told,
-            .failed = on_failed,
-            .arg = c,
+        .loop = o->loop,
+        .resolver = o->resolver,
+        .timeouts = o->timeouts,
+        .limits = o->limits,
+        .user = o->user,
+        .password = o->password,
+        .told = on_told,
+        .failed = on_failed,
+        .arg = c,
     });
     ev_timer_init(&c->start, on_start, 0., 0.);
     ev_timer_init(&c->stagger, on_stagger, 0., STAGGER);

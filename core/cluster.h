@@ -30,7 +30,7 @@ struct way_cluster_options {
     const struct way_limits *limits;     /* borrowed */
     char *const *seeds;                  /* borrowed: "host:port", names allowed */
     unsigned seed_count;
-    const char *user, *password;         /* borrowed; NULL: none */
+    const char *user, *password; /* borrowed; NULL: none */
     /* Between adopt and publish: a node is heard of before it is routed to. May be NULL. */
     void (*changed)(void *arg, const struct way_node_change *change, unsigned count);
     /* A connection of ours to a known node broke or could not be made: e is whole but for

@@ -91,7 +91,9 @@ static void run_nodes(struct way_control *c, unsigned argc, char *const *argv,
 
 static const char *refusal_name(enum way_refusal r)
 {
-    return r == WAY_REFUSED_LAST_NODE ? "last_node" : r == WAY_REFUSED_SHARE ? "share" : "";
+    return r == WAY_REFUSED_LAST_NODE ? "last_node"
+           : r == WAY_REFUSED_SHARE   ? "share"
+                                      : "";
 }
 
 static void tell_fault(const struct way_event *v, struct way_tell *t,
@@ -184,7 +186,8 @@ static void run_events(struct way_control *c, unsigned argc, char *const *argv,
         if (!*end && end != argv[i] && argv[i][0] != '-') {
             most = n < WAY_HISTORY_ENTRIES ? (unsigned)n : WAY_HISTORY_ENTRIES;
         } else if ((node = find_node(c, argv[i])) == WAY_NONE) {
-            way_resp_put_error(t->out, "ERR no node '%.64s': WAYSIDE NODES lists them", argv[i]);
+            way_resp_put_error(t->out, "ERR no node '%.64s': WAYSIDE NODES lists them",
+                               argv[i]);
             return;
         }
     }
@@ -230,8 +233,8 @@ static void tell_functions(const struct way_plan *p, struct way_tell *t)
 
 static const char *pick_name(enum way_pick pick)
 {
-    static const char *const words[] = { "master",      "replica", "replica_only",
-                                         "random",      "round_robin", "nearest",
+    static const char *const words[] = { "master",         "replica",     "replica_only",
+                                         "random",         "round_robin", "nearest",
                                          "least_inflight", "p2c" };
     return (unsigned)pick < way_count(words) ? words[pick] : "?";
 }
@@ -257,9 +260,12 @@ static void run_policy(struct way_control *c, unsigned argc, char *const *argv,
     for (unsigned i = 0; i < text->options; i++)
         tell_option(&text->option[i], t, &options);
     way_tell_end(t, &options);
-    way_tell_field_integer(t, &m, "calls", (int64_t)way_control_stat(c, WAY_STAT_POLICY_CALLS));
-    way_tell_field_integer(t, &m, "errors", (int64_t)way_control_stat(c, WAY_STAT_POLICY_ERRORS));
-    way_tell_field_integer(t, &m, "fallback", (int64_t)way_control_stat(c, WAY_STAT_FALLBACK));
+    way_tell_field_integer(t, &m, "calls",
+                           (int64_t)way_control_stat(c, WAY_STAT_POLICY_CALLS));
+    way_tell_field_integer(t, &m, "errors",
+                           (int64_t)way_control_stat(c, WAY_STAT_POLICY_ERRORS));
+    way_tell_field_integer(t, &m, "fallback",
+                           (int64_t)way_control_stat(c, WAY_STAT_FALLBACK));
     way_tell_end(t, &m);
 }
 
@@ -319,7 +325,8 @@ static void run_why(struct way_control *c, unsigned argc, char *const *argv,
     (void)argc;
     unsigned node = find_node(c, argv[0]);
     if (node == WAY_NONE) {
-        way_resp_put_error(t->out, "ERR no node '%.64s': WAYSIDE NODES lists them", argv[0]);
+        way_resp_put_error(t->out, "ERR no node '%.64s': WAYSIDE NODES lists them",
+                           argv[0]);
         return;
     }
     struct way_snapshot s;
@@ -344,13 +351,15 @@ static const struct {
     void (*run)(struct way_control *c, unsigned argc, char *const *argv,
                 struct way_tell *t);
 } commands[] = {
-    { "NODES", "", "every node: role, state, since when, until when, why", 0, 0, run_nodes },
+    { "NODES", "", "every node: role, state, since when, until when, why", 0, 0,
+      run_nodes },
     { "EVENTS", "[node] [n]", "the last n entries of the journal (20), newest last", 0, 2,
       run_events },
     { "WHY", "node", "what led to the node's present state, in words", 1, 1, run_why },
     { "POLICY", "", "the policy in charge, its options, how often it was asked", 0, 0,
       run_policy },
-    { "LIMITS", "", "every limit and time-out with its value and bounds", 0, 0, run_limits },
+    { "LIMITS", "", "every limit and time-out with its value and bounds", 0, 0,
+      run_limits },
     { "HELP", "", "this list", 0, 0, run_help },
 };
 
@@ -384,10 +393,12 @@ static void refuse(const char *word, struct way_tell *t)
         }
     }
     if (nearest)
-        way_resp_put_error(t->out, "ERR unknown subcommand '%.64s': did you mean WAYSIDE %s?",
+        way_resp_put_error(t->out,
+                           "ERR unknown subcommand '%.64s': did you mean WAYSIDE %s?",
                            word, nearest);
     else
-        way_resp_put_error(t->out, "ERR unknown subcommand '%.64s': try WAYSIDE HELP", word);
+        way_resp_put_error(t->out, "ERR unknown subcommand '%.64s': try WAYSIDE HELP",
+                           word);
 }
 
 void way_console_run(struct way_control *c, unsigned argc, char *const *argv,

@@ -30,7 +30,7 @@ struct watch {
     uint16_t node;
     uint32_t generation;
     bool known;
-    uint8_t state;     /* as last told by an entry, or believed */
+    uint8_t state; /* as last told by an entry, or believed */
     double since;
     double differs_at; /* the table says otherwise since then; 0: it does not */
     ev_timer ends;
@@ -61,8 +61,11 @@ static double now_of(const struct way_control *c)
 
 static struct way_event event_now(const struct way_control *c, enum way_kind kind)
 {
-    return (struct way_event){ .kind = kind, .now = now_of(c), .began = now_of(c),
-                               .unix_time = way_unix(), .deadline_left = -1 };
+    return (struct way_event){ .kind = kind,
+                               .now = now_of(c),
+                               .began = now_of(c),
+                               .unix_time = way_unix(),
+                               .deadline_left = -1 };
 }
 
 static uint32_t generation_of(struct way_control *c, unsigned node)
@@ -112,7 +115,8 @@ static void on_probe_result(void *arg, unsigned node, struct way_event *e)
     struct way_decision d;
     way_decide(c->decider, node, e, &d);
     /* A dead node's every probe is no news of the topology; a change or a redirect is. */
-    bool route = e->error && (e->class == WAY_CLASS_STALE_ROUTE || e->class == WAY_CLASS_AGAIN);
+    bool route =
+        e->error && (e->class == WAY_CLASS_STALE_ROUTE || e->class == WAY_CLASS_AGAIN);
     if (d.mark.refresh || route || d.outcome.changed)
         way_cluster_refresh(c->cluster);
 }
@@ -156,14 +160,20 @@ static void journal_healing(struct way_control *c, const struct way_snapshot *se
                             const struct way_proposal *p,
                             const struct way_outcome *outcome, const struct way_event *e)
 {
-    struct way_entry entry = { .thread = WAY_NONE, .node = seen->view.node,
-                               .function = WAY_FN_MARK, .event = *e, .mark = p->mark,
-                               .outcome = *outcome, .commit = WAY_COMMIT_DONE,
-                               .class_name = "ok", .where = "host" };
+    struct way_entry entry = { .thread = WAY_NONE,
+                               .node = seen->view.node,
+                               .function = WAY_FN_MARK,
+                               .event = *e,
+                               .mark = p->mark,
+                               .outcome = *outcome,
+                               .commit = WAY_COMMIT_DONE,
+                               .class_name = "ok",
+                               .where = "host" };
     struct way_ring *own = c->o.rings[c->o.threads - 1];
     struct way_entry *place = way_ring_place(own);
     snprintf(entry.address, sizeof entry.address, "%.63s", seen->view.address);
-    snprintf(entry.did, sizeof entry.did, "the mark's time was over, mark said nil: healthy");
+    snprintf(entry.did, sizeof entry.did,
+             "the mark's time was over, mark said nil: healthy");
     if (!place) {
         way_stat_add(c->o.stats[c->o.threads - 1], WAY_STAT_JOURNAL_LOST, 1);
         return;
@@ -183,13 +193,15 @@ static bool heal(struct way_control *c, unsigned node, const struct way_event *e
         if (seen.view.verdict.ends <= 0 || seen.view.verdict.ends > now_of(c))
             return true; /* somebody else was first */
         struct way_proposal p = {
-            .mark = { .given = true, .state = WAY_STATE_HEALTHY, .reason = "expired",
+            .mark = { .given = true,
+                      .state = WAY_STATE_HEALTHY,
+                      .reason = "expired",
                       .has = WAY_MARK_STATE | WAY_MARK_REASON },
             .memory = seen.view.memory,
             .host = true,
         };
         enum way_commit commit =
-                way_health_commit(c->o.health, &seen, &p, false, &outcome);
+            way_health_commit(c->o.health, &seen, &p, false, &outcome);
         if (commit == WAY_COMMIT_DONE)
             journal_healing(c, &seen, &p, &outcome, e);
         if (commit != WAY_COMMIT_CONFLICT)
@@ -243,6 +255,7 @@ static void forget_node(struct way_control *c, struct watch *w)
     way_history_forget(c->history, w->node);
 }
 
+/* A node that this process sees for the first time. */
 static void greet_node(struct way_control *c, struct watch *w,
                        const struct way_verdict *v)
 {
@@ -262,8 +275,8 @@ static void greet_node(struct way_control *c, struct watch *w,
 static void believe(struct way_control *c, struct watch *w, const struct way_verdict *v)
 {
     if (v->state != w->state && way_gate_open(&c->gate, now_of(c), 100))
-        way_log(WAY_INFO, "node=%s from=%s to=%s reason=%s by=another_process", w->address,
-                way_state_name(w->state), way_state_name(v->state),
+        way_log(WAY_INFO, "node=%s from=%s to=%s reason=%s by=another_process",
+                w->address, way_state_name(w->state), way_state_name(v->state),
                 v->reason[0] ? v->reason : "none");
     w->state = v->state;
     w->since = v->since;
@@ -305,7 +318,8 @@ static void rescan(struct way_control *c)
 
 static void rescan_if_risen(struct way_control *c)
 {
-    if (atomic_load_explicit(way_health_epoch(c->o.health), memory_order_acquire) != c->epoch)
+    if (atomic_load_explicit(way_health_epoch(c->o.health), memory_order_acquire) !=
+        c->epoch)
         rescan(c);
 }
 
@@ -330,16 +344,17 @@ static void log_change(struct way_control *c, const struct way_entry *e)
         snprintf(seconds, sizeof seconds, " seconds=%.4g", m->seconds);
     if (v->error != WAY_ERROR_NONE)
         snprintf(what, sizeof what, "kind=%s phase=%s step=%s error=%s",
-                 way_kind_name(v->kind), way_phase_name(v->phase),
-                 way_step_name(v->step), way_error_name(v->error));
+                 way_kind_name(v->kind), way_phase_name(v->phase), way_step_name(v->step),
+                 way_error_name(v->error));
     else
         snprintf(what, sizeof what, "kind=%s", way_kind_name(v->kind));
-    way_log(WAY_INFO, "node=%s from=%s to=%s reason=%s%s %s%s policy=%s version=%s where=%s",
+    way_log(WAY_INFO,
+            "node=%s from=%s to=%s reason=%s%s %s%s policy=%s version=%s where=%s",
             e->address, way_state_name(e->outcome.from), way_state_name(e->outcome.to),
             m->has & WAY_MARK_REASON && m->reason[0] ? m->reason : "none", seconds, what,
             e->outcome.refused == WAY_REFUSED_NOT ? "" : " bounded_by=guard",
-            e->fallback ? "fallback" : plan->name, plan->version[0] ? plan->version : "none",
-            e->where);
+            e->fallback ? "fallback" : plan->name,
+            plan->version[0] ? plan->version : "none", e->where);
 }
 
 static void take_entry(struct way_control *c, const struct way_entry *e)
@@ -435,19 +450,19 @@ static struct way_cluster *make_cluster(struct way_control *c)
 {
     const struct way_config *config = c->o.config;
     return way_cluster_new(&(struct way_cluster_options){
-            .loop = c->o.loop,
-            .resolver = c->o.resolver,
-            .health = c->o.health,
-            .timeouts = &config->timeouts,
-            .limits = &config->limits,
-            .seeds = config->seeds,
-            .seed_count = config->seed_count,
-            .user = config->user,
-            .password = config->password,
-            .changed = on_changed,
-            .failed = on_failed,
-            .published = on_published,
-            .arg = c,
+        .loop = c->o.loop,
+        .resolver = c->o.resolver,
+        .health = c->o.health,
+        .timeouts = &config->timeouts,
+        .limits = &config->limits,
+        .seeds = config->seeds,
+        .seed_count = config->seed_count,
+        .user = config->user,
+        .password = config->password,
+        .changed = on_changed,
+        .failed = on_failed,
+        .published = on_published,
+        .arg = c,
     });
 }
 
@@ -455,16 +470,16 @@ static struct way_prober *make_prober(struct way_control *c)
 {
     const struct way_config *config = c->o.config;
     return way_prober_new(&(struct way_prober_options){
-            .loop = c->o.loop,
-            .resolver = c->o.resolver,
-            .health = c->o.health,
-            .timeouts = &config->timeouts,
-            .limits = &config->limits,
-            .user = config->user,
-            .password = config->password,
-            .ask = on_probe_ask,
-            .result = on_probe_result,
-            .arg = c,
+        .loop = c->o.loop,
+        .resolver = c->o.resolver,
+        .health = c->o.health,
+        .timeouts = &config->timeouts,
+        .limits = &config->limits,
+        .user = config->user,
+        .password = config->password,
+        .ask = on_probe_ask,
+        .result = on_probe_result,
+        .arg = c,
     });
 }
 

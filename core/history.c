@@ -83,8 +83,8 @@ static struct way_transition *transition_get(struct way_history *h, uint8_t from
 static void count_transition(struct way_history *h, const struct way_entry *e)
 {
     const char *reason = e->mark.has & WAY_MARK_REASON ? e->mark.reason : "";
-    struct way_transition *t = transition_get(h, (uint8_t)e->outcome.from,
-                                              (uint8_t)e->outcome.to, reason);
+    struct way_transition *t =
+        transition_get(h, (uint8_t)e->outcome.from, (uint8_t)e->outcome.to, reason);
     if (t)
         t->count++;
 }

@@ -30,8 +30,8 @@ static enum MHD_Result answer(struct MHD_Connection *connection, unsigned status
                               const char *type, struct way_buf *body)
 {
     struct MHD_Response *r = MHD_create_response_from_buffer(
-            way_buf_held(body), body->p ? body->p + body->off : (void *)"",
-            MHD_RESPMEM_MUST_COPY);
+        way_buf_held(body), body->p ? body->p + body->off : (void *)"",
+        MHD_RESPMEM_MUST_COPY);
     way_buf_fini(body);
     if (!r)
         return MHD_NO;
@@ -128,8 +128,8 @@ static void on_log(void *arg, const char *fmt, va_list ap)
 
 static struct MHD_Daemon *start(struct way_http *h, int fd)
 {
-    return MHD_start_daemon(MHD_USE_EPOLL | MHD_USE_ERROR_LOG, 0, NULL, NULL, on_request, h,
-                            MHD_OPTION_EXTERNAL_LOGGER, on_log, NULL,
+    return MHD_start_daemon(MHD_USE_EPOLL | MHD_USE_ERROR_LOG, 0, NULL, NULL, on_request,
+                            h, MHD_OPTION_EXTERNAL_LOGGER, on_log, NULL,
                             MHD_OPTION_LISTEN_SOCKET, fd, MHD_OPTION_CONNECTION_LIMIT,
                             (unsigned)CONNECTIONS_MAX, MHD_OPTION_CONNECTION_MEMORY_LIMIT,
                             (size_t)CONNECTION_BYTES, MHD_OPTION_CONNECTION_TIMEOUT,
@@ -147,7 +147,7 @@ int way_http_new(struct way_http **out, struct way_control *control, const char 
     h->loop = way_control_loop(control);
     h->daemon = start(h, fd);
     const union MHD_DaemonInfo *info =
-            h->daemon ? MHD_get_daemon_info(h->daemon, MHD_DAEMON_INFO_EPOLL_FD) : NULL;
+        h->daemon ? MHD_get_daemon_info(h->daemon, MHD_DAEMON_INFO_EPOLL_FD) : NULL;
     if (!info) {
         if (h->daemon)
             MHD_stop_daemon(h->daemon);

@@ -12,10 +12,12 @@
 struct way_ring {
     uint64_t mask;
     struct way_entry *entry;
-    _Alignas(64) _Atomic uint64_t head; /* w: writer */
-    uint64_t tail_seen;                 /* writer's */
-    _Alignas(64) _Atomic uint64_t tail; /* w: reader */
-    uint64_t head_seen;                 /* reader's */
+    char apart_from_writer[48]; /* each side's words on a cache line of their own */
+    _Atomic uint64_t head;      /* w: writer */
+    uint64_t tail_seen;         /* writer's */
+    char apart_from_reader[48];
+    _Atomic uint64_t tail; /* w: reader */
+    uint64_t head_seen;    /* reader's */
 };
 
 struct way_ring *way_ring_new(unsigned entries)
@@ -219,8 +221,8 @@ static void put_event(struct text *t, const struct way_entry *e)
     if (v->kind == WAY_KIND_COMMANDS)
         put(t, " commands=%s attempt=%u", way_commands_name(v->commands), v->attempt);
     if (v->error != WAY_ERROR_NONE && v->kind == WAY_KIND_CONNECTION)
-        put(t, " bytes_written=%llu replies_read=%u", (unsigned long long)v->bytes_written,
-            v->replies_read);
+        put(t, " bytes_written=%llu replies_read=%u",
+            (unsigned long long)v->bytes_written, v->replies_read);
 }
 
 void way_entry_line(const struct way_entry *e, char *out, size_t n)

@@ -105,7 +105,7 @@ static int split(const char *address, char host[256], const char **port,
 
 static int listen_tcp(const char *address, int backlog, struct way_err *err)
 {
-    char host[256];
+    char host[256] = "";
     const char *port = NULL;
     if (split(address, host, &port, err) < 0)
         return -1;

@@ -118,8 +118,8 @@ static void put_node_states(struct way_control *c, struct way_buf *out)
         if (!address)
             continue;
         struct way_node *node = way_health_node(h, i);
-        unsigned state = atomic_load_explicit(&node->route, memory_order_acquire) &
-                         WAY_ROUTE_STATE;
+        unsigned state =
+            atomic_load_explicit(&node->route, memory_order_acquire) & WAY_ROUTE_STATE;
         unsigned role = atomic_load_explicit(&node->role, memory_order_relaxed);
         for (unsigned s = 0; s < WAY_STATE_COUNT; s++) {
             label(out, "wayside_node_state{", "node", address);
@@ -138,7 +138,8 @@ static void put_errors_of(struct way_control *c, unsigned node, struct way_buf *
                                             (enum way_phase)p, (enum way_error)e);
             if (n == 0)
                 continue;
-            label(out, "wayside_node_errors_total{", "node", way_control_address(c, node));
+            label(out, "wayside_node_errors_total{", "node",
+                  way_control_address(c, node));
             label(out, ",", "phase", way_phase_name(p));
             label(out, ",", "error", way_error_name(e));
             way_buf_printf(out, "} %llu\n", (unsigned long long)n);
@@ -157,7 +158,8 @@ static void put_node_errors(struct way_control *c, struct way_buf *out)
 static void put_transitions(struct way_control *c, struct way_buf *out)
 {
     const struct way_transition *t;
-    head(out, "node_transitions_total", COUNTER, "changes of a node's state, by this process");
+    head(out, "node_transitions_total", COUNTER,
+         "changes of a node's state, by this process");
     for (unsigned i = 0; (t = way_history_transition(way_control_history(c), i)); i++) {
         label(out, "wayside_node_transitions_total{", "from", way_state_name(t->from));
         label(out, ",", "to", way_state_name(t->to));
@@ -173,7 +175,8 @@ static void put_policy(struct way_control *c, struct way_buf *out)
     const struct way_plan *plan = way_control_plan(c);
     char sha[24];
     snprintf(sha, sizeof sha, "%016llx", (unsigned long long)plan->layout.hash);
-    head(out, "policy_info", GAUGE, "the policy in charge; sha is of its text and options");
+    head(out, "policy_info", GAUGE,
+         "the policy in charge; sha is of its text and options");
     label(out, "wayside_policy_info{", "name", plan->name);
     label(out, ",", "version", plan->version);
     label(out, ",", "sha", sha);

@@ -51,19 +51,19 @@ static void open_conn(struct way_peer *p)
 {
     const struct way_peers_options *o = &p->set->o;
     p->conn = way_conn_open(&(struct way_conn_options){
-            .loop = o->loop,
-            .resolver = o->resolver,
-            .timeouts = o->timeouts,
-            .ops = &ops,
-            .owner = p,
-            .host = p->host,
-            .port = p->port,
-            .node = p->node,
-            .generation = p->generation,
-            .resp = 2,
-            .user = o->user,
-            .password = o->password,
-            .reply_bytes = (size_t)o->limits->reply_bytes,
+        .loop = o->loop,
+        .resolver = o->resolver,
+        .timeouts = o->timeouts,
+        .ops = &ops,
+        .owner = p,
+        .host = p->host,
+        .port = p->port,
+        .node = p->node,
+        .generation = p->generation,
+        .resp = 2,
+        .user = o->user,
+        .password = o->password,
+        .reply_bytes = (size_t)o->limits->reply_bytes,
     });
 }
 
@@ -192,8 +192,9 @@ static const char *take_answer(struct way_peer *p, enum question q, const char *
         way_fail(err, "CLUSTER %s: %s", words[q], error_text(bytes, n, text));
         return err->text;
     }
-    int bad = q == ASK_NODES ? parse_nodes(p, bytes, n, err)
-                             : way_topology_parse_slots(p->topology, bytes, n, p->host, err);
+    int bad = q == ASK_NODES
+                  ? parse_nodes(p, bytes, n, err)
+                  : way_topology_parse_slots(p->topology, bytes, n, p->host, err);
     return bad < 0 ? err->text : NULL;
 }
 

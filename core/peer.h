@@ -46,11 +46,11 @@ struct way_peer { /* ro outside peer */
     uint32_t generation; /* of that node's record, when it was taken */
     struct way_conn *conn;
     struct way_topology *topology; /* private: what it told so far */
-    uint32_t series;     /* private: replies of an older one are dropped */
-    unsigned waiting;    /* private: replies to come */
+    uint32_t series;               /* private: replies of an older one are dropped */
+    unsigned waiting;              /* private: replies to come */
     bool asking;
-    bool again;          /* private: the stale connection was made anew */
-    double used;         /* private */
+    bool again;  /* private: the stale connection was made anew */
+    double used; /* private */
     double nodes_refused, shards_refused; /* private: not to be asked before */
 };
 

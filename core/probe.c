@@ -32,13 +32,13 @@ struct series {
     ev_timer deadline; /* of the one that runs */
     double due_at, started;
     bool running, leased, again;
-    uint16_t slot;     /* of its shard, when last looked */
+    uint16_t slot; /* of its shard, when last looked */
     double timeout;
     struct way_conn *conn;
-    bool readonly;     /* the connection said READONLY */
+    bool readonly; /* the connection said READONLY */
     struct way_timeouts timeouts;
-    int64_t offset;    /* in the replication stream */
-    double offset_at;  /* 0: never told */
+    int64_t offset;   /* in the replication stream */
+    double offset_at; /* 0: never told */
 };
 
 struct way_prober {
@@ -111,12 +111,12 @@ bool way_replication_parse(const char *text, size_t n, struct way_replication *o
 static int64_t master_offset(struct series *s)
 {
     struct way_health *h = s->prober->o.health;
-    uint16_t shard = atomic_load_explicit(&way_health_node(h, s->node)->shard,
-                                          memory_order_relaxed);
+    uint16_t shard =
+        atomic_load_explicit(&way_health_node(h, s->node)->shard, memory_order_relaxed);
     if (shard == WAY_NONE)
         return -1;
     uint16_t master =
-            atomic_load_explicit(&way_health_shard(h, shard)->master, memory_order_relaxed);
+        atomic_load_explicit(&way_health_shard(h, shard)->master, memory_order_relaxed);
     const struct series *m = master == WAY_NONE ? NULL : s->prober->series[master];
     bool fresh = m && m->offset_at > 0 && now_of(s) - m->offset_at < OFFSET_AGE;
     return fresh ? m->offset : -1;
@@ -178,7 +178,7 @@ static bool find_slot(struct series *s)
 {
     const _Atomic uint16_t *slots = way_health_slots(s->prober->o.health);
     uint16_t shard = atomic_load_explicit(
-            &way_health_node(s->prober->o.health, s->node)->shard, memory_order_relaxed);
+        &way_health_node(s->prober->o.health, s->node)->shard, memory_order_relaxed);
     if (shard == WAY_NONE)
         return false;
     for (unsigned i = 0; i < WAY_SLOTS; i++) {
@@ -231,20 +231,20 @@ static void open_conn(struct series *s, const struct way_view *v)
     const struct way_prober_options *o = &s->prober->o;
     s->readonly = v->role == WAY_ROLE_REPLICA;
     s->conn = way_conn_open(&(struct way_conn_options){
-            .loop = o->loop,
-            .resolver = o->resolver,
-            .timeouts = &s->timeouts,
-            .ops = &ops,
-            .owner = s,
-            .host = v->host,
-            .port = v->port,
-            .node = s->node,
-            .generation = s->generation,
-            .resp = 2,
-            .readonly = s->readonly,
-            .user = o->user,
-            .password = o->password,
-            .reply_bytes = (size_t)o->limits->reply_bytes,
+        .loop = o->loop,
+        .resolver = o->resolver,
+        .timeouts = &s->timeouts,
+        .ops = &ops,
+        .owner = s,
+        .host = v->host,
+        .port = v->port,
+        .node = s->node,
+        .generation = s->generation,
+        .resp = 2,
+        .readonly = s->readonly,
+        .user = o->user,
+        .password = o->password,
+        .reply_bytes = (size_t)o->limits->reply_bytes,
     });
 }
 
@@ -300,8 +300,11 @@ static void on_reply(struct way_conn *c, struct way_request *r, const char *byte
     way_request_give(&s->prober->pool, r);
     if (!s->running)
         return;
-    struct way_event e = { .bytes_written = written, .phase = WAY_PHASE_READ, .step = WAY_STEP_REPLY,
-                           .reused = c->answered > 1, .replies_read = 1,
+    struct way_event e = { .bytes_written = written,
+                           .phase = WAY_PHASE_READ,
+                           .step = WAY_STEP_REPLY,
+                           .reused = c->answered > 1,
+                           .replies_read = 1,
                            .connection_age = now_of(s) - c->born,
                            .answer = { bytes, n } };
     if (bytes[0] == '-')

@@ -92,8 +92,8 @@ void way_tell_end(struct way_tell *t, struct way_tell_open *open)
 {
     char head[OPEN_BYTES];
     size_t count = t->resp == 3 ? open->pairs : open->pairs * 2;
-    size_t n = (size_t)snprintf(head, sizeof head, "%c%zu\r\n", t->resp == 3 ? '%' : '*',
-                                count);
+    size_t n =
+        (size_t)snprintf(head, sizeof head, "%c%zu\r\n", t->resp == 3 ? '%' : '*', count);
     char *p = t->out->p + t->out->off + open->at;
     size_t behind = way_buf_held(t->out) - open->at - OPEN_BYTES;
     memcpy(p, head, n);
@@ -130,8 +130,8 @@ void way_tell_field_number(struct way_tell *t, struct way_tell_open *open,
     way_tell_number(t, v);
 }
 
-void way_tell_field_bool(struct way_tell *t, struct way_tell_open *open,
-                         const char *name, bool v)
+void way_tell_field_bool(struct way_tell *t, struct way_tell_open *open, const char *name,
+                         bool v)
 {
     way_tell_name(t, open, name);
     way_tell_bool(t, v);

@@ -35,8 +35,8 @@ void way_tell_field_integer(struct way_tell *t, struct way_tell_open *open,
                             const char *name, int64_t v);
 void way_tell_field_number(struct way_tell *t, struct way_tell_open *open,
                            const char *name, double v);
-void way_tell_field_bool(struct way_tell *t, struct way_tell_open *open,
-                         const char *name, bool v);
+void way_tell_field_bool(struct way_tell *t, struct way_tell_open *open, const char *name,
+                         bool v);
 /* The name alone: the caller puts its value. */
 void way_tell_name(struct way_tell *t, struct way_tell_open *open, const char *name);
 

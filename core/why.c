@@ -97,11 +97,15 @@ static void say_event(const struct way_event *v, struct words *w)
     bool failed = v->error != WAY_ERROR_NONE;
     switch (v->kind) {
     case WAY_KIND_CONNECTION: say_connection(v, w); return;
-    case WAY_KIND_RESULT: say(w, failed ? "a command failed: " : "a command succeeded"); break;
+    case WAY_KIND_RESULT:
+        say(w, failed ? "a command failed: " : "a command succeeded");
+        break;
     case WAY_KIND_PROBE: say(w, failed ? "a probe failed: " : "a probe succeeded"); break;
     case WAY_KIND_EDGE: say(w, "a counter reached its edge"); break;
     case WAY_KIND_EXPIRY: say(w, "the mark's time was over"); break;
-    case WAY_KIND_CHANGE: say(w, "the topology changed: %s", way_change_name(v->change)); break;
+    case WAY_KIND_CHANGE:
+        say(w, "the topology changed: %s", way_change_name(v->change));
+        break;
     case WAY_KIND_COMMANDS:
         say(w, "%u of its commands (%s) failed: ", v->n, way_commands_name(v->commands));
         break;
@@ -165,7 +169,8 @@ static void tell_state(const struct way_view *v, double now,
     char text[WAY_WHY_LINE];
     struct words w = { text, 0, sizeof text };
     const struct way_verdict *d = &v->verdict;
-    say(&w, "%s (%s) is %s", v->address, way_role_name(v->role), way_state_name(d->state));
+    say(&w, "%s (%s) is %s", v->address, way_role_name(v->role),
+        way_state_name(d->state));
     if (d->since > 0)
         say(&w, " since %.3f s", now - d->since);
     if (d->ends > 0)

@@ -11,7 +11,8 @@
 static struct way_entry entry(unsigned node, enum way_asked_function fn,
                               enum way_error error)
 {
-    return (struct way_entry){ .node = (uint16_t)node, .function = (uint8_t)fn,
+    return (struct way_entry){ .node = (uint16_t)node,
+                               .function = (uint8_t)fn,
                                .event = { .error = error, .phase = WAY_PHASE_READ } };
 }
 
@@ -26,7 +27,8 @@ static void the_last_entries_come_newest_first(void **state)
         way_history_add(h, &e);
     }
     for (unsigned i = 0; i < WAY_HISTORY_ENTRIES; i++)
-        assert_int_equal(way_history_at(h, WAY_NONE, i)->seq, WAY_HISTORY_ENTRIES + 9 - i);
+        assert_int_equal(way_history_at(h, WAY_NONE, i)->seq,
+                         WAY_HISTORY_ENTRIES + 9 - i);
     assert_null(way_history_at(h, WAY_NONE, WAY_HISTORY_ENTRIES));
     assert_int_equal(way_history_total(h), WAY_HISTORY_ENTRIES + 10);
     unsigned of_one = 0;
@@ -111,11 +113,13 @@ static void reasons_without_end_become_other(void **state)
     assert_int_equal(count_of(h, WAY_STATE_HEALTHY, WAY_STATE_FAILING, "reason 0"), 2);
     unsigned places = 0;
     uint64_t all = 0;
-    for (const struct way_transition *t; (t = way_history_transition(h, places)); places++)
+    for (const struct way_transition *t; (t = way_history_transition(h, places));
+         places++)
         all += t->count;
     assert_in_range(places, 2, WAY_HISTORY_TRANSITIONS);
     assert_int_equal(all, 1001);
-    assert_in_range(count_of(h, WAY_STATE_HEALTHY, WAY_STATE_FAILING, "other"), 700, 1000);
+    assert_in_range(count_of(h, WAY_STATE_HEALTHY, WAY_STATE_FAILING, "other"), 700,
+                    1000);
     change(h, WAY_STATE_FAILING, WAY_STATE_HEALTHY, "one more");
     assert_int_equal(count_of(h, WAY_STATE_FAILING, WAY_STATE_HEALTHY, "other"), 1);
     way_history_free(h);

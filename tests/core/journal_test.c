@@ -106,9 +106,12 @@ static void a_verdict_reads_as_words(void **state)
     (void)state;
     struct way_entry e = { .function = WAY_FN_MARK };
     assert_string_equal(verdict(&e), "nil");
-    e.mark = (struct way_mark){ .given = true, .state = WAY_STATE_FAILING, .seconds = 15,
-                                .has = WAY_MARK_STATE | WAY_MARK_SECONDS | WAY_MARK_REASON,
-                                .reason = "refused" };
+    e.mark =
+        (struct way_mark){ .given = true,
+                           .state = WAY_STATE_FAILING,
+                           .seconds = 15,
+                           .has = WAY_MARK_STATE | WAY_MARK_SECONDS | WAY_MARK_REASON,
+                           .reason = "refused" };
     assert_string_equal(verdict(&e), "failing 15 s refused");
     e.mark = (struct way_mark){ .given = true, .has = WAY_MARK_WEIGHT, .weight = 0.25 };
     assert_string_equal(verdict(&e), "state kept weight 0.25");
@@ -116,27 +119,40 @@ static void a_verdict_reads_as_words(void **state)
     assert_string_equal(verdict(&e), "nil");
     e.retry = (struct way_retry){ .kind = WAY_RETRY_OTHER, .after = 0.05, .within = -1 };
     assert_string_equal(verdict(&e), "retry other after 0.05 s");
-    e.retry = (struct way_retry){ .kind = WAY_RETRY_HOLD, .within = 2, .stale_reads = true };
+    e.retry =
+        (struct way_retry){ .kind = WAY_RETRY_HOLD, .within = 2, .stale_reads = true };
     assert_string_equal(verdict(&e), "retry hold within 2 s stale_reads");
     e = (struct way_entry){ .function = WAY_FN_PROBE };
     e.probe = (struct way_probe){ .given = true, .after = 1 };
     assert_string_equal(verdict(&e), "probe data after 1 s");
-    e.probe = (struct way_probe){ .given = true, .words = 2, .timeout = 0.5,
-                                  .command = "INFO\0replication" };
+    e.probe = (struct way_probe){
+        .given = true, .words = 2, .timeout = 0.5, .command = "INFO\0replication"
+    };
     assert_string_equal(verdict(&e), "probe INFO replication after 0 s timeout 0.5 s");
 }
 
 static struct way_entry refused_entry(void)
 {
     return (struct way_entry){
-        .thread = 1, .function = WAY_FN_MARK, .address = "127.0.0.1:7001",
-        .class_name = "down", .where = "policies/default.lua:31",
-        .event = { .kind = WAY_KIND_CONNECTION, .phase = WAY_PHASE_CONNECT,
-                   .step = WAY_STEP_DIAL, .error = WAY_ERROR_REFUSED, .errnum = 111,
-                   .message = "Connection \"refused\"\r\n", .blame = WAY_BLAME_NODE, .n = 3,
-                   .certainty = WAY_CERTAINTY_UNSENT, .has_certainty = true },
+        .thread = 1,
+        .function = WAY_FN_MARK,
+        .address = "127.0.0.1:7001",
+        .class_name = "down",
+        .where = "policies/default.lua:31",
+        .event = { .kind = WAY_KIND_CONNECTION,
+                   .phase = WAY_PHASE_CONNECT,
+                   .step = WAY_STEP_DIAL,
+                   .error = WAY_ERROR_REFUSED,
+                   .errnum = 111,
+                   .message = "Connection \"refused\"\r\n",
+                   .blame = WAY_BLAME_NODE,
+                   .n = 3,
+                   .certainty = WAY_CERTAINTY_UNSENT,
+                   .has_certainty = true },
         .mark = { .given = true, .has = WAY_MARK_STATE, .state = WAY_STATE_FAILING },
-        .outcome = { .from = WAY_STATE_HEALTHY, .to = WAY_STATE_SUSPECT, .changed = true,
+        .outcome = { .from = WAY_STATE_HEALTHY,
+                     .to = WAY_STATE_SUSPECT,
+                     .changed = true,
                      .refused = WAY_REFUSED_SHARE },
     };
 }
@@ -148,11 +164,11 @@ static void a_line_is_logfmt_whatever_a_server_wrote(void **state)
     char line[1024];
     way_entry_line(&e, line, sizeof line);
     assert_string_equal(
-            line, "thread=1 node=127.0.0.1:7001 kind=connection phase=connect step=dial "
-                  "error=refused errno=111 message=\"Connection \\\"refused\\\"..\" "
-                  "class=down blame=node n=3 certainty=unsent bytes_written=0 "
-                  "replies_read=0 function=mark verdict=failing "
-                  "where=policies/default.lua:31 from=healthy to=suspect refused=share");
+        line, "thread=1 node=127.0.0.1:7001 kind=connection phase=connect step=dial "
+              "error=refused errno=111 message=\"Connection \\\"refused\\\"..\" "
+              "class=down blame=node n=3 certainty=unsent bytes_written=0 "
+              "replies_read=0 function=mark verdict=failing "
+              "where=policies/default.lua:31 from=healthy to=suspect refused=share");
 }
 
 static void a_line_is_cut_where_its_place_ends(void **state)

@@ -96,8 +96,10 @@ static void bad_addresses_are_told(void **state)
     (void)state;
     char long_path[200] = "unix:/";
     memset(long_path + 6, 'x', 150);
-    const char *bad[] = { "",      "127.0.0.1", "127.0.0.1:", "127.0.0.1:x", "1.2.3.4:70000",
-                          "unix:", long_path,   "256.1.1.1:80x" };
+    const char *bad[] = {
+        "",      "127.0.0.1", "127.0.0.1:",   "127.0.0.1:x", "1.2.3.4:70000",
+        "unix:", long_path,   "256.1.1.1:80x"
+    };
     for (unsigned i = 0; i < way_count(bad); i++) {
         struct way_err err = { "" };
         assert_int_equal(way_listen(bad[i], 0600, 8, &err), -1);
