@@ -21,9 +21,9 @@ OUT ?= .
 VARIANT ?=
 
 SUPPORT := tests/support
-BUILD_ROOT := $(OUT:./=.)/build
+BUILD_ROOT := $(patsubst ./%,%,$(OUT)/build)
 BUILD := $(BUILD_ROOT)$(VARIANT:%=/%)
-BIN := $(OUT)/bin/wayside$(VARIANT:%=-%)
+BIN := $(patsubst ./%,%,$(OUT)/bin/wayside$(VARIANT:%=-%))
 LIB := $(BUILD)/libwayside.a
 of_variant := $(if $(VARIANT), [$(VARIANT)])
 

@@ -109,13 +109,16 @@ enabled_services() {
       find /etc/rc2.d -name 'S*' -printf '%f\n'; } 2>/dev/null | sort
 }
 disable_new_services() { # $1: what was enabled before
-    local each
-    comm -13 <(printf '%s\n' "$1") <(enabled_services) | while read -r each; do
+    local each left
+    # The boot scripts first: that takes away the unit of the same name with it.
+    for each in $(comm -13 <(printf '%s\n' "$1") <(enabled_services)); do
         case $each in
-            S[0-9][0-9]*) update-rc.d "${each#S??}" disable ;;
-            *) deb-systemd-helper disable "$each" ;;
+            S[0-9][0-9]*) update-rc.d "${each#S??}" disable || true ;;
+            *) DPKG_MAINTSCRIPT_PACKAGE=${each%.*} deb-systemd-helper disable "$each" || true ;;
         esac
-    done
+    done >>"$log" 2>&1
+    left=$(comm -13 <(printf '%s\n' "$1") <(enabled_services))
+    [ -z "$left" ] || { echo "enabled by a package, and can't be disabled:" $left >&2; exit 1; }
 }
 
 leave() { # whatever ends this
@@ -159,7 +162,7 @@ install_packages() { # TEST-SET: the packages are found again after an update, s
         apt_get update
         apt_get install -y --no-remove --no-install-recommends "${missing[@]}"
     fi
-    disable_new_services "$before" >>"$log" 2>&1
+    disable_new_services "$before"
 }
 
 find_missing() {
