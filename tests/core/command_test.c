@@ -334,7 +334,7 @@ static void keys_of_each_shape_are_found(void **state)
     expect_keys("SORT k STORE", "1");
     expect_keys("GEORADIUS k 1 2 3 km STORE a", "1 7");
     expect_keys("GEORADIUS k 1 2 3 km STORE a storedist b", "1 7 9");
-    expect_keys("GEORADIUSBYMEMBER store m 3 km", "1");
+    expect_keys("GEORADIUSBYMEMBER k store 3 km", "1");
     expect_keys("GEORADIUSBYMEMBER k m 3 km STORE d", "1 6");
     expect_keys("GEORADIUS_RO k 1 2 3 km", "1");
     expect_keys("PING", "");

@@ -389,6 +389,19 @@ static void other_versions_fields_and_flags_are_understood(void **state)
     assert_int_equal(node_of("d")->port, 7000);
 }
 
+static void who_can_not_be_dialed_owns_nothing(void **state)
+{
+    (void)state;
+    parse_nodes("a h:1 master,handshake - 0 0 0 connected 1\n"
+                "b h:1 master,noaddr - 0 0 0 connected 2\n"
+                "c h:0 master - 0 0 0 connected 3\n"
+                "d h:1 slave a 0 0 0 connected 4\n"
+                "e h:1 master,fail - 0 0 0 disconnected 5\n");
+    assert_int_equal(topology->count, 5);
+    assert_int_equal(owned(), 1);
+    assert_string_equal(owner_of(5), "e"); /* failing is for the policy to judge */
+}
+
 static void what_is_no_such_text_is_refused_with_its_line(void **state)
 {
     (void)state;
@@ -452,6 +465,16 @@ static void cluster_slots_tells_the_same_without_epochs(void **state)
     assert_true(node_of(NODE1)->master && !node_of(NODE6)->master &&
                 node_of(NODE6)->link_up);
     assert_int_equal(node_of(NODE6)->port, 27316);
+}
+
+/* In the middle of a failover two ranges may see one node in two roles. */
+static void a_master_of_one_range_stays_one_in_another(void **state)
+{
+    (void)state;
+    parse_slots("*2\r\n*3\r\n:0\r\n:1\r\n*3\r\n+h\r\n:1\r\n+a\r\n"
+                "*4\r\n:2\r\n:2\r\n*3\r\n+h\r\n:2\r\n+b\r\n*3\r\n+h\r\n:1\r\n+a\r\n");
+    assert_true(node_of("a")->master && !node_of("a")->master_id[0]);
+    assert_int_equal(owned(), 3);
 }
 
 static void preferred_endpoints_are_dialed_as_told(void **state)
@@ -653,10 +676,12 @@ int main(void)
         WITH_TOPOLOGY(a_failed_master_and_its_successor_are_told_apart),
         WITH_TOPOLOGY(a_node_without_an_address_is_where_it_was_asked),
         WITH_TOPOLOGY(other_versions_fields_and_flags_are_understood),
+        WITH_TOPOLOGY(who_can_not_be_dialed_owns_nothing),
         WITH_TOPOLOGY(what_is_no_such_text_is_refused_with_its_line),
         WITH_TOPOLOGY(a_cut_text_never_gives_more_than_the_whole),
         WITH_TOPOLOGY(more_nodes_than_any_cluster_has_are_refused),
         WITH_TOPOLOGY(cluster_slots_tells_the_same_without_epochs),
+        WITH_TOPOLOGY(a_master_of_one_range_stays_one_in_another),
         WITH_TOPOLOGY(preferred_endpoints_are_dialed_as_told),
         WITH_TOPOLOGY(resp3_is_read_where_hiredis_can),
         WITH_TOPOLOGY(shards_add_health_to_the_nodes_that_are_known),
