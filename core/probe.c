@@ -20,7 +20,8 @@
 #include <stdlib.h>
 #include <strings.h>
 
-enum { HOST_AFTER = 5, WORDS_MAX = 128, POOLED_IDLE = 30, OFFSET_AGE = 10 };
+enum { WORDS_MAX = 128, POOLED_IDLE = 30, OFFSET_AGE = 10 };
+static const double HOST_AFTER = 5;
 static const double OTHERS_LEASE = 0.25; /* least time until the lease is tried again */
 
 struct series {
@@ -428,9 +429,11 @@ static void on_due(struct ev_loop *ev, ev_timer *w, int events)
 static void wish_of_host(struct series *s)
 {
     struct way_verdict v;
+    double after = s->prober->o.host_after;
+    after = after > 0 ? after : HOST_AFTER;
     way_health_verdict(s->prober->o.health, s->node, &v);
     if (v.state == WAY_STATE_FAILING && v.ends <= 0)
-        s->wish = (struct way_probe){ .given = true, .after = HOST_AFTER };
+        s->wish = (struct way_probe){ .given = true, .after = after };
 }
 
 static void schedule(struct series *s, bool repeated)

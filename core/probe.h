@@ -28,6 +28,7 @@ struct way_prober_options {
     const struct way_timeouts *timeouts; /* borrowed */
     const struct way_limits *limits;     /* borrowed */
     const char *user, *password;         /* borrowed; NULL: none */
+    double host_after; /* how long a node that fails without end goes without: 0: 5 s */
     /* The next wish for a node, because of e. */
     void (*ask)(void *arg, unsigned node, struct way_event *e, struct way_probe *out);
     /* A probe ended: e is whole but for class and blame. */
