@@ -387,7 +387,7 @@ static void serve(struct way_client *c, const char *p, size_t n)
         return;
     }
     if (command->how == WAY_HOW_FORWARD && command->keyspec == WAY_KEYS_RANGE &&
-        command->first == command->last && !command->why) {
+        command->first == command->last && !command->by_args) {
         submit(c, command, slot_of(p, &arg[command->first]), 0, p, n);
         return;
     }
