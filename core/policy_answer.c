@@ -260,23 +260,21 @@ static void read_field(struct way_asking *a, lua_State *L, int field)
     }
 }
 
+static void unknown_field(struct way_asking *a, lua_State *L, const char *key)
+{
+    a->bad_answer = true;
+    lua_pushfstring(L, "%s: the answer", way_question_name(a->question));
+    way_view_unknown(L, lua_tostring(L, -1), key, words_of[a->question]);
+}
+
 static void read_fields(struct way_asking *a, lua_State *L)
 {
-    lua_rawgeti(L, LUA_REGISTRYINDEX, a->policy->fields[a->question]);
-    lua_insert(L, -2);
+    const struct way_keys *keys = &a->policy->fields[a->question];
     for (lua_pushnil(L); lua_next(L, -2); lua_pop(L, 1)) {
-        lua_pushvalue(L, -2);
-        lua_rawget(L, -5);
-        int field = (int)lua_tointeger(L, -1);
-        lua_pop(L, 1);
-        if (!field) {
-            a->bad_answer = true;
-            lua_pushfstring(L, "%s: the answer", way_question_name(a->question));
-            way_view_unknown(L, lua_tostring(L, -1),
-                               lua_type(L, -3) == LUA_TSTRING ? lua_tostring(L, -3)
-                                                              : luaL_typename(L, -3),
-                               words_of[a->question]);
-        }
+        const char *key = lua_type(L, -2) == LUA_TSTRING ? lua_tostring(L, -2) : NULL;
+        int field = key ? way_keys_find(keys, key) : 0;
+        if (!field)
+            unknown_field(a, L, key ? key : luaL_typename(L, -2));
         read_field(a, L, field);
     }
 }
@@ -302,12 +300,6 @@ void way_answer_read(struct way_asking *a, lua_State *L)
 
 void way_answer_open(struct way_policy *p, lua_State *L)
 {
-    for (int q = 0; q < WAY_ASK_COUNT; q++) {
-        lua_newtable(L);
-        for (int i = 0; words_of[q] && words_of[q][i]; i++) {
-            lua_pushinteger(L, i + 1);
-            lua_setfield(L, -2, words_of[q][i]);
-        }
-        p->fields[q] = luaL_ref(L, LUA_REGISTRYINDEX);
-    }
+    for (int q = 0; q < WAY_ASK_COUNT; q++)
+        way_keys_keep(&p->fields[q], L, words_of[q]);
 }

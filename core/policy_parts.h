@@ -19,7 +19,8 @@ enum {
     WAY_ROWS_OF_CLASSES = 128,
     WAY_CLASS_NAME = 24,
     WAY_SIBLINGS_MAX = 16, /* files beside the policy that it requires */
-    WAY_KEY_PLACES = 128, WAY_HANDLES = 7, WAY_HANDLES_KEPT = 5, /* kinds of userdata: policy_view.c */
+    WAY_KEY_PLACES = 128, /* a power of two: way_key_place */
+    WAY_HANDLES = 7, WAY_HANDLES_KEPT = 5, /* kinds of userdata: policy_view.c */
 };
 
 enum way_question {
@@ -55,6 +56,17 @@ struct way_keys {
     const char *key[WAY_KEY_PLACES];
     uint8_t field[WAY_KEY_PLACES];
 };
+static inline unsigned way_key_place(const char *key)
+{
+    return (unsigned)((uint64_t)(uintptr_t)key * 0x9e3779b97f4a7c15ull >> 57);
+}
+static inline int way_keys_find(const struct way_keys *keys, const char *key)
+{
+    for (unsigned i = way_key_place(key); keys->key[i]; i = (i + 1) % WAY_KEY_PLACES)
+        if (keys->key[i] == key)
+            return keys->field[i];
+    return 0;
+}
 
 struct way_policy_file {
     char *name; /* as messages have it */
@@ -103,7 +115,7 @@ struct way_policy {
     } question[WAY_ASK_COUNT];
     int self[WAY_SPACE_COUNT];                       /* registry references */
     int names[WAY_SPACE_COUNT][WAY_SCOPE_COUNT];     /* of tables name -> slot */
-    int fields[WAY_ASK_COUNT];                       /* of tables answer field -> number */
+    struct way_keys fields[WAY_ASK_COUNT];           /* of answers */
 
     /* handles: what node.memory, node.shard and self.cluster gave in this call */
     int metatable[WAY_HANDLES];

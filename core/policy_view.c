@@ -14,6 +14,7 @@
 enum kind { SHARD, CLUSTER, MEMORY, MEMORY_SHARD, MEMORY_CLUSTER, NODE, EVENT, KINDS };
 
 struct handle {
+    struct way_policy *policy;
     uint64_t call;
 };
 
@@ -60,12 +61,30 @@ static struct way_policy *policy_of(lua_State *L)
 /* The question that the handle at index 1 belongs to. */
 static struct way_asking *alive(lua_State *L, enum kind kind)
 {
-    struct way_policy *p = policy_of(L);
     const struct handle *h = lua_touserdata(L, 1);
-    if (!h || !p->asking || h->call != p->call)
+    struct way_policy *p = h->policy;
+    if (!p->asking || h->call != p->call)
         luaL_error(L, "%s is of an earlier call: what a policy wants to remember it declares "
                       "as memory", kind_names[kind]);
     return p->asking;
+}
+
+/* Strings of a state are unique, so a field's name is known by its address. The names stay
+ * alive in a list that the registry keeps. */
+void way_keys_keep(struct way_keys *keys, lua_State *L, const char *const *words)
+{
+    lua_newtable(L);
+    for (int i = 0; words && words[i]; i++) {
+        lua_pushstring(L, words[i]);
+        const char *key = lua_tostring(L, -1);
+        unsigned place = way_key_place(key);
+        while (keys->key[place])
+            place = (place + 1) % WAY_KEY_PLACES;
+        keys->key[place] = key;
+        keys->field[place] = (uint8_t)(i + 1);
+        lua_rawseti(L, -2, i + 1);
+    }
+    (void)luaL_ref(L, LUA_REGISTRYINDEX);
 }
 
 void way_view_unknown(lua_State *L, const char *what, const char *name,
@@ -85,42 +104,15 @@ void way_view_unknown(lua_State *L, const char *what, const char *name,
     luaL_error(L, "%s has no '%s'", what, name);
 }
 
-static unsigned key_place(const char *key)
-{
-    uintptr_t at = (uintptr_t)key;
-    return (unsigned)(at >> 3 ^ at >> 9) % WAY_KEY_PLACES;
-}
-
-/* Strings of a state are unique, so a field's name is known by its address. The names stay
- * alive in the list that way_view_open keeps. */
-static void keep_keys(struct way_keys *keys, lua_State *L, const char *const *words)
-{
-    lua_newtable(L);
-    for (int i = 0; words && words[i]; i++) {
-        lua_pushstring(L, words[i]);
-        const char *key = lua_tostring(L, -1);
-        unsigned place = key_place(key);
-        while (keys->key[place])
-            place = (place + 1) % WAY_KEY_PLACES;
-        keys->key[place] = key;
-        keys->field[place] = (uint8_t)(i + 1);
-        lua_rawseti(L, -2, i + 1);
-    }
-    (void)luaL_ref(L, LUA_REGISTRYINDEX);
-}
-
 /* The number of the field that the key at index 2 names. */
 static int field_of(lua_State *L, const struct way_policy *p, enum kind kind,
                     const char *const *words)
 {
-    const struct way_keys *keys = &p->keys[kind];
-    const char *key = lua_type(L, 2) == LUA_TSTRING ? lua_tostring(L, 2) : NULL;
-    for (unsigned place = key_place(key); keys->key[place];
-         place = (place + 1) % WAY_KEY_PLACES)
-        if (keys->key[place] == key)
-            return keys->field[place];
-    way_view_unknown(L, kind_names[kind], key ? key : "?", words);
-    return 0;
+    const char *key = lua_tostring(L, 2);
+    int field = key ? way_keys_find(&p->keys[kind], key) : 0;
+    if (!field)
+        way_view_unknown(L, kind_names[kind], key ? key : luaL_typename(L, 2), words);
+    return field;
 }
 
 /* A text of the view or the event; nil where it is empty. */
@@ -172,6 +164,7 @@ static void push_words(lua_State *L)
 static void push_handle(struct way_policy *p, lua_State *L, enum kind kind)
 {
     struct handle *h = lua_newuserdata(L, sizeof *h);
+    h->policy = p;
     h->call = p->call;
     lua_rawgeti(L, LUA_REGISTRYINDEX, p->metatable[kind]);
     lua_setmetatable(L, -2);
@@ -526,7 +519,7 @@ void way_view_open(struct way_policy *p, lua_State *L)
     };
     push_words(L);
     for (int kind = 0; kind < KINDS; kind++) {
-        keep_keys(&p->keys[kind], L, kinds[kind].words);
+        way_keys_keep(&p->keys[kind], L, kinds[kind].words);
         lua_createtable(L, 0, 3);
         lua_pushvalue(L, -2);
         lua_pushcclosure(L, kinds[kind].index, 1);

@@ -17,6 +17,8 @@ void way_view_self(struct lua_State *L, const char *name, const char *version);
 /* Functions of the wayside module: (), (answer). */
 int way_view_random(struct lua_State *L);
 int way_view_info(struct lua_State *L);
+/* Makes the words, a list ended by NULL, known by number, from 1. Raises. */
+void way_keys_keep(struct way_keys *keys, struct lua_State *L, const char *const *words);
 /* Raises "<what> has no 'name', did you mean ..."; `known` ends with NULL. */
 void way_view_unknown(struct lua_State *L, const char *what, const char *name,
                       const char *const *known);

@@ -5,9 +5,9 @@
  * trampoline (no allocation), arms the hook and calls lua_pcall; so even building arguments
  * is protected.
  *
- * The collector is stopped while a script runs and does a slice after each call once enough
- * was allocated. So what a call allocates is bounded by the cap, and no pause falls into
- * it. After a refused allocation the slices go on, at most a millisecond each, until half
+ * The collector is stopped while a script runs. Once enough was allocated, a cycle goes on
+ * by a slice after each call. So what a call allocates is bounded by the cap, and no pause
+ * falls into it. After a refused allocation the slices go on, at most a millisecond each, until half
  * of the cap is free.
  *
  * Rejected: collecting within the call (a full cycle may come at any instruction), and a
@@ -27,9 +27,10 @@
 
 enum {
     INTERVAL = 200,          /* instructions between two looks at budget and clock */
-    SLICE_BYTES = 16384,     /* allocated since the last slice: time for another */
+    CYCLE_BYTES = 262144,    /* allocated since the last cycle's end: time for another */
     SLICE_WORK = 32,         /* of lua_gc's step, in KiB */
-    LOADING = 50,            /* times a call's budget */
+    LOADING = 50,            /* times a call's instructions */
+    LOADING_WALL = 500,      /* times its seconds: a busy machine must not refuse a file */
     AT_HANDLER = 1, AT_TRAMPOLINE, AT_SLICE, AT_TOP = AT_SLICE, /* stack indexes */
 };
 static const double standard_instructions = 100000, standard_wall = 0.002,
@@ -38,7 +39,9 @@ static const double standard_instructions = 100000, standard_wall = 0.002,
 struct way_script {
     lua_State *L;
     size_t used, cap;       /* bytes */
-    size_t collected;       /* used after the last slice */
+    size_t cycle;           /* bytes allocated between two cycles */
+    size_t collected;       /* used after the last cycle */
+    bool collecting;        /* a cycle is on its way */
     bool refused;           /* an allocation was, in this call */
     bool full;              /* one was, and half of the cap is not free yet */
     bool running, tripped;
@@ -180,10 +183,9 @@ static int slice(lua_State *L)
 {
     struct way_script *s = way_script_of(L);
     double until = s->full ? way_clock() + slice_seconds : 0;
-    int done;
     do
-        done = lua_gc(L, LUA_GCSTEP, SLICE_WORK);
-    while (s->full && !done && way_clock() < until);
+        s->collecting = !lua_gc(L, LUA_GCSTEP, SLICE_WORK);
+    while (s->full && s->collecting && way_clock() < until);
     return 0;
 }
 
@@ -194,7 +196,8 @@ static void collect(struct way_script *s)
     (void)lua_pcall(s->L, 0, 0, 0);
     lua_settop(s->L, AT_TOP);
     (void)lua_gc(s->L, LUA_GCSTOP, 0);
-    s->collected = s->used;
+    if (!s->collecting)
+        s->collected = s->used;
     if (s->full && s->used < s->cap / 2)
         s->full = false;
 }
@@ -238,7 +241,7 @@ static int enter(struct way_script *s, way_script_fn fn, void *arg, double instr
     if (status)
         note_failure(s, status);
     lua_settop(L, AT_TOP);
-    if (s->used > s->collected + SLICE_BYTES || s->full)
+    if (s->used > s->collected + s->cycle || s->collecting || s->full)
         collect(s);
     return status ? -1 : 0;
 }
@@ -250,7 +253,7 @@ int way_script_call(struct way_script *s, way_script_fn fn, void *arg)
 
 int way_script_call_loading(struct way_script *s, way_script_fn fn, void *arg)
 {
-    return enter(s, fn, arg, s->instructions * LOADING, s->wall * LOADING);
+    return enter(s, fn, arg, s->instructions * LOADING, s->wall * LOADING_WALL);
 }
 
 /* ---- loading ---- */
@@ -426,6 +429,7 @@ struct way_script *way_script_new(const struct way_script_limits *limits)
     s->instructions = or_standard(limits ? limits->instructions : 0, standard_instructions);
     s->wall = or_standard(limits ? limits->wall : 0, standard_wall);
     s->cap = (size_t)or_standard(limits ? limits->memory : 0, standard_memory);
+    s->cycle = s->cap / 8 < CYCLE_BYTES ? s->cap / 8 : CYCLE_BYTES;
     s->L = lua_newstate(allocate, s);
     if (!s->L)
         goto fail;

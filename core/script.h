@@ -32,8 +32,8 @@ struct way_script_limits {
     double memory;       /* bytes per state (4 MiB) */
 };
 
-/* NULL: the memory limit is too small for the libraries. Loading (way_script_load_text) has
- * a budget of its own, fifty times that of a call. */
+/* NULL: the memory limit is too small for the libraries. Loading has a budget of its
+ * own: fifty times the instructions of a call, five hundred times its seconds. */
 struct way_script *way_script_new(const struct way_script_limits *limits);
 void way_script_free(struct way_script *s);
 

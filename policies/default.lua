@@ -60,52 +60,56 @@ return wayside.policy {
     },
 
     mark = function(self, node, event)
-        local o, m = self.options, node.memory
-        if node.state == "draining" then return nil end          -- the operator's business
-        if event.kind == "change" then return {} end             -- changes nothing, but asks for a probe
-        if event.kind == "expiry" then return nil end            -- the mark's time is over: healthy
+        local o, state, kind, class = self.options, node.state, event.kind, event.class
+        if state == "draining" then return nil end               -- the operator's business
+        if kind == "change" then return {} end                   -- changes nothing, but asks for a probe
+        if kind == "expiry" then return nil end                  -- the mark's time is over: healthy
         if not event.error then
             -- A probe that read data, or an answered command on a node that was in doubt: it is back.
-            if node.state == "healthy" then return nil end
-            return { state = "healthy", ramp = node.state == "failing" and o.ramp or 0, reason = "answers" }
+            if state == "healthy" then return nil end
+            return { state = "healthy", ramp = state == "failing" and o.ramp or 0, reason = "answers" }
         end
-        if node.state == "failing" then return nil end           -- known already
-        local soft = event.class == "busy" or event.class == "slow" and event.phase ~= "connect" and node.failures < o.slow_row
-        if soft and event.kind ~= "probe" then
+        if state == "failing" then return nil end                -- known already
+        local soft = class == "busy" or class == "slow" and event.phase ~= "connect" and node.failures < o.slow_row
+        if soft and kind ~= "probe" then
             -- Others are preferred; the probe that follows, or the next time-out, decides.
-            return node.state ~= "suspect" and { state = "suspect", reason = event.class } or nil
+            return state ~= "suspect" and { state = "suspect", reason = class } or nil
         end
-        if node.state == "healthy" and event.now - node.since > o.calm then m.strikes = 0 end
-        if event.class ~= "not_ready" then m.strikes = math.min(m.strikes + 1, 16) end  -- loading is no relapse
+        local memory = node.memory
+        local strikes = memory.strikes
+        if state == "healthy" and event.now - node.since > o.calm then strikes = 0 end
+        if class ~= "not_ready" then strikes = math.min(strikes + 1, 16) end             -- loading is no relapse
+        memory.strikes = strikes
         return {
             state = "failing",
-            seconds = o.recover == "time" and math.min(o.wait_max, o.wait * 2 ^ (m.strikes - 1)) or nil,
+            seconds = o.recover == "time" and math.min(o.wait_max, o.wait * 2 ^ (strikes - 1)) or nil,
             reason = event.reply or event.error,
             refresh = node.role == "master",                     -- its replica may have taken over
         }
     end,
 
     backoff = function(self, _, event)
-        local o = self.options
+        local o, class, attempt = self.options, event.class, event.attempt
         local reads = event.commands == "reads"
-        local hold = { retry = "hold", within = o.hold - event.age, stale_reads = o.stale_reads }
         -- Executed or not, nobody knows: the client has to.
-        if event.certainty == "unknown" and not reads then return nil end
-        -- The slot is moving, or the cluster is voting; or no node can be used: wait, within reason.
-        if event.class == "again" or event.error == "no_node" then return hold end
+        if not reads and event.certainty == "unknown" then return nil end
         -- Our own limits are full: more attempts would not help.
-        if event.class == "local" then return nil end
-        -- The connection was old, the node may be fine: at once, and once, by a new one.
-        if event.class == "stale_connection" and event.attempt == 1 then return { retry = "same" } end
-        local after = event.attempt > 1 and between(event.attempt - 1) or 0
-        -- The topology is being refreshed: to the master that it names.
-        if event.class == "stale_route" and event.attempt <= o.attempts then return { retry = "master", after = after } end
-        if reads and event.attempt < o.attempts then
-            return { retry = "other", after = after, stale_reads = o.stale_reads }
+        local nowhere = event.error == "no_node"
+        if class == "local" and not nowhere then return nil end
+        if class ~= "again" and not nowhere then
+            -- The connection was old, the node may be fine: at once, and once, by a new one.
+            if attempt == 1 and class == "stale_connection" then return { retry = "same" } end
+            local after = attempt > 1 and between(attempt - 1) or 0
+            -- The topology is being refreshed: to the master that it names.
+            if class == "stale_route" and attempt <= o.attempts then return { retry = "master", after = after } end
+            if reads and attempt < o.attempts then
+                return { retry = "other", after = after, stale_reads = o.stale_reads }
+            end
+            -- Writes that were not sent: the master may have failed on one connection only.
+            if not reads and attempt == 1 then return { retry = "master" } end
         end
-        -- Writes that were not sent: the master may have failed on one connection only.
-        if not reads and event.attempt == 1 then return { retry = "master" } end
-        return hold
+        -- The slot is moving, the cluster is voting, or no node can be used: wait, within reason.
+        return { retry = "hold", within = o.hold - event.age, stale_reads = o.stale_reads }
     end,
 
     probe = function(self, node, event)
