@@ -300,8 +300,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         TEST(metrics_are_valid_and_complete),
-        cmocka_unit_test_setup_teardown(an_odd_reason_does_not_break_the_format,
-                                        set_up_odd, tear_down),
+        TEST(an_odd_reason_does_not_break_the_format),
         TEST(metrics_are_valid_before_anything_is_known),
         TEST(health_is_told_truly),
         TEST(what_is_not_served_is_told),
