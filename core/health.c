@@ -55,8 +55,8 @@
 
 enum {
     LOCK_NS = 1000 * 1000,
-    JOIN_TRIES = 2000,      /* of LOCK_NS each, when attaching */
-    SNAPSHOT_TRIES = 1000,  /* before a look whether the writer died */
+    JOIN_TRIES = 2000,     /* of LOCK_NS each, when attaching */
+    SNAPSHOT_TRIES = 1000, /* before a look whether the writer died */
     SNAPSHOT_HELPS = 3,
 };
 
@@ -84,7 +84,8 @@ static bool is_gone(struct way_segment *s, unsigned node)
 static uint32_t route_of(struct way_segment *s, unsigned node,
                          const struct way_verdict *v, double now)
 {
-    return (uint32_t)v->state | (v->weight < 1 || ramping(v, now) ? WAY_ROUTE_WEIGHT : 0) |
+    return (uint32_t)v->state |
+           (v->weight < 1 || ramping(v, now) ? WAY_ROUTE_WEIGHT : 0) |
            (v->shed > 0 ? WAY_ROUTE_SHED : 0) | (is_gone(s, node) ? WAY_ROUTE_GONE : 0);
 }
 
@@ -96,8 +97,8 @@ static void derive(struct way_segment *s, unsigned node, const struct way_own *o
     _Atomic uint64_t *trials = &s->aux[node].trials;
     if (own->verdict.state == WAY_STATE_PROBING &&
         way_trials_allotment(atomic_load_explicit(trials, RELAXED)) != allotment)
-        atomic_store_explicit(trials, way_trials_pack(allotment, 0, own->verdict.trials, 0),
-                              RELEASE);
+        atomic_store_explicit(
+            trials, way_trials_pack(allotment, 0, own->verdict.trials, 0), RELEASE);
     atomic_store_explicit(&s->node[node].route, route_of(s, node, &own->verdict, now),
                           RELEASE);
 }
@@ -134,8 +135,8 @@ static void redo_apply(struct way_segment *s)
     uint32_t node = atomic_load_explicit(&r->node, RELAXED) % WAY_NODES_MAX;
     uint32_t shard = atomic_load_explicit(&r->shard, RELAXED) % WAY_SHARDS_MAX;
     if (parts & WAY_PART_NODE)
-        redo_one(s->own[node], WAY_OWN_WORDS, atomic_load_explicit(&r->version[0], RELAXED),
-                 r->own);
+        redo_one(s->own[node], WAY_OWN_WORDS,
+                 atomic_load_explicit(&r->version[0], RELAXED), r->own);
     if (parts & WAY_PART_SHARD)
         redo_one(s->shard_memory[shard], WAY_SHARD_MEMORY,
                  atomic_load_explicit(&r->version[1], RELAXED), r->shard_memory);
@@ -382,8 +383,8 @@ void way_health_latency(struct way_health *h, unsigned node, double seconds, dou
     if (!(value > 1e-9f)) /* never the bits of 0 */
         value = 1e-9f;
     memcpy(&bits, &value, sizeof bits);
-    atomic_compare_exchange_strong_explicit(word, &old, (uint64_t)bits << 32 | at, RELAXED,
-                                            RELAXED);
+    atomic_compare_exchange_strong_explicit(word, &old, (uint64_t)bits << 32 | at,
+                                            RELAXED, RELAXED);
 }
 
 double way_health_latency_get(struct way_health *h, unsigned node)
@@ -444,7 +445,7 @@ static void read_identity(struct way_segment *s, unsigned node, struct way_view 
 #define TEXT(field)                                                                      \
     way_record_text(record, WAY_IDENTITY_WORDS, version,                                 \
                     offsetof(struct way_identity, field), v->field,                      \
-                    sizeof ((struct way_identity *)0)->field)
+                    sizeof((struct way_identity *)0)->field)
     const _Atomic uint64_t *record = s->identity[node];
     uint64_t version;
     do {
@@ -727,8 +728,9 @@ static void redo_fill(struct way_redo *r, unsigned parts, const struct way_snaps
 }
 
 /* Under the lock, with a snapshot that is not old. */
-static void publish(struct way_segment *s, unsigned parts, const struct way_snapshot *seen,
-                    const struct way_own *own, const struct way_memory *m)
+static void publish(struct way_segment *s, unsigned parts,
+                    const struct way_snapshot *seen, const struct way_own *own,
+                    const struct way_memory *m)
 {
     bool several = parts & (parts - 1);
     uint64_t turn = atomic_load_explicit(&s->redo.turn, RELAXED);
@@ -749,7 +751,8 @@ static void publish(struct way_segment *s, unsigned parts, const struct way_snap
         atomic_store_explicit(&s->redo.turn, turn + 2, RELEASE);
 }
 
-static enum way_commit commit_locked(struct way_health *h, const struct way_snapshot *seen,
+static enum way_commit commit_locked(struct way_health *h,
+                                     const struct way_snapshot *seen,
                                      const struct way_proposal *p, unsigned parts,
                                      struct way_outcome *out)
 {

@@ -34,21 +34,22 @@ enum {
 /* The route word of a node: 0 means healthy, whole weight, nothing shed: the router's
  * fast case is one load and one comparison. */
 enum {
-    WAY_ROUTE_STATE = 0x07, /* enum way_state */
+    WAY_ROUTE_STATE = 0x07,  /* enum way_state */
     WAY_ROUTE_WEIGHT = 0x08, /* weight below 1, or still ramping: see the verdict */
     WAY_ROUTE_SHED = 0x10,   /* see the verdict */
     WAY_ROUTE_GONE = 0x20,   /* left the cluster, or never used */
 };
 
+/* w: health, at commit and publish; r: routers, per command. The latency is written often,
+ * so it has a cache line of its own. */
 struct way_node {
-    _Alignas(64) _Atomic uint32_t route; /* w: health, at commit; r: routers, per command */
-    _Atomic uint16_t shard;      /* w: health, at publish; WAY_NONE: of no shard */
+    _Alignas(64) _Atomic uint32_t route;
+    _Atomic uint16_t shard;      /* WAY_NONE: of no shard */
     _Atomic uint8_t role;        /* enum way_role */
     _Atomic uint32_t generation; /* changes when the record is given to another node or
                                     address: connections of an older one are drained */
     _Atomic uint32_t failures;   /* events in a row that blamed it */
-    _Alignas(64) _Atomic uint64_t latency; /* packed EWMA, see way_health_latency; written
-                                              often, so on a cache line of its own */
+    _Alignas(64) _Atomic uint64_t latency; /* packed EWMA, see way_health_latency */
 };
 struct way_shard {
     _Atomic uint16_t master; /* node index or WAY_NONE */
@@ -58,16 +59,17 @@ struct way_shard {
 
 /* What a commit publishes of a node, in one piece. */
 struct way_verdict {
-    uint8_t state;          /* enum way_state */
-    uint8_t hard;           /* marked on hard evidence */
-    uint8_t connections;    /* enum way_connections, of the last mark */
-    uint32_t trials;        /* let through in all while probing */
-    double since;           /* when the state last changed */
-    double ends;            /* 0: until marked otherwise */
+    uint8_t state;       /* enum way_state */
+    uint8_t hard;        /* marked on hard evidence */
+    uint8_t connections; /* enum way_connections, of the last mark but keep */
+    uint32_t trials;     /* let through in all while probing */
+    double since;        /* when the state last changed */
+    double ends;         /* 0: until marked otherwise */
     double weight, ramp, ramp_began, shed;
     char reason[WAY_REASON_MAX];
-    uint32_t drops;         /* counts marks with connections = drop or drain: a worker that
-                               remembers an older count applies them. Never falls */
+    /* Counts marks with connections = drop or drain: a worker that remembers an older
+     * count applies them. Never falls. */
+    uint32_t drops;
 };
 
 struct way_memory {
@@ -78,7 +80,7 @@ struct way_memory {
 
 /* The first values of declared memory, and what tells two policies apart. */
 struct way_layout {
-    uint64_t hash; /* of policy, requires and options; 0: none */
+    uint64_t hash;                 /* of policy, requires and options; 0: none */
     unsigned node, shard, cluster; /* how many numbers are used */
     struct way_memory first;
 };
@@ -122,7 +124,7 @@ struct way_snapshot {
 struct way_health; /* one per process */
 
 struct way_health_options {
-    const char *path;  /* NULL: private to this process (memfd) */
+    const char *path; /* NULL: private to this process */
     struct way_layout layout;
     bool guard;
     double failing_share;
@@ -196,10 +198,10 @@ struct way_proposal {
 enum way_refusal { WAY_REFUSED_NOT, WAY_REFUSED_LAST_NODE, WAY_REFUSED_SHARE };
 struct way_outcome {
     enum way_state from, to;
-    bool changed;               /* the state changed */
-    enum way_refusal refused;   /* failing became suspect, and why; where the node stands
+    bool changed;             /* the state changed */
+    enum way_refusal refused; /* failing became suspect, and why; where the node stands
                                    failing on hard evidence, that stands, not prolonged */
-    uint64_t commit;            /* the epoch after it */
+    uint64_t commit;          /* the epoch after it */
 };
 enum way_commit {
     WAY_COMMIT_DONE,     /* published (or nothing to publish) */
@@ -276,7 +278,8 @@ unsigned way_health_find(struct way_health *h, const char *host, uint16_t port);
 void way_health_moved(struct way_health *h, unsigned slot, unsigned node, double now);
 /* Fraction of slots that have an owner, 0..1. */
 double way_health_coverage(struct way_health *h);
-double way_health_topology_at(struct way_health *h); /* now of the last publish, 0 never */
+/* `now` of the last publish, 0: never. */
+double way_health_topology_at(struct way_health *h);
 
 /* The zone of an address ("host:port", "name:port", or a host alone), set before threads
  * start; nodes that are known get it now, others when adopted. */

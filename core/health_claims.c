@@ -146,7 +146,8 @@ bool way_health_trial_take(struct way_health *h, unsigned node, int row, double 
         uint32_t route = atomic_load_explicit(&s->node[node].route, ACQUIRE);
         if ((route & WAY_ROUTE_STATE) != WAY_STATE_PROBING)
             return false;
-        uint64_t w = atomic_load(&s->aux[node].trials), allotment = way_trials_allotment(w);
+        uint64_t w = atomic_load(&s->aux[node].trials),
+                 allotment = way_trials_allotment(w);
         if (!way_trials_left(w)) {
             if (!trials_reclaim(h, node, w, now))
                 return false;
@@ -154,10 +155,10 @@ bool way_health_trial_take(struct way_health *h, unsigned node, int row, double 
         }
         way_store_double(&c->trials_at, now);
         cell_add(c, allotment, 1);
-        if (atomic_compare_exchange_strong(&s->aux[node].trials, &w,
-                                           way_trials_pack(allotment, way_trials_turn(w) + 1,
-                                                       way_trials_left(w) - 1,
-                                                       way_trials_out(w) + 1)))
+        if (atomic_compare_exchange_strong(
+                &s->aux[node].trials, &w,
+                way_trials_pack(allotment, way_trials_turn(w) + 1, way_trials_left(w) - 1,
+                                way_trials_out(w) + 1)))
             return true;
         cell_add(c, allotment, -1);
     }
@@ -172,8 +173,9 @@ void way_health_trial_end(struct way_health *h, unsigned node, int row, bool aga
     if (!(mine & 0xffff))
         return; /* expired and given to another */
     while (way_trials_allotment(w) == allotment && way_trials_out(w)) {
-        uint64_t next = way_trials_pack(allotment, way_trials_turn(w) + 1,
-                                    way_trials_left(w) + (again ? 1 : 0), way_trials_out(w) - 1);
+        uint64_t next =
+            way_trials_pack(allotment, way_trials_turn(w) + 1,
+                            way_trials_left(w) + (again ? 1 : 0), way_trials_out(w) - 1);
         if (atomic_compare_exchange_weak(word, &w, next))
             break;
     }

@@ -9,7 +9,8 @@
 /* A node's trials in one word: allotment 24 bits, turn 8 (so that no two states of an
  * allotment look alike for long), left 16, out 16. A row's cell holds how many of them are
  * its own: allotment and count. */
-static inline uint64_t way_trials_pack(uint64_t allotment, uint64_t turn, uint64_t left, uint64_t out)
+static inline uint64_t way_trials_pack(uint64_t allotment, uint64_t turn, uint64_t left,
+                                       uint64_t out)
 {
     return (allotment & 0xffffff) << 40 | (turn & 0xff) << 32 | left << 16 | out;
 }

@@ -54,16 +54,16 @@ struct plan {
     const struct way_topology *t;
     double began, last_began;
     bool old;
-    struct way_identity *who;      /* of each node of t */
-    uint16_t *node_of;             /* of each node of t: its record or WAY_NONE */
-    uint16_t *shard_of;            /* of each master of t: its shard or WAY_NONE */
-    uint32_t *slots_of;            /* of each node of t: slots it owns */
+    struct way_identity *who;       /* of each node of t */
+    uint16_t *node_of;              /* of each node of t: its record or WAY_NONE */
+    uint16_t *shard_of;             /* of each master of t: its shard or WAY_NONE */
+    uint32_t *slots_of;             /* of each node of t: slots it owns */
     int32_t of_node[WAY_NODES_MAX]; /* of each record: its node of t, or -1 */
-    uint16_t bucket[BUCKETS];      /* records by their id's hash; WAY_NONE: empty */
-    uint8_t judged[WAY_SLOTS];     /* enum judgement */
-    int32_t claim[WAY_SHARDS_MAX]; /* the master of t that a shard goes to, or -1 */
+    uint16_t bucket[BUCKETS];       /* records by their id's hash; WAY_NONE: empty */
+    uint8_t judged[WAY_SLOTS];      /* enum judgement */
+    int32_t claim[WAY_SHARDS_MAX];  /* the master of t that a shard goes to, or -1 */
     uint16_t target[WAY_NODES_MAX]; /* each record's shard to be */
-    uint8_t place[WAY_NODES_MAX];  /* enum place */
+    uint8_t place[WAY_NODES_MAX];   /* enum place */
     uint8_t needed[WAY_SHARDS_MAX]; /* a slot or a node points to it */
     bool surplus;
 };
@@ -229,8 +229,7 @@ static enum judgement judge(const struct plan *p, unsigned slot)
         if (epoch < known)
             return refutes(p, owner, slot) ? WINS : LOSES;
     }
-    return p->began >= p->last_began &&
-                   p->began >= way_load_double(&s->slot_moved[slot])
+    return p->began >= p->last_began && p->began >= way_load_double(&s->slot_moved[slot])
                ? WINS
                : LOSES;
 }
@@ -244,8 +243,7 @@ static void plan_judge(struct plan *p)
         p->judged[slot] = (uint8_t)judge(p, slot);
         count[p->judged[slot]]++;
         owned += p->t->owner[slot] < p->t->count;
-        owned_before +=
-            atomic_load_explicit(&p->s->slot[slot], RELAXED) != WAY_NONE;
+        owned_before += atomic_load_explicit(&p->s->slot[slot], RELAXED) != WAY_NONE;
     }
     p->old = count[LOSES] || (!count[HIGHER] && p->began < p->last_began) ||
              (!owned && owned_before); /* one node that was reset knows nothing */
@@ -476,8 +474,7 @@ static bool homeless(const struct plan *p, unsigned i, bool with_slots)
 {
     return p->t->node[i].master && p->node_of[i] != WAY_NONE &&
            lives(p->s, p->node_of[i]) && reachable(&p->t->node[i]) &&
-           p->shard_of[i] == WAY_NONE &&
-           (p->slots_of[i] > 0) == with_slots;
+           p->shard_of[i] == WAY_NONE && (p->slots_of[i] > 0) == with_slots;
 }
 
 static int32_t master_in_topology(const struct plan *p, unsigned i)
@@ -911,7 +908,8 @@ static void check_shard(struct way_segment *s, unsigned shard)
         unsigned n = atomic_load(&sh->replica[i]);
         MUST(n != master && belongs(s, n, shard), "shard %u, replica %u", shard, n);
         for (unsigned j = 0; j < i; j++)
-            MUST(atomic_load(&sh->replica[j]) != n, "shard %u, replica %u twice", shard, n);
+            MUST(atomic_load(&sh->replica[j]) != n, "shard %u, replica %u twice", shard,
+                 n);
     }
 }
 

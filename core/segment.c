@@ -197,10 +197,10 @@ static int read_boot(char out[40], struct way_err *err)
 static int stamp_fill(struct way_stamp *stamp, struct way_err *err)
 {
     const uint32_t sizes[] = {
-        sizeof(struct way_segment), sizeof(struct way_node),     sizeof(struct way_shard),
-        sizeof(struct way_aux),     sizeof(struct way_own),      sizeof(struct way_verdict),
-        sizeof(struct way_identity), sizeof(struct way_redo),    sizeof(struct way_cell),
-        sizeof(struct way_layout),  sizeof(pthread_mutex_t),     WAY_STATE_COUNT,
+        sizeof(struct way_segment),  sizeof(struct way_node), sizeof(struct way_shard),
+        sizeof(struct way_aux),      sizeof(struct way_own),  sizeof(struct way_verdict),
+        sizeof(struct way_identity), sizeof(struct way_redo), sizeof(struct way_cell),
+        sizeof(struct way_layout),   sizeof(pthread_mutex_t), WAY_STATE_COUNT,
     };
     memset(stamp, 0, sizeof *stamp);
     memcpy(stamp->magic, magic, sizeof magic);
@@ -391,8 +391,7 @@ static int find_or_make(struct way_segment **out, const char *path,
         return way_fail(err, "segment %s: can't be opened: %s", path, strerror(errno));
     int rc = -1;
     switch (look(fd, path, err)) {
-    case FOUND_BAD:
-        break;
+    case FOUND_BAD: break;
     case FOUND_STALE:
         if (flock(fd, LOCK_EX))
             way_fail(err, "segment %s: can't be locked: %s", path, strerror(errno));

@@ -59,7 +59,7 @@ void way_record_write(_Atomic uint64_t *record, unsigned words, uint64_t version
 /* A node record's life: free, known but not yet published, in the cluster, left it. */
 enum way_life { WAY_LIFE_FREE, WAY_LIFE_ADOPTED, WAY_LIFE_MEMBER, WAY_LIFE_GONE };
 
-struct way_aux { /* of a node, what routers don't read */
+struct way_aux {                          /* of a node, what routers don't read */
     _Alignas(64) _Atomic uint64_t trials; /* packed, see health.c */
     _Atomic uint64_t lease;               /* packed, see health.c */
     _Atomic uint64_t dial_at;             /* double */
@@ -124,9 +124,9 @@ struct way_health { /* one per process; all but woken_due is fixed once threads 
     double failing_share;
     void (*woken)(void *arg);
     void *arg;
-    uint64_t owner;    /* this process: pid and start time */
-    int process;       /* its entry in s->process */
-    bool woken_due;    /* under the lock: woken() once it is given back */
+    uint64_t owner;           /* this process: pid and start time */
+    int process;              /* its entry in s->process */
+    bool woken_due;           /* under the lock: woken() once it is given back */
     _Atomic uint64_t reap_at; /* double: next look for dead owners */
     struct way_zone *zone;
     unsigned zones;

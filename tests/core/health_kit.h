@@ -117,8 +117,8 @@ static inline struct way_proposal kit_mark(enum way_state state, double seconds)
 }
 
 /* Commits what p says at `now`, its memory left as it is. */
-static inline struct way_outcome kit_commit(struct way_health *h, unsigned node, double now,
-                                            struct way_proposal p)
+static inline struct way_outcome kit_commit(struct way_health *h, unsigned node,
+                                            double now, struct way_proposal p)
 {
     struct way_snapshot s;
     struct way_outcome out;

@@ -404,7 +404,8 @@ static void killed_at_any_instruction_of_a_commit_it_is_there_or_not(void **stat
     need_trace();
     unsigned stride = w->soak ? 1 : 37, kills = 0, there = 0;
     unsigned steps = 1 + (unsigned)(way_random_next(&w->r) >> 40) % stride;
-    account(w->h, 0, kit_mark(WAY_STATE_HEALTHY, 0)); /* the linker's steps are not ours */
+    account(w->h, 0,
+            kit_mark(WAY_STATE_HEALTHY, 0)); /* the linker's steps are not ours */
     double before = balance(w->h);
     for (; killed_after(w, kills % NODES, steps); steps += stride, kills++) {
         double after = balance(w->h);

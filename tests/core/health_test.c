@@ -282,7 +282,8 @@ static void memory_of_shard_and_cluster_conflicts_too(void **state)
         way_health_snapshot(w->h, A0, 10, &of_a0);
         p.memory = of_a.view.memory;
         *(which ? p.memory.shard : p.memory.cluster) += 1;
-        assert_int_equal(way_health_commit(w->h, &of_a, &p, false, &out), WAY_COMMIT_DONE);
+        assert_int_equal(way_health_commit(w->h, &of_a, &p, false, &out),
+                         WAY_COMMIT_DONE);
         p = kit_mark(WAY_STATE_SUSPECT, 0);
         p.memory = of_a0.view.memory;
         assert_int_equal(way_health_commit(w->h, &of_a0, &p, false, &out),
@@ -614,7 +615,7 @@ static void a_new_mark_is_a_new_allotment(void **state)
     kit_hard(h, A, 12, WAY_STATE_FAILING, 5);
     assert_false(way_health_trial_take(h, A, t.two, 12));
     kit_soft(h, A, 13, WAY_STATE_PROBING, 0); /* one, by default */
-    way_health_trial_end(h, A, t.one, true); /* of the one before: adds nothing */
+    way_health_trial_end(h, A, t.one, true);  /* of the one before: adds nothing */
     assert_true(way_health_trial_take(h, A, t.two, 13));
     assert_false(way_health_trial_take(h, A, t.one, 13));
     way_health_trial_end(h, A, t.two, true);

@@ -164,7 +164,8 @@ static void what_does_not_fit_is_told_the_next_time(void **state)
     struct way_topology *old = w->t;
     struct way_node_change c[4];
     w->t = kit_cluster(3);
-    assert_int_equal(adopt(w, 2, c, 4), 3); /* room for another with two changes is gone */
+    assert_int_equal(adopt(w, 2, c, 4),
+                     3); /* room for another with two changes is gone */
     assert_int_equal(publish(w, 2), 1);
     assert_int_equal(adopt(w, 3, c, 4), 3);
     assert_int_equal(c[0].node, 9);
@@ -582,7 +583,8 @@ static void a_redirect_to_who_left_is_ignored(void **state)
 
 /* ---- bounds ---- */
 
-static void more_replicas_than_a_shard_lists_are_members_that_are_not_routed_to(void **state)
+static void more_replicas_than_a_shard_lists_are_members_that_are_not_routed_to(
+    void **state)
 {
     struct world *w = *state;
     struct way_topology *old = w->t;
@@ -691,7 +693,8 @@ static void the_table_is_in_order_whatever_it_is_told(void **state)
         static struct way_node_change c[64];
         struct way_err err;
         if (dice(&r, 8))
-            assert_true(way_health_adopt(w->h, t, now, now, c, 2 + dice(&r, 60), &err) >= 0);
+            assert_true(way_health_adopt(w->h, t, now, now, c, 2 + dice(&r, 60), &err) >=
+                        0);
         way_health_check(w->h);
         assert_true(way_health_publish(w->h, t, now, &err) >= 0);
         way_health_check(w->h);

@@ -21,7 +21,8 @@ static int begin(void **state)
     snprintf(w->dir, sizeof w->dir, "/tmp/wayside-segment-XXXXXX");
     assert_non_null(mkdtemp(w->dir));
     snprintf(w->path, sizeof w->path, "%s/main.seg", w->dir);
-    w->o = (struct way_health_options){ .path = w->path, .guard = true, .failing_share = 1 };
+    w->o =
+        (struct way_health_options){ .path = w->path, .guard = true, .failing_share = 1 };
     w->o.layout = (struct way_layout){ .hash = 7, .node = 1, .shard = 1, .cluster = 1 };
     *state = w;
     return 0;
