@@ -148,10 +148,13 @@ demo: deps-test
 # --- testing -----------------------------------------------------------------------------------------
 BUSTED ?= luajit $(shell command -v busted)
 RUN_FLAGS ?=
-export BUSTED
+export BUSTED BUILD_ROOT
 # What the specs start besides the daemon, and what the benches compare with.
 TOOLS := $(patsubst tests/support/%.c,$(BUILD_ROOT)/support/%,$(wildcard tests/support/*.c)) \
     $(patsubst tests/support/preload/%.c,$(BUILD_ROOT)/support/%.so,$(wildcard tests/support/preload/*.c))
+# The policy kit is a module for luajit, whose own Lua it uses: so it is not linked with one.
+POLICY_HOST := $(BUILD_ROOT)/support/policy_host.so
+TOOLS += $(POLICY_HOST)
 BENCH_TOOLS := $(patsubst tests/bench/%.c,$(BUILD_ROOT)/bench/%,$(wildcard tests/bench/*.c))
 tools: $(TOOLS)
 $(BUILD_ROOT)/support/%: tests/support/%.c
@@ -160,6 +163,13 @@ $(BUILD_ROOT)/support/%: tests/support/%.c
 $(BUILD_ROOT)/support/%.so: tests/support/preload/%.c
 	@mkdir -p $(@D)
 	@$(CC) $(STANDARD) $(OPTIMIZE) $(WARNINGS) -shared -fPIC -o $@ $< -ldl
+POLICY_HOST_SOURCES = $(patsubst %,core/%.c,$(filter-out runtime_files,$(shell command -v luajit >/dev/null && luajit \
+    $(SUPPORT)/layers closure tests/support/lua/policy_host.c)))
+$(POLICY_HOST): tests/support/lua/policy_host.c $(SOURCES) $(HEADERS) $(GENERATED)
+	@mkdir -p $(@D)
+	@echo "cc    $<"
+	@$(CC) $(STANDARD) $(OPTIMIZE) $(WARNINGS) -shared -fPIC -Icore $(PKG_CFLAGS) -o $@ $< $(POLICY_HOST_SOURCES) $(GENERATED) \
+	    $(filter -lhiredis%,$(PKG_LIBS))
 $(BUILD_ROOT)/bench/%: tests/bench/%.c $(BUILD)/flags $(LIB)
 	@mkdir -p $(@D)
 	@$(CC) $(ALL_CFLAGS) $(ALL_LDFLAGS) -o $@ $< $(LIB) $(LIBS)

@@ -31,6 +31,21 @@ static void copy_memory(const struct way_layout *l, struct way_memory *to,
     memcpy(to->cluster, from->cluster, l->cluster * sizeof *to->cluster);
 }
 
+/* One line for the log: breaks become "; ", and nothing in it ends a quoted text. */
+static void flatten(char *text)
+{
+    char *out = text;
+    for (const char *c = text; *c; c++) {
+        if (*c == '\n')
+            *out++ = ';';
+        else if ((unsigned char)*c < ' ' || *c == '\\')
+            *out++ = ' ';
+        else
+            *out++ = *c == '"' ? '\'' : *c;
+    }
+    *out = 0;
+}
+
 static void note_failure(struct way_policy *p, const struct way_asking *a)
 {
     const struct way_script_failure *f = way_script_failure(p->script);
@@ -39,10 +54,12 @@ static void note_failure(struct way_policy *p, const struct way_asking *a)
     p->failure.cause = bad ? "answer" : f->cause;
     if (!bad && strcmp(f->cause, "memory") != 0) {
         snprintf(p->failure.text, sizeof p->failure.text, "%s", f->text);
-        return;
+    } else { /* the traceback tells nothing of an answer */
+        size_t n = strcspn(f->text, "\n");
+        snprintf(p->failure.text, sizeof p->failure.text, "%s: %.*s", p->where, (int)n,
+                 f->text);
     }
-    size_t n = strcspn(f->text, "\n"); /* the traceback tells nothing of an answer */
-    snprintf(p->failure.text, sizeof p->failure.text, "%s: %.*s", p->where, (int)n, f->text);
+    flatten(p->failure.text);
 }
 
 /* a->out must be set. */

@@ -80,7 +80,8 @@ enum way_asked {
 struct way_policy_failure {
     const char *function; /* "mark", ... */
     const char *cause;    /* "error", "budget", "deadline", "memory", "answer" */
-    char text[512];       /* with file and line, first lines of the traceback */
+    char text[512];       /* one line: file, line, what; the first lines of the traceback
+                             behind ";" */
 };
 const struct way_policy_failure *way_policy_failure(const struct way_policy *p);
 

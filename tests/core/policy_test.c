@@ -508,18 +508,18 @@ static void refuses_bad_answers(void **state)
         const char *function, *answer, *said;
     } cases[] = {
         { "mark", "5", "mark: the answer: expected a table or nil, got 5" },
-        { "mark", "'failing'", "mark: the answer: expected a table or nil, got \"failing\"" },
+        { "mark", "'failing'", "mark: the answer: expected a table or nil, got 'failing'" },
         { "mark", "false", "mark: the answer: expected a table or nil, got false" },
         { "mark", "{ 5 }", "mark: the answer has no 'number'" },
         { "mark", "{ sate = 'failing' }", "mark: the answer has no 'sate', did you mean 'state'?" },
         { "mark", "{ state = 'fialing' }",
-          "mark: state: expected healthy, suspect, failing, probing or draining, got \"fialing\"" },
+          "mark: state: expected healthy, suspect, failing, probing or draining, got 'fialing'" },
         { "mark", "{ state = 5 }", "mark: state: expected healthy" },
         { "mark", "{ state = 'failing', seconds = 0/0 }",
           "mark: seconds: expected a number from 0 to 1e+09, got " },
         { "mark", "{ state = 'failing', seconds = 1/0 }", "mark: seconds: expected a number" },
         { "mark", "{ state = 'failing', seconds = -1 }", "got -1" },
-        { "mark", "{ state = 'failing', seconds = '5' }", "mark: seconds: expected a number from 0 to 1e+09, got \"5\"" },
+        { "mark", "{ state = 'failing', seconds = '5' }", "mark: seconds: expected a number from 0 to 1e+09, got '5'" },
         { "mark", "{ seconds = 5 }", "mark: seconds: expected nothing but with a state, got 5" },
         { "mark", "{ state = 'probing', trials = 1.5 }", "mark: trials: expected a whole number, got 1.5" },
         { "mark", "{ state = 'probing', trials = 0 }", "mark: trials: expected a number from 1" },
@@ -528,14 +528,14 @@ static void refuses_bad_answers(void **state)
         { "mark", "{ weight = 0/0 }", "mark: weight: expected" },
         { "mark", "{ ramp = -1 }", "mark: ramp: expected" },
         { "mark", "{ shed = 2 }", "mark: shed: expected" },
-        { "mark", "{ connections = 'close' }", "mark: connections: expected keep, drain or drop, got \"close\"" },
+        { "mark", "{ connections = 'close' }", "mark: connections: expected keep, drain or drop, got 'close'" },
         { "mark", "{ refresh = 1 }", "mark: refresh: expected true or false, got 1" },
         { "mark", "{ reason = ('x'):rep(32) }", "mark: reason: expected a word of 1 to 31 bytes" },
         { "mark", "{ reason = '' }", "mark: reason: expected" },
         { "mark", "{ state = node }", "mark: state: expected healthy" },
         { "mark", "node", "mark: the answer: expected a table or nil, got a userdata" },
         { "backoff", "{}", "backoff: retry: expected other, same, master or hold, got a nil" },
-        { "backoff", "{ retry = 'none' }", "backoff: retry: expected other, same, master or hold, got \"none\"" },
+        { "backoff", "{ retry = 'none' }", "backoff: retry: expected other, same, master or hold, got 'none'" },
         { "backoff", "{ retry = true }", "backoff: retry: expected" },
         { "backoff", "{ retry = 'other', after = -1 }", "backoff: after: expected a number from 0 to 3600" },
         { "backoff", "{ retry = 'other', within = 1 }", "backoff: within: expected nothing but with retry" },
@@ -544,12 +544,12 @@ static void refuses_bad_answers(void **state)
         { "backoff", "{ retry = 'hold', unknown_write = true }", "did you mean 'unknown_writes'?" },
         { "probe", "{ after = 1/0 }", "probe: after: expected" },
         { "probe", "{ timeout = 0 }", "probe: timeout: expected a number from 0.001 to 3600" },
-        { "probe", "{ command = {} }", "probe: command: expected \"data\" or a list" },
-        { "probe", "{ command = 'PING' }", "probe: command: expected \"data\" or a list" },
+        { "probe", "{ command = {} }", "probe: command: expected 'data' or a list" },
+        { "probe", "{ command = 'PING' }", "probe: command: expected 'data' or a list" },
         { "probe", "{ command = { 'GET', ('x'):rep(252) } }", "probe: command: expected" },
         { "probe", "{ command = { 'GET', 5 } }", "probe: command: expected" },
         { "probe", "{ command = { 'GET', 'a\\0b' } }", "probe: command: expected" },
-        { "probe", "{ connection = 'old' }", "probe: connection: expected new or pooled, got \"old\"" },
+        { "probe", "{ connection = 'old' }", "probe: connection: expected new or pooled, got 'old'" },
         { "reconnect", "{ timeout = 1e9 }", "reconnect: timeout: expected" },
         { "reconnect", "{ every = 1 }", "reconnect: the answer has no 'every'" },
     };
@@ -826,6 +826,7 @@ static void failures_have_a_cause_and_a_place(void **state)
                     fail_msg("%s: %s: %s", cases[i].body, failure->cause, failure->text);
                 assert_string_equal(failure->function, functions[f]);
                 assert_non_null(strstr(failure->text, "t.lua:4"));
+                assert_null(strpbrk(failure->text, "\n\""));
             }
             assert_int_equal(way_policy_calls(policy) - before, 5);
         }

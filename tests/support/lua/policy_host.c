@@ -1,0 +1,577 @@
+/* policy_host - the real loader, sandbox, policies and node table, for specs in Lua.
+ *
+ * A module for plain LuaJIT: require "policy_host". open(path, options) loads the policy
+ * into two states and opens a private table; what it gives has the methods at the end of
+ * this file. Every question is asked of both states, of the same view and with the same
+ * random numbers; answers that differ raise. Time and events are made up by the caller:
+ * core/runtime/test.lua. The module's Lua and the policies' are one library, two states. */
+#include "health.h"
+#include "policy.h"
+
+#include <lauxlib.h>
+#include <lua.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+static const char type_name[] = "wayside.policy_host";
+
+struct host {
+    struct way_policy_text text;
+    struct way_policy *policy[2];
+    struct way_health *health;
+    struct way_limits limits;
+    int row;
+};
+
+/* ---- events and answers as tables ---- */
+
+enum shape { NUMBER, COUNT, BYTES, FLAG, TEXT, WORD };
+struct field {
+    const char *name;
+    enum shape shape;
+    size_t offset, size;
+    const char *(*word)(unsigned);
+    unsigned words;
+};
+#define AT(member) offsetof(struct way_event, member), sizeof(((struct way_event *)0)->member)
+static const struct field fields[] = {
+    { "kind", WORD, AT(kind), way_kind_name, WAY_KIND_COUNT },
+    { "phase", WORD, AT(phase), way_phase_name, WAY_PHASE_COUNT },
+    { "step", WORD, AT(step), way_step_name, WAY_STEP_COUNT },
+    { "error", WORD, AT(error), way_error_name, WAY_ERROR_COUNT },
+    { "commands", WORD, AT(commands), way_commands_name, WAY_COMMANDS_COUNT },
+    { "certainty", WORD, AT(certainty), way_certainty_name, WAY_CERTAINTY_COUNT },
+    { "change", WORD, AT(change), way_change_name, WAY_CHANGE_COUNT },
+    { "errno", COUNT, AT(errnum), NULL, 0 },
+    { "n", COUNT, AT(n), NULL, 0 },
+    { "replies_read", COUNT, AT(replies_read), NULL, 0 },
+    { "attempt", COUNT, AT(attempt), NULL, 0 },
+    { "bytes_written", BYTES, AT(bytes_written), NULL, 0 },
+    { "message", TEXT, AT(message), NULL, 0 },
+    { "reply", TEXT, AT(reply), NULL, 0 },
+    { "reused", FLAG, AT(reused), NULL, 0 },
+    { "trial", FLAG, AT(trial), NULL, 0 },
+    { "connection_age", NUMBER, AT(connection_age), NULL, 0 },
+    { "began", NUMBER, AT(began), NULL, 0 },
+    { "now", NUMBER, AT(now), NULL, 0 },
+    { "unix", NUMBER, AT(unix_time), NULL, 0 },
+    { "latency", NUMBER, AT(latency), NULL, 0 },
+    { "age", NUMBER, AT(age), NULL, 0 },
+    { "waited", NUMBER, AT(waited), NULL, 0 },
+    { "deadline_left", NUMBER, AT(deadline_left), NULL, 0 },
+    { "late", NUMBER, AT(late), NULL, 0 },
+};
+
+static void read_word(lua_State *L, const struct field *f, void *at)
+{
+    int v = way_word(f->word, f->words, luaL_checkstring(L, -1));
+    if (v < 0)
+        luaL_error(L, "%s: no such word: %s", f->name, lua_tostring(L, -1));
+    *(unsigned *)at = (unsigned)v; /* all of these are enums */
+}
+
+static void read_field(lua_State *L, const struct field *f, struct way_event *e)
+{
+    void *at = (char *)e + f->offset;
+    switch (f->shape) {
+    case NUMBER: *(double *)at = luaL_checknumber(L, -1); break;
+    case COUNT: *(uint32_t *)at = (uint32_t)luaL_checknumber(L, -1); break;
+    case BYTES: *(uint64_t *)at = (uint64_t)luaL_checknumber(L, -1); break;
+    case FLAG: *(bool *)at = lua_toboolean(L, -1); break;
+    case TEXT: snprintf(at, f->size, "%s", luaL_checkstring(L, -1)); break;
+    case WORD: read_word(L, f, at); break;
+    }
+}
+
+/* The table at index; its strings must stay there while the event is used. */
+static struct way_event read_event(lua_State *L, int index)
+{
+    struct way_event e = { .deadline_left = -1, .attempt = 1 };
+    luaL_checktype(L, index, LUA_TTABLE);
+    for (lua_pushnil(L); lua_next(L, index); lua_pop(L, 1)) {
+        const char *key = luaL_checkstring(L, -2);
+        unsigned i = 0;
+        while (i < way_count(fields) && strcmp(fields[i].name, key) != 0)
+            i++;
+        if (i < way_count(fields))
+            read_field(L, &fields[i], &e);
+        else if (!strcmp(key, "answer"))
+            e.answer.p = luaL_checklstring(L, -1, &e.answer.n);
+        else
+            luaL_error(L, "an event has no '%s'", key);
+        e.has_certainty |= !strcmp(key, "certainty");
+    }
+    return e;
+}
+
+static void put_word(lua_State *L, const char *key, const char *word)
+{
+    lua_pushstring(L, word);
+    lua_setfield(L, -2, key);
+}
+
+static void put_number(lua_State *L, const char *key, double n)
+{
+    lua_pushnumber(L, n);
+    lua_setfield(L, -2, key);
+}
+
+static void put_flag(lua_State *L, const char *key, bool flag)
+{
+    lua_pushboolean(L, flag);
+    lua_setfield(L, -2, key);
+}
+
+static void push_mark(lua_State *L, const struct way_mark *m)
+{
+    lua_newtable(L);
+    if (m->has & WAY_MARK_STATE)
+        put_word(L, "state", way_state_name(m->state));
+    if (m->has & WAY_MARK_SECONDS)
+        put_number(L, "seconds", m->seconds);
+    if (m->has & WAY_MARK_TRIALS)
+        put_number(L, "trials", m->trials);
+    if (m->has & WAY_MARK_WEIGHT)
+        put_number(L, "weight", m->weight);
+    if (m->has & WAY_MARK_RAMP)
+        put_number(L, "ramp", m->ramp);
+    if (m->has & WAY_MARK_SHED)
+        put_number(L, "shed", m->shed);
+    if (m->has & WAY_MARK_CONNECTIONS)
+        put_word(L, "connections", way_connections_name(m->connections));
+    if (m->has & WAY_MARK_REFRESH)
+        put_flag(L, "refresh", m->refresh);
+    if (m->has & WAY_MARK_REASON)
+        put_word(L, "reason", m->reason);
+}
+
+static void push_retry(lua_State *L, const struct way_retry *r)
+{
+    if (r->kind == WAY_RETRY_NONE) {
+        lua_pushnil(L);
+        return;
+    }
+    lua_newtable(L);
+    put_word(L, "retry", way_retry_name(r->kind));
+    put_number(L, "after", r->after);
+    if (r->within >= 0)
+        put_number(L, "within", r->within);
+    put_flag(L, "stale_reads", r->stale_reads);
+    put_flag(L, "unknown_writes", r->unknown_writes);
+}
+
+static void push_command(lua_State *L, const struct way_probe *p)
+{
+    const char *word = p->command;
+    lua_newtable(L);
+    for (unsigned i = 0; i < p->words; i++, word += strlen(word) + 1) {
+        lua_pushstring(L, word);
+        lua_rawseti(L, -2, (int)i + 1);
+    }
+}
+
+static void push_probe(lua_State *L, const struct way_probe *p)
+{
+    if (!p->given) {
+        lua_pushnil(L);
+        return;
+    }
+    lua_newtable(L);
+    put_number(L, "after", p->after);
+    if (p->timeout > 0)
+        put_number(L, "timeout", p->timeout);
+    put_word(L, "connection", p->pooled ? "pooled" : "new");
+    if (p->words)
+        push_command(L, p);
+    else
+        lua_pushliteral(L, "data");
+    lua_setfield(L, -2, "command");
+}
+
+static void push_redial(lua_State *L, const struct way_redial *r)
+{
+    if (!r->given) {
+        lua_pushnil(L);
+        return;
+    }
+    lua_newtable(L);
+    put_number(L, "after", r->after);
+    if (r->timeout > 0)
+        put_number(L, "timeout", r->timeout);
+}
+
+/* ---- questions, asked twice ---- */
+
+union answer {
+    struct way_mark mark;
+    struct way_retry retry;
+    struct way_probe probe;
+    struct way_redial redial;
+};
+
+static enum way_asked ask(struct way_policy *p, char what, const struct way_view *view,
+                          const struct way_event *e, uint64_t seed, struct way_memory *m,
+                          union answer *out)
+{
+    switch (what) {
+    case 'm': return way_policy_mark(p, view, e, seed, m, &out->mark);
+    case 'b': return way_policy_backoff(p, view, e, seed, m, &out->retry);
+    case 'p': return way_policy_probe(p, view, e, seed, m, &out->probe);
+    default: return way_policy_reconnect(p, view, e, seed, m, &out->redial);
+    }
+}
+
+static void push_answer(lua_State *L, char what, const union answer *a)
+{
+    if (what == 'm' && a->mark.given)
+        push_mark(L, &a->mark);
+    else if (what == 'm')
+        lua_pushnil(L);
+    else if (what == 'b')
+        push_retry(L, &a->retry);
+    else if (what == 'p')
+        push_probe(L, &a->probe);
+    else
+        push_redial(L, &a->redial);
+}
+
+static bool same_retry(const struct way_retry *a, const struct way_retry *b)
+{
+    return a->kind == b->kind && a->after == b->after && a->within == b->within &&
+           a->stale_reads == b->stale_reads && a->unknown_writes == b->unknown_writes;
+}
+
+static bool same(char what, const union answer *a, const union answer *b,
+                 const struct way_memory *m, const struct way_memory *n)
+{
+    if (memcmp(m, n, sizeof *m) != 0)
+        return false;
+    switch (what) {
+    case 'm': return !memcmp(&a->mark, &b->mark, sizeof a->mark);
+    case 'b': return same_retry(&a->retry, &b->retry);
+    case 'p': return !memcmp(&a->probe, &b->probe, sizeof a->probe);
+    default: return !memcmp(&a->redial, &b->redial, sizeof a->redial);
+    }
+}
+
+static void ask_both(lua_State *L, struct host *h, char what, const struct way_view *view,
+                     const struct way_event *e, uint64_t seed, struct way_memory *m,
+                     union answer *out)
+{
+    union answer again;
+    struct way_memory other = *m;
+    memset(out, 0, sizeof *out);
+    memset(&again, 0, sizeof again);
+    enum way_asked how = ask(h->policy[0], what, view, e, seed, m, out);
+    ask(h->policy[1], what, view, e, seed, &other, &again);
+    if (how == WAY_ASKED_FAILED)
+        luaL_error(L, "%s", way_policy_failure(h->policy[0])->text);
+    if (how == WAY_ASKED_ANSWERED && !same(what, out, &again, m, &other))
+        luaL_error(L, "%s: two states answer differently: it depends on more than it is "
+                      "given", way_policy_where(h->policy[0]));
+}
+
+/* Asks and commits, as the daemon does; alone on the table, so no commit conflicts. */
+static void ask_and_commit(lua_State *L, struct host *h, char what, unsigned node,
+                           const struct way_event *e, uint64_t seed, union answer *out,
+                           struct way_outcome *outcome)
+{
+    struct way_snapshot seen;
+    way_health_snapshot(h->health, node, e->now, &seen);
+    struct way_proposal p = { .memory = seen.view.memory, .hard = way_event_hard(e) };
+    ask_both(L, h, what, &seen.view, e, seed, &p.memory, out);
+    if (what == 'm')
+        p.mark = out->mark;
+    outcome->from = outcome->to = (enum way_state)seen.view.verdict.state;
+    outcome->refused = WAY_REFUSED_NOT;
+    if (way_health_commit(h->health, &seen, &p, false, outcome) != WAY_COMMIT_DONE)
+        luaL_error(L, "the table could not be written");
+}
+
+/* ---- methods ---- */
+
+static struct host *host_of(lua_State *L)
+{
+    return luaL_checkudata(L, 1, type_name);
+}
+
+static unsigned node_of(lua_State *L, struct host *h)
+{
+    unsigned node = (unsigned)luaL_checkinteger(L, 2);
+    if (node >= way_health_nodes(h->health))
+        luaL_error(L, "no such node");
+    return node;
+}
+
+/* host:decide(node, event, seed): classification, mark, commit. What happened, as a table. */
+static int h_decide(lua_State *L)
+{
+    struct host *h = host_of(L);
+    unsigned node = node_of(L, h);
+    struct way_event e = read_event(L, 3);
+    uint64_t seed = (uint64_t)luaL_checknumber(L, 4);
+    struct way_outcome outcome = { .from = WAY_STATE_HEALTHY };
+    struct way_verdict verdict;
+    union answer answer;
+    memset(&answer, 0, sizeof answer);
+    if (way_policy_classify(h->policy[0], &e) == WAY_ASKED_FAILED)
+        luaL_error(L, "%s", way_policy_failure(h->policy[0])->text);
+    way_health_verdict(h->health, node, &verdict);
+    bool traffic = e.kind == WAY_KIND_CONNECTION || e.kind == WAY_KIND_RESULT;
+    bool straggler = (traffic || e.kind == WAY_KIND_PROBE) && e.began < verdict.since;
+    if (e.error && e.blame == WAY_BLAME_NODE && !straggler && traffic)
+        way_health_failure(h->health, node);
+    bool asked = !straggler &&
+                 (!traffic || !e.error || e.blame == WAY_BLAME_NODE || e.trial);
+    if (asked)
+        ask_and_commit(L, h, 'm', node, &e, seed, &answer, &outcome);
+    lua_newtable(L);
+    put_word(L, "class", way_policy_class_name(h->policy[0], e.class));
+    put_word(L, "blame", way_blame_name(e.blame));
+    put_flag(L, "permanent", e.permanent);
+    put_flag(L, "straggler", straggler);
+    put_flag(L, "asked", asked);
+    if (asked)
+        put_flag(L, "refused", outcome.refused != WAY_REFUSED_NOT);
+    push_answer(L, 'm', &answer);
+    lua_setfield(L, -2, "mark");
+    return 1;
+}
+
+static int question(lua_State *L, char what)
+{
+    struct host *h = host_of(L);
+    unsigned node = node_of(L, h);
+    struct way_event e = read_event(L, 3);
+    uint64_t seed = (uint64_t)luaL_checknumber(L, 4);
+    struct way_outcome outcome;
+    union answer answer;
+    way_policy_classify(h->policy[0], &e);
+    if (what == 'b' && e.permanent)
+        return lua_pushnil(L), 1;
+    ask_and_commit(L, h, what, node, &e, seed, &answer, &outcome);
+    push_answer(L, what, &answer);
+    return 1;
+}
+
+static int h_backoff(lua_State *L)
+{
+    return question(L, 'b');
+}
+
+static int h_probe(lua_State *L)
+{
+    return question(L, 'p');
+}
+
+static int h_reconnect(lua_State *L)
+{
+    return question(L, 'r');
+}
+
+/* host:heal(node, now): a mark's time is over and nobody said otherwise. */
+static int h_heal(lua_State *L)
+{
+    struct host *h = host_of(L);
+    unsigned node = node_of(L, h);
+    struct way_snapshot seen;
+    struct way_outcome outcome;
+    double now = luaL_checknumber(L, 3);
+    way_health_snapshot(h->health, node, now, &seen);
+    if (seen.view.verdict.ends <= 0 || seen.view.verdict.ends > now)
+        return 0;
+    struct way_proposal p = { .memory = seen.view.memory, .host = true,
+                              .mark = { .given = true, .state = WAY_STATE_HEALTHY,
+                                        .reason = "expired",
+                                        .has = WAY_MARK_STATE | WAY_MARK_REASON } };
+    if (way_health_commit(h->health, &seen, &p, false, &outcome) != WAY_COMMIT_DONE)
+        return luaL_error(L, "the table could not be written");
+    return 0;
+}
+
+/* host:answered(node): a command was answered well; true for the first after a failure. */
+static int h_answered(lua_State *L)
+{
+    struct host *h = host_of(L);
+    lua_pushboolean(L, way_health_success(h->health, node_of(L, h)));
+    return 1;
+}
+
+/* host:replication(node, link_up, last_io, behind) */
+static int h_replication(lua_State *L)
+{
+    struct host *h = host_of(L);
+    way_health_replication(h->health, node_of(L, h), lua_toboolean(L, 3),
+                           luaL_checknumber(L, 4), luaL_checknumber(L, 5));
+    return 0;
+}
+
+/* host:publish(text, now): the nodes of a CLUSTER NODES text. */
+static int h_publish(lua_State *L)
+{
+    static const unsigned most = 64;
+    struct host *h = host_of(L);
+    struct way_node_change change[64];
+    struct way_err err = { "" };
+    size_t n;
+    const char *text = luaL_checklstring(L, 2, &n);
+    double now = luaL_checknumber(L, 3);
+    struct way_topology *t = way_topology_new();
+    bool well = way_topology_parse_nodes(t, text, n, "127.0.0.1", &err) == 0 &&
+                way_health_adopt(h->health, t, now, now, change, most, &err) >= 0 &&
+                way_health_publish(h->health, t, now, &err) >= 0;
+    way_topology_free(t);
+    return well ? 0 : luaL_error(L, "%s", err.text);
+}
+
+/* host:find(host, port): the node's number. */
+static int h_find(lua_State *L)
+{
+    struct host *h = host_of(L);
+    unsigned node = way_health_find(h->health, luaL_checkstring(L, 2),
+                                    (uint16_t)luaL_checkinteger(L, 3));
+    if (node == WAY_NONE)
+        return luaL_error(L, "no node has that address");
+    lua_pushinteger(L, (lua_Integer)node);
+    return 1;
+}
+
+static void put_memory(lua_State *L, const char *key, const double *value, unsigned count)
+{
+    lua_newtable(L);
+    for (unsigned i = 0; i < count; i++) {
+        lua_pushnumber(L, value[i]);
+        lua_rawseti(L, -2, (int)i + 1);
+    }
+    lua_setfield(L, -2, key);
+}
+
+/* host:view(node, now) */
+static int h_view(lua_State *L)
+{
+    struct host *h = host_of(L);
+    struct way_snapshot seen;
+    unsigned node = node_of(L, h);
+    double now = luaL_checknumber(L, 3);
+    way_health_snapshot(h->health, node, now, &seen);
+    const struct way_view *v = &seen.view;
+    const struct way_layout *l = &way_policy_plan(h->policy[0])->layout;
+    lua_newtable(L);
+    put_word(L, "state", way_state_name(v->verdict.state));
+    put_word(L, "role", way_role_name(v->role));
+    put_word(L, "address", v->address);
+    put_word(L, "id", v->id);
+    if (v->verdict.reason[0])
+        put_word(L, "reason", v->verdict.reason);
+    put_number(L, "since", v->verdict.since);
+    if (v->verdict.ends > 0)
+        put_number(L, "ends", v->verdict.ends);
+    put_number(L, "weight", way_verdict_weight(&v->verdict, now));
+    put_number(L, "failures", v->failures);
+    put_memory(L, "memory", v->memory.node, l->node);
+    put_memory(L, "shard_memory", v->memory.shard, l->shard);
+    put_memory(L, "cluster_memory", v->memory.cluster, l->cluster);
+    return 1;
+}
+
+static int h_plan(lua_State *L)
+{
+    const struct way_plan *p = way_policy_plan(host_of(L)->policy[0]);
+    lua_newtable(L);
+    put_word(L, "name", p->name);
+    put_word(L, "version", p->version);
+    put_number(L, "pick", p->pick);
+    put_flag(L, "watches_success", p->watches_success);
+    return 1;
+}
+
+static int h_close(lua_State *L)
+{
+    struct host *h = host_of(L);
+    if (h->health)
+        way_health_close(h->health);
+    way_policy_free(h->policy[0]);
+    way_policy_free(h->policy[1]);
+    way_policy_text_fini(&h->text);
+    memset(h, 0, sizeof *h);
+    return 0;
+}
+
+/* ---- opening ---- */
+
+enum { OPTIONS_MAX = 32 };
+
+static unsigned read_options(lua_State *L, int index, struct way_option *option)
+{
+    unsigned n = 0;
+    if (lua_isnoneornil(L, index))
+        return 0;
+    for (lua_pushnil(L); lua_next(L, index) && n < OPTIONS_MAX; lua_pop(L, 1)) {
+        struct way_option *o = &option[n++];
+        memset(o, 0, sizeof *o);
+        o->name = (char *)(uintptr_t)luaL_checkstring(L, -2);
+        o->type = lua_type(L, -1) == LUA_TNUMBER ? WAY_OPTION_NUMBER
+                  : lua_type(L, -1) == LUA_TBOOLEAN ? WAY_OPTION_BOOLEAN : WAY_OPTION_STRING;
+        o->number = lua_type(L, -1) == LUA_TBOOLEAN ? lua_toboolean(L, -1)
+                                                     : lua_tonumber(L, -1);
+        if (o->type == WAY_OPTION_STRING)
+            o->text = (char *)(uintptr_t)luaL_checkstring(L, -1);
+    }
+    return n;
+}
+
+static int open_parts(struct host *h, const char *path, const struct way_option *option,
+                      unsigned options, struct way_err *err)
+{
+    way_limits_default(&h->limits);
+    h->limits.policy_wall = 1; /* a busy machine must not fail a spec */
+    if (way_policy_read(&h->text, path, option, options, &h->limits, err) < 0 ||
+        way_policy_load(&h->policy[0], &h->text, err) < 0 ||
+        way_policy_load(&h->policy[1], &h->text, err) < 0)
+        return -1;
+    struct way_health_options o = { .layout = way_policy_plan(h->policy[0])->layout,
+                                    .guard = true,
+                                    .failing_share = h->limits.failing_share };
+    if (way_health_open(&h->health, &o, err) < 0)
+        return -1;
+    h->row = way_health_row_attach(h->health, err);
+    return h->row < 0 ? -1 : 0;
+}
+
+/* open(path, options): the host; or nil and what is wrong. */
+static int host_open(lua_State *L)
+{
+    struct way_option option[OPTIONS_MAX];
+    struct way_err err = { "" };
+    const char *path = luaL_checkstring(L, 1);
+    unsigned options = read_options(L, 2, option);
+    struct host *h = lua_newuserdata(L, sizeof *h);
+    memset(h, 0, sizeof *h);
+    luaL_getmetatable(L, type_name);
+    lua_setmetatable(L, -2);
+    if (open_parts(h, path, option, options, &err) == 0)
+        return 1;
+    lua_pushnil(L);
+    lua_pushstring(L, err.text);
+    return 2;
+}
+
+int luaopen_policy_host(lua_State *L);
+int luaopen_policy_host(lua_State *L)
+{
+    static const luaL_Reg methods[] = {
+        { "decide", h_decide },     { "backoff", h_backoff },   { "probe", h_probe },
+        { "reconnect", h_reconnect }, { "heal", h_heal },       { "answered", h_answered },
+        { "replication", h_replication }, { "publish", h_publish }, { "find", h_find },
+        { "view", h_view },         { "plan", h_plan },         { "__gc", h_close },
+        { NULL, NULL },
+    };
+    luaL_newmetatable(L, type_name);
+    luaL_setfuncs(L, methods, 0);
+    lua_pushvalue(L, -1);
+    lua_setfield(L, -2, "__index");
+    lua_newtable(L);
+    lua_pushcfunction(L, host_open);
+    lua_setfield(L, -2, "open");
+    return 1;
+}
