@@ -28,6 +28,8 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+enum { OUT_KEPT = 1 << 20 }; /* bytes of `out` that a connection keeps when idle */
+
 struct way_conn_connect {
     struct way_resolver *resolver;
     struct way_resolving *resolving;
@@ -47,6 +49,7 @@ static void on_io(struct ev_loop *ev, ev_io *w, int events);
 static void on_timer(struct ev_loop *ev, ev_timer *w, int events);
 static void run_flush(struct way_task *t);
 static void dial_next(struct way_conn *c, int errnum);
+static void read_some(struct way_conn *c, bool last_words);
 static void give_up(struct way_conn *c, enum way_phase phase, enum way_error error,
                     int errnum, const char *message);
 
@@ -243,6 +246,14 @@ static double due_at(const struct way_conn *c, enum way_phase *phase)
     return due;
 }
 
+/* The timer never sleeps longer: what begins while it does can't be due before it looks
+ * again, whichever of the two it is. */
+static double shorter_deadline(const struct way_conn *c)
+{
+    double r = c->timeouts->read, w = c->timeouts->write;
+    return r < w ? r : w;
+}
+
 static void on_timer(struct ev_loop *ev, ev_timer *w, int events)
 {
     (void)ev, (void)events;
@@ -258,18 +269,17 @@ static void on_timer(struct ev_loop *ev, ev_timer *w, int events)
     double due = due_at(c, &phase), now = c->loop->now;
     if (due == 0)
         return;
+    double look = shorter_deadline(c);
     if (due <= now)
         give_up(c, phase, WAY_ERROR_TIMEOUT, 0, NULL);
     else
-        arm(c, due - now);
+        arm(c, due - now < look ? due - now : look);
 }
 
 static void arm_if_idle(struct way_conn *c)
 {
-    if (!ev_is_active(&c->timer)) {
-        double r = c->timeouts->read, w = c->timeouts->write;
-        arm(c, r < w ? r : w);
-    }
+    if (!ev_is_active(&c->timer))
+        arm(c, shorter_deadline(c));
 }
 
 /* ---- connect: resolve, dial, hello ---- */
@@ -318,7 +328,10 @@ static void send_hello(struct way_conn *c)
         if (n < 0 && errno == EAGAIN)
             break;
         if (n < 0) {
-            give_up(c, WAY_PHASE_CONNECT, error_of(errno), errno, NULL);
+            int errnum = errno;
+            read_some(c, true); /* it may have said why ("max number of clients") */
+            if (!c->closed)
+                give_up(c, WAY_PHASE_CONNECT, error_of(errnum), errnum, NULL);
             return;
         }
         b->off += (size_t)n;
@@ -478,7 +491,7 @@ void way_conn_send(struct way_conn *c, struct way_request *r, const char *bytes,
     r->conn = c;
     r->state = WAY_REQUEST_SENT;
     r->sent = c->loop->now;
-    if (r->attempt < UINT8_MAX)
+    if (r->attempt < UINT16_MAX)
         r->attempt++;
     r->link = NULL;
     if (c->tail)
@@ -538,8 +551,6 @@ static int write_queued(struct way_conn *c)
     return errnum;
 }
 
-static void read_some(struct way_conn *c, bool last_words);
-
 static void send_queued(struct way_conn *c)
 {
     int errnum = write_queued(c);
@@ -552,8 +563,7 @@ static void send_queued(struct way_conn *c)
     bool backlog = c->sent < c->queued;
     if (backlog && !c->backlog)
         c->last_accept = c->loop->now;
-    if (backlog != c->backlog || !ev_is_active(&c->io))
-        watch(c, backlog ? EV_READ | EV_WRITE : EV_READ);
+    watch(c, backlog ? EV_READ | EV_WRITE : EV_READ);
     c->backlog = backlog;
     if (c->head)
         arm_if_idle(c);
@@ -611,6 +621,18 @@ static inline void one_reply(struct way_conn *c, const char *p, size_t n)
     c->ops->reply(c, r, p, n);
 }
 
+/* What begins here is no reply, or larger than one may be: which of them, tells a framer
+ * that has no bound. */
+static void no_reply(struct way_conn *c, const char *p, size_t n)
+{
+    struct way_reply_framer free_framer = { 0 };
+    enum way_phase phase = is_ready(c) ? WAY_PHASE_READ : WAY_PHASE_CONNECT;
+    if (way_reply_frame(&free_framer, p, n, SIZE_MAX / 2) < 0)
+        give_up(c, phase, WAY_ERROR_PROTOCOL, 0, "not a RESP reply");
+    else
+        give_up(c, phase, WAY_ERROR_OVERFLOW, 0, "a reply over limits.reply_bytes");
+}
+
 /* Delivers whole replies; returns the bytes consumed. The connection may be closed. */
 static size_t parse(struct way_conn *c, const char *p, size_t n)
 {
@@ -618,11 +640,12 @@ static size_t parse(struct way_conn *c, const char *p, size_t n)
     unsigned replies = 0;
     while (at < n && !c->closed) {
         ssize_t len = way_reply_frame(&c->framer, p + at, n - at, c->reply_bytes);
+        if (len > 0 ? (size_t)len > c->reply_bytes : n - at > c->reply_bytes)
+            len = -1; /* no part of it is too long, but the whole is */
         if (len == 0)
             break;
         if (len < 0) {
-            give_up(c, is_ready(c) ? WAY_PHASE_READ : WAY_PHASE_CONNECT,
-                    WAY_ERROR_PROTOCOL, 0, "not a RESP reply, or over limits.reply_bytes");
+            no_reply(c, p + at, n - at);
             break;
         }
         way_reply_framer_reset(&c->framer);
@@ -641,6 +664,8 @@ static size_t parse(struct way_conn *c, const char *p, size_t n)
         c->last_reply = c->loop->now;
         c->ops->batch(c, replies);
         finish_draining(c);
+        if (!c->closed && !c->head)
+            way_buf_trim(&c->out, OUT_KEPT);
     }
     return at;
 }
