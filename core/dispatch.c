@@ -27,8 +27,9 @@ void way_upstream_answer(struct way_dispatch *d, struct way_request *r, const ch
         grew = way_join_answer(r, bytes, n);
     else
         way_request_give(d->o.pool, r);
-    if (grew && p)
-        d->grew(p);
+    if (p && (grew || (double)p->held_live + (double)p->joining >
+                              d->limits->client_output_bytes))
+        d->grew(p); /* early replies without bound are the writer's business too */
 }
 
 static void count_inflight(struct way_dispatch *d, unsigned node)
@@ -68,11 +69,13 @@ static void drop_connections(struct way_dispatch *d, unsigned node, bool drain)
         if (all[i]->closed)
             continue;
         let_go(d, all[i]);
+        ((struct way_link *)all[i]->data)->dropped = !drain;
         if (drain)
             way_conn_drain(all[i]);
         else
             way_conn_break(all[i], WAY_ERROR_RESET, "dropped: its node was marked");
     }
+    count_inflight(d, node);
 }
 
 static void apply_drops(struct way_dispatch *d, unsigned node)
@@ -212,14 +215,28 @@ static bool is_answer(const struct way_event *e)
            e->class == WAY_CLASS_IGNORE;
 }
 
-/* True: it is no answer, and went another way. */
+/* A trial that ended with an error reply: its place is given back unless that blames the
+ * node. */
+static void fail_trial(struct way_dispatch *d, struct way_link *l, struct way_request *r,
+                       struct way_event *e)
+{
+    if (!(r->flags & WAY_FLAG_TRIAL))
+        return;
+    e->trial = true;
+    r->flags &= (uint16_t)~WAY_FLAG_TRIAL;
+    l->trials--;
+    way_health_trial_end(d->o.health, l->conn->node, d->o.row,
+                         e->blame != WAY_BLAME_NODE);
+}
+
+/* True: it is no answer, and went another way. What nobody waits for goes no further, but
+ * is no success of the node either. */
 static bool on_error_reply(struct way_dispatch *d, struct way_conn *c,
                            struct way_request *r, const char *reply, size_t n)
 {
     struct way_event e;
-    if (r->kind == WAY_REQUEST_ASKING || r->flags & WAY_FLAG_ABANDONED)
-        return false;
-    if (on_redirect(d, c, r, reply, n))
+    bool waited_for = r->kind != WAY_REQUEST_ASKING && !(r->flags & WAY_FLAG_ABANDONED);
+    if (waited_for && on_redirect(d, c, r, reply, n))
         return true;
     fill_reply_event(d, r, reply, n, &e);
     way_decide_classify(d->o.decider, &e);
@@ -228,12 +245,10 @@ static bool on_error_reply(struct way_dispatch *d, struct way_conn *c,
     e.unix_time = way_unix();
     e.reused = c->answered > 1;
     e.connection_age = e.now - c->born;
-    if (r->flags & WAY_FLAG_TRIAL) {
-        e.trial = true;
-        struct way_link *l = c->data;
-        r->flags &= (uint16_t)~WAY_FLAG_TRIAL;
-        l->trials--;
-        way_health_trial_end(d->o.health, c->node, d->o.row, e.blame != WAY_BLAME_NODE);
+    fail_trial(d, c->data, r, &e);
+    if (!waited_for) {
+        way_upstream_answer(d, r, reply, n);
+        return true;
     }
     way_retry_remember(r, c->node, &e, WAY_CERTAINTY_ANSWERED);
     struct way_span own = c->answered_bytes;
@@ -351,10 +366,12 @@ static void on_broke(struct way_conn *c, struct way_event *e)
     count_inflight(d, node);
     way_decide_classify(d->o.decider, e);
     end_trials(d, l, e, all);
-    way_decide(d->o.decider, node, e, &decision);
-    space_dials(d, node, e);
-    way_upstream_apply(d, node, &decision);
-    if (e->class == WAY_CLASS_STALE_CONNECTION)
+    if (!l->dropped) { /* else it was us: no fault of the node's */
+        way_decide(d->o.decider, node, e, &decision);
+        space_dials(d, node, e);
+        way_upstream_apply(d, node, &decision);
+    }
+    if (!l->dropped && e->class == WAY_CLASS_STALE_CONNECTION)
         way_upstream_open(d, node, c->resp); /* its result decides about the node */
     way_retry_broken(d, node, e, c, all);
     way_loop_reclaim(d->o.loop, l, way_free);
@@ -507,14 +524,27 @@ void way_upstream_send(struct way_dispatch *d, struct way_request *r, const char
 /* ---- order per client and slot ---- */
 
 /* The map changed: what is in flight on a way that its slot no longer takes is a detour. */
+static void detour_if_stray(struct way_dispatch *d, struct way_pipeline *p,
+                            struct way_request *r)
+{
+    if (r->state != WAY_REQUEST_SENT || r->flags & WAY_FLAG_DETOUR)
+        return;
+    if (!way_route_serves(&d->router, r->slot, r->conn->node, r->flags & WAY_FLAG_WRITE))
+        way_pipeline_detour(p, r);
+}
+
 static void find_detours(struct way_dispatch *d, struct way_pipeline *p)
 {
     for (struct way_request *r = p->head; r; r = r->next) {
-        if (r->state != WAY_REQUEST_SENT || r->flags & WAY_FLAG_DETOUR)
+        if (!r->join) {
+            detour_if_stray(d, p, r);
             continue;
-        if (!way_route_serves(&d->router, r->slot, r->conn->node,
-                              r->flags & WAY_FLAG_WRITE))
-            way_pipeline_detour(p, r);
+        }
+        for (unsigned i = 0; i < way_join_parts(r->join); i++) {
+            struct way_request *part = way_join_pending(r->join, i);
+            if (part)
+                detour_if_stray(d, p, part);
+        }
     }
 }
 
@@ -526,6 +556,7 @@ static void queue_behind(struct way_dispatch *d, struct way_pipeline *p,
     r->link = NULL;
     *p->behind_end = r;
     p->behind_end = &r->link;
+    p->behind_bytes += r->bytes;
     d->waiting_bytes += r->bytes;
 }
 
@@ -546,6 +577,7 @@ static void on_straight(struct way_pipeline *p, uint16_t slot)
             p->behind_end = &r->link;
             continue;
         }
+        p->behind_bytes -= r->bytes;
         d->waiting_bytes -= r->bytes;
         char *bytes = r->own_bytes;
         r->own_bytes = NULL;
@@ -595,23 +627,51 @@ void way_dispatch_detach(struct way_dispatch *d, struct way_pipeline *p)
     }
 }
 
+/* How far r came, and what is certain of it. What a connection still has queued will be
+ * sent though nobody waits for it, so its fate is as unknown as that of what was. */
+static enum way_certainty how_far(const struct way_request *r, struct way_event *e,
+                                  unsigned *node)
+{
+    if (r->state != WAY_REQUEST_SENT) {
+        *node = r->last.node;
+        return r->last.error ? (enum way_certainty)r->last.certainty
+                             : WAY_CERTAINTY_UNSENT;
+    }
+    const struct way_conn *c = r->conn;
+    *node = c->node;
+    if (c->ready_at <= 0) {
+        e->step = c->step;
+    } else {
+        bool sent = way_conn_was_sent(c, r);
+        e->phase = sent ? WAY_PHASE_READ : WAY_PHASE_WRITE;
+        e->step = sent ? WAY_STEP_WAIT : WAY_STEP_SEND;
+    }
+    return WAY_CERTAINTY_UNKNOWN;
+}
+
+/* Of a split command: as far as its parts, where one was answered or may have been sent. */
+static enum way_certainty how_far_split(const struct way_join *j, struct way_event *e,
+                                        unsigned *node)
+{
+    enum way_certainty certainty = WAY_CERTAINTY_UNSENT;
+    for (unsigned i = 0; i < way_join_parts(j); i++) {
+        const struct way_request *part = way_join_pending(j, i);
+        if (!part)
+            certainty = WAY_CERTAINTY_UNKNOWN;
+        else if (how_far(part, e, node) == WAY_CERTAINTY_UNKNOWN)
+            return WAY_CERTAINTY_UNKNOWN;
+    }
+    return certainty;
+}
+
 void way_dispatch_expire(struct way_dispatch *d, struct way_request *r)
 {
     struct way_pipeline *p = r->pipeline;
-    enum way_certainty certainty = WAY_CERTAINTY_UNSENT;
-    unsigned node = r->last.node;
+    unsigned node = WAY_NONE;
     struct way_event e = { .error = WAY_ERROR_DEADLINE, .phase = WAY_PHASE_CONNECT,
                            .step = WAY_STEP_QUEUE, .class = WAY_CLASS_CALLER };
-    if (r->state == WAY_REQUEST_SENT) {
-        node = r->conn->node;
-        e.phase = WAY_PHASE_WRITE;
-        e.step = WAY_STEP_SEND;
-        if (way_conn_was_sent(r->conn, r)) {
-            certainty = WAY_CERTAINTY_UNKNOWN;
-            e.phase = WAY_PHASE_READ;
-            e.step = WAY_STEP_WAIT;
-        }
-    }
+    enum way_certainty certainty = r->join ? how_far_split(r->join, &e, &node)
+                                           : how_far(r, &e, &node);
     struct way_request *stand_in = way_pipeline_replace(p, r);
     way_retry_remember(stand_in, node, &e, certainty);
     way_retry_fail(d, stand_in);

@@ -36,7 +36,7 @@ struct way_request *way_request_take(struct way_request_pool *pool)
     pool->free = r->next;
     pool->live++;
     memset(r, 0, sizeof *r);
-    r->avoid = r->target = WAY_NONE_NODE;
+    r->avoid = r->target = r->last.node = WAY_NONE_NODE;
     return r;
 }
 
@@ -72,6 +72,7 @@ struct way_request *way_pipeline_push(struct way_pipeline *p, double now)
 {
     struct way_request *r = way_request_take(p->pool);
     r->pipeline = p;
+    r->turn = p->turns++;
     r->arrived = now;
     if (p->tail)
         p->tail->next = r;
@@ -88,19 +89,58 @@ void way_pipeline_detour(struct way_pipeline *p, struct way_request *r)
 {
     if (r->flags & WAY_FLAG_DETOUR)
         return;
-    if (!p->detour)
-        p->detour = way_zalloc(WAY_DETOUR_BUCKETS * sizeof *p->detour);
+    if (!p->bucket)
+        p->bucket = way_zalloc(WAY_DETOUR_BUCKETS * sizeof *p->bucket);
     r->flags |= WAY_FLAG_DETOUR;
     p->detours++;
-    p->detour[r->slot % WAY_DETOUR_BUCKETS]++;
+    p->bucket[r->slot % WAY_DETOUR_BUCKETS].detours++;
 }
 
-static void end_detour(struct way_pipeline *p, struct way_request *r)
+/* True: it was one, and the last of its bucket. Who gets that calls go_straight once the
+ * reply is in its place: what waited behind is sent from there, and must not find a
+ * request that is half answered. */
+static bool end_detour(struct way_pipeline *p, struct way_request *r)
 {
+    if (!(r->flags & WAY_FLAG_DETOUR))
+        return false;
     r->flags &= (uint16_t)~WAY_FLAG_DETOUR;
     p->detours--;
-    if (--p->detour[r->slot % WAY_DETOUR_BUCKETS] == 0 && p->straight)
-        p->straight(p, r->slot);
+    return --p->bucket[r->slot % WAY_DETOUR_BUCKETS].detours == 0;
+}
+
+/* Nobody waits for r any more: it leaves its pipeline, and stays with who links it. */
+static void abandon(struct way_pipeline *p, struct way_request *r)
+{
+    if (r->flags & WAY_FLAG_LISTED)
+        p->bucket[r->slot % WAY_DETOUR_BUCKETS].waiting--;
+    r->flags &= (uint16_t)~(WAY_FLAG_LISTED | WAY_FLAG_DETOUR);
+    r->flags |= WAY_FLAG_ABANDONED;
+    r->next = NULL;
+    r->pipeline = NULL;
+}
+
+static void go_straight(struct way_pipeline *p, uint16_t slot)
+{
+    if (p->straight)
+        p->straight(p, slot);
+}
+
+static void detour_if_sent(struct way_pipeline *p, struct way_request *r)
+{
+    if (r && r->state == WAY_REQUEST_SENT)
+        way_pipeline_detour(p, r);
+}
+
+void way_pipeline_speak(struct way_pipeline *p, uint8_t resp)
+{
+    if (p->resp == resp)
+        return;
+    p->resp = resp;
+    for (struct way_request *r = p->head; r; r = r->next) {
+        detour_if_sent(p, r);
+        for (unsigned i = 0; r->join && i < way_join_parts(r->join); i++)
+            detour_if_sent(p, way_join_pending(r->join, i));
+    }
 }
 
 /* ---- replies in order ---- */
@@ -143,7 +183,7 @@ static void compact_held(struct way_pipeline *p, size_t more)
             continue;
         size_t at = fresh.len;
         way_buf_put(&fresh, p->held.p + r->reply_off, r->reply_bytes);
-        r->reply_off = (uint32_t)at;
+        r->reply_off = at;
     }
     way_buf_fini(&p->held);
     p->held = fresh;
@@ -155,18 +195,16 @@ static void keep_early(struct way_pipeline *p, struct way_request *r, const char
     lend(p, &p->held);
     if (p->held.cap - p->held.len < n && p->held_live < p->held.len / 2)
         compact_held(p, n);
-    r->reply_off = (uint32_t)p->held.len;
-    r->reply_bytes = (uint32_t)n;
+    r->reply_off = p->held.len;
+    r->reply_bytes = n;
     way_buf_put(&p->held, reply, n);
     p->held_live += n;
     r->state = WAY_REQUEST_ANSWERED;
 }
 
-bool way_pipeline_answer(struct way_pipeline *p, struct way_request *r, const char *reply,
-                         size_t n)
+/* In its place, or kept until its turn; true if out grew. */
+static bool place(struct way_pipeline *p, struct way_request *r, const char *reply, size_t n)
 {
-    if (r->flags & WAY_FLAG_DETOUR)
-        end_detour(p, r);
     if (r != p->head) {
         keep_early(p, r, reply, n);
         return false;
@@ -177,6 +215,17 @@ bool way_pipeline_answer(struct way_pipeline *p, struct way_request *r, const ch
     if (p->head && p->head->state == WAY_REQUEST_ANSWERED)
         emit_early_ones(p);
     return true;
+}
+
+bool way_pipeline_answer(struct way_pipeline *p, struct way_request *r, const char *reply,
+                         size_t n)
+{
+    uint16_t slot = r->slot;
+    bool last = end_detour(p, r);
+    bool grew = place(p, r, reply, n);
+    if (last)
+        go_straight(p, slot);
+    return grew;
 }
 
 bool way_pipeline_error(struct way_pipeline *p, struct way_request *r, const char *fmt, ...)
@@ -234,6 +283,7 @@ struct way_request *way_join_part(struct way_join *j, unsigned part)
     r->kind = WAY_REQUEST_PART;
     r->pipeline = j->whole->pipeline;
     r->arrived = j->whole->arrived;
+    r->turn = j->whole->turn;
     r->flags = j->whole->flags & WAY_FLAG_WRITE;
     r->join = j;
     r->part = part;
@@ -241,10 +291,31 @@ struct way_request *way_join_part(struct way_join *j, unsigned part)
     return r;
 }
 
+unsigned way_join_parts(const struct way_join *j)
+{
+    return j->parts;
+}
+
+struct way_request *way_join_pending(const struct way_join *j, unsigned part)
+{
+    return j->part[part].request;
+}
+
+/* Drops what the parts said. */
+static void forget_replies(struct way_join *j)
+{
+    for (unsigned i = 0; i < j->parts; i++) {
+        if (j->whole)
+            j->whole->pipeline->joining -= j->part[i].n;
+        way_free(j->part[i].reply);
+        j->part[i].reply = NULL;
+        j->part[i].n = 0;
+    }
+}
+
 static void join_free(struct way_join *j)
 {
-    for (unsigned i = 0; i < j->parts; i++)
-        way_free(j->part[i].reply);
+    forget_replies(j);
     way_free(j->place);
     way_free(j);
 }
@@ -252,16 +323,22 @@ static void join_free(struct way_join *j)
 /* The parts go on; their replies are dropped. */
 static void join_orphan(struct way_join *j)
 {
+    struct way_pipeline *p = j->whole->pipeline;
+    bool last[WAY_DETOUR_BUCKETS] = { false };
+    forget_replies(j);
+    j->whole->join = NULL;
     j->whole = NULL;
     for (unsigned i = 0; i < j->parts; i++) {
         struct way_request *r = j->part[i].request;
         if (!r)
             continue;
-        if (r->flags & WAY_FLAG_DETOUR)
-            end_detour(r->pipeline, r);
-        r->pipeline = NULL;
-        r->flags |= WAY_FLAG_ABANDONED;
+        if (end_detour(p, r))
+            last[r->slot % WAY_DETOUR_BUCKETS] = true;
+        abandon(p, r);
     }
+    for (uint16_t slot = 0; slot < WAY_DETOUR_BUCKETS; slot++)
+        if (last[slot])
+            go_straight(p, slot);
 }
 
 static bool join_failed(const struct way_join *j, struct way_buf *out)
@@ -284,18 +361,31 @@ static bool join_failed(const struct way_join *j, struct way_buf *out)
     return true;
 }
 
-static void join_sum(const struct way_join *j, struct way_buf *out)
+/* The joins return false where a part has not the shape they need. */
+static bool join_sum(const struct way_join *j, struct way_buf *out)
 {
     int64_t sum = 0, v = 0;
     for (unsigned i = 0; i < j->parts; i++)
-        if (way_reply_integer(j->part[i].reply, j->part[i].n, &v))
-            sum += v;
+        if (!way_reply_integer(j->part[i].reply, j->part[i].n, &v) ||
+            __builtin_add_overflow(sum, v, &sum))
+            return false;
     way_resp_put_integer(out, sum);
+    return true;
+}
+
+static bool join_ok(const struct way_join *j, struct way_buf *out)
+{
+    for (unsigned i = 0; i < j->parts; i++)
+        if (j->part[i].reply[0] != '+')
+            return false;
+    way_buf_puts(out, "+OK\r\n");
+    return true;
 }
 
 /* The elements of all parts, each a span, in the order of their keys. */
-static void join_array(const struct way_join *j, struct way_buf *out)
+static bool join_array(const struct way_join *j, struct way_buf *out)
 {
+    bool whole = true;
     struct way_span *element = way_zalloc((j->elements + 1) * sizeof *element);
     unsigned *begin = way_zalloc((j->parts + 1) * sizeof *begin);
     unsigned at = 0;
@@ -311,15 +401,27 @@ static void join_array(const struct way_join *j, struct way_buf *out)
     }
     begin[j->parts] = at;
     way_resp_put_array(out, j->elements);
-    for (unsigned e = 0; e < j->elements; e++) {
+    for (unsigned e = 0; whole && e < j->elements; e++) {
         unsigned which = begin[j->place[e].part] + j->place[e].index;
-        if (which < begin[j->place[e].part + 1])
+        whole = which < begin[j->place[e].part + 1];
+        if (whole)
             way_buf_put(out, element[which].p, element[which].n);
-        else /* a node that answered with too few elements */
-            way_buf_puts(out, "$-1\r\n");
     }
     way_free(element);
     way_free(begin);
+    return whole;
+}
+
+static void join_replies(const struct way_join *j, struct way_buf *out)
+{
+    bool fits = j->how == WAY_JOIN_SUM     ? join_sum(j, out)
+                : j->how == WAY_JOIN_ARRAY ? join_array(j, out)
+                                           : join_ok(j, out);
+    if (fits)
+        return;
+    way_buf_reset(out);
+    way_resp_put_error(out, "WAYSIDE protocol phase=read step=reply certainty=unknown a "
+                            "node's part of the reply has not the command's shape");
 }
 
 static bool join_finish(struct way_join *j)
@@ -328,15 +430,11 @@ static bool join_finish(struct way_join *j)
     struct way_request *whole = j->whole;
     bool grew = false;
     if (whole) {
-        if (!join_failed(j, &out)) {
-            if (j->how == WAY_JOIN_SUM)
-                join_sum(j, &out);
-            else if (j->how == WAY_JOIN_ARRAY)
-                join_array(j, &out);
-            else
-                way_buf_puts(&out, "+OK\r\n");
-        }
+        if (!join_failed(j, &out))
+            join_replies(j, &out);
+        forget_replies(j);
         whole->join = NULL;
+        j->whole = NULL;
         grew = way_pipeline_answer(whole->pipeline, whole, out.p, out.len);
     }
     way_buf_fini(&out);
@@ -347,19 +445,22 @@ static bool join_finish(struct way_join *j)
 bool way_join_answer(struct way_request *part, const char *reply, size_t n)
 {
     struct way_join *j = part->join;
+    struct way_pipeline *line = part->pipeline;
     struct part *p = &j->part[part->part];
     p->request = NULL;
     if (j->whole) {
         p->reply = way_alloc(n);
         memcpy(p->reply, reply, n);
         p->n = n;
+        line->joining += n;
     }
-    if (part->pipeline && part->flags & WAY_FLAG_DETOUR)
-        end_detour(part->pipeline, part);
+    uint16_t slot = part->slot;
+    bool last = line && end_detour(line, part);
     way_request_give(j->pool, part);
-    if (--j->missing)
-        return false;
-    return join_finish(j);
+    bool grew = --j->missing == 0 && join_finish(j);
+    if (last)
+        go_straight(line, slot);
+    return grew;
 }
 
 /* ---- a client that is answered before its node is ---- */
@@ -376,23 +477,20 @@ struct way_request *way_pipeline_replace(struct way_pipeline *p, struct way_requ
 {
     if (r->join) {
         join_orphan(r->join);
-        r->join = NULL;
         return r; /* only its parts are under way */
     }
     struct way_request *new = way_request_take(p->pool);
     struct way_request **at = place_of(p, r);
     new->pipeline = p;
     new->slot = r->slot;
+    new->turn = r->turn;
     new->arrived = r->arrived;
-    new->flags = r->flags & (WAY_FLAG_WRITE | WAY_FLAG_DETOUR);
+    new->flags = r->flags & (WAY_FLAG_WRITE | WAY_FLAG_DETOUR | WAY_FLAG_DOUBT);
     new->next = r->next;
     *at = new;
     if (p->tail == r)
         p->tail = new;
-    r->next = NULL;
-    r->pipeline = NULL;
-    r->flags |= WAY_FLAG_ABANDONED;
-    r->flags &= (uint16_t)~WAY_FLAG_DETOUR;
+    abandon(p, r);
     return new;
 }
 
@@ -407,18 +505,15 @@ void way_pipeline_fini(struct way_pipeline *p)
         if (r->join)
             join_orphan(r->join);
         if (r->state == WAY_REQUEST_SENT || r->state == WAY_REQUEST_WAITING) {
-            r->pipeline = NULL;
-            r->next = NULL;
-            r->flags |= WAY_FLAG_ABANDONED;
-            r->flags &= (uint16_t)~WAY_FLAG_DETOUR;
+            abandon(p, r);
         } else {
             way_request_give(p->pool, r);
         }
     }
     p->tail = NULL;
     p->pending = p->detours = 0;
-    way_free(p->detour);
-    p->detour = NULL;
+    way_free(p->bucket);
+    p->bucket = NULL;
     way_buf_fini(&p->out);
     way_buf_fini(&p->held);
 }

@@ -39,6 +39,7 @@ enum way_request_flag {
     WAY_FLAG_NO_KEY = 1 << 8,    /* has no key: any master will do */
     WAY_FLAG_HELD = 1 << 9,      /* waits for a change of the table */
     WAY_FLAG_DOUBT = 1 << 10,    /* once it was of unknown fate: it stays so */
+    WAY_FLAG_LISTED = 1 << 11,   /* counted in its bucket's `waiting` */
 };
 
 struct way_request {
@@ -51,8 +52,9 @@ struct way_request {
     uint16_t slot;
     uint16_t flags;           /* enum way_request_flag */
     uint8_t kind, state;
-    uint8_t attempt;          /* times it was given to a connection */
-    uint8_t redirects;
+    uint32_t turn;            /* its place among its client's commands; wraps */
+    uint16_t attempt;         /* times it was given to a connection */
+    uint16_t redirects;
     uint16_t avoid;           /* node that failed it last, WAY_NONE_NODE: none */
     uint16_t target;          /* node it must go to (ASK, same), else none */
     double arrived;           /* when the client's bytes were read */
@@ -61,7 +63,7 @@ struct way_request {
     double waited;            /* the last delay a policy gave it */
     char *own_bytes;          /* while WAITING; owned */
     char *words;              /* the server's words of `last`; owned, or NULL */
-    uint32_t reply_off, reply_bytes; /* while ANSWERED and early: in held */
+    size_t reply_off, reply_bytes; /* while ANSWERED and early: in held */
     double resume;            /* while WAITING: try again then, 0: when the table changes */
     struct {
         uint8_t error, phase, step, class, certainty;
@@ -85,6 +87,12 @@ void way_request_give(struct way_request_pool *pool, struct way_request *r);
 void way_request_pool_fini(struct way_request_pool *pool);
 
 enum { WAY_DETOUR_BUCKETS = 64 };
+struct way_bucket {   /* of slots: what of it is off the straight way */
+    uint32_t detours; /* ro */
+    uint32_t waiting; /* rw by dispatch: of them, those that are held or delayed */
+    uint32_t last;    /* rw by dispatch: the turn of the last of those */
+    uint32_t kept;    /* rw by dispatch: the round in which one of them stayed */
+};
 
 struct way_pipeline {
     struct way_request *head, *tail; /* ro: in the order of the client's commands */
@@ -92,16 +100,20 @@ struct way_pipeline {
     struct way_buf out;              /* replies in order; taken by the client's writer */
     struct way_buf held;             /* private: early replies */
     size_t held_live;                /* ro: bytes of them */
+    size_t joining;                  /* ro: bytes of parts whose whole is not answered */
     struct way_request_pool *pool;
     uint64_t epoch;                  /* rw by dispatch: the table's, when last compared */
     unsigned detours;                /* ro: requests off the straight way */
-    uint16_t *detour;                /* private: [WAY_DETOUR_BUCKETS], or NULL */
+    struct way_bucket *bucket;       /* [WAY_DETOUR_BUCKETS]; NULL: never had a detour */
     uint8_t resp;                    /* 2 or 3 */
+    uint32_t turns;                  /* private */
     struct way_request *behind, **behind_end; /* rw by dispatch: wait for a detour's end */
+    size_t behind_bytes;             /* rw by dispatch: theirs */
     void *owner;
     void *router;                    /* rw by dispatch: itself */
     void (*straight)(struct way_pipeline *p, uint16_t slot); /* the last detour of the
-                                            slot's bucket is answered; may be NULL */
+                                            slot's bucket is answered, and its reply in
+                                            its place; may be NULL */
     void (*lend)(struct way_pipeline *p, struct way_buf *b); /* gives memory to `out` or
                                                 `held` when it has none; may be NULL */
 };
@@ -130,8 +142,12 @@ struct way_request *way_pipeline_replace(struct way_pipeline *p, struct way_requ
 void way_pipeline_detour(struct way_pipeline *p, struct way_request *r);
 static inline bool way_pipeline_has_detour(const struct way_pipeline *p, uint16_t slot)
 {
-    return p->detours && p->detour[slot % WAY_DETOUR_BUCKETS];
+    return p->detours && p->bucket[slot % WAY_DETOUR_BUCKETS].detours;
 }
+
+/* The client speaks RESP version `resp` from now on. What is in flight went to another
+ * connection than what follows, so it is a detour. */
+void way_pipeline_speak(struct way_pipeline *p, uint8_t resp);
 
 /* ---- split commands ---- */
 /* Makes r's join with `parts` parts; element e of the whole reply is element
@@ -143,9 +159,13 @@ struct way_join *way_join_new(struct way_request *r, enum way_command_join how,
                               unsigned parts, unsigned elements);
 struct way_join_place *way_join_places(struct way_join *j);
 struct way_request *way_join_part(struct way_join *j, unsigned part); /* a new request */
+/* How many parts it has, and each that is not answered yet (NULL: it is). */
+unsigned way_join_parts(const struct way_join *j);
+struct way_request *way_join_pending(const struct way_join *j, unsigned part);
 /* The reply to one part: kept; with the last one the whole is answered (true if the
  * pipeline's out grew). The part goes back to the pool. A failed part makes the whole an
- * error: the first in order of parts, with what is known of the others in words. */
+ * error: the first in order of parts, with what is known of the others in words. So does
+ * one whose reply has not the shape that the join needs. */
 bool way_join_answer(struct way_request *part, const char *reply, size_t n);
 
 #endif

@@ -22,10 +22,12 @@ enum { GROUPS_MAX = 12 };
 struct group {
     enum way_commands kind;
     enum way_certainty certainty;
-    uint8_t attempt;
+    uint16_t attempt;
     uint32_t n;
     double arrived, waited; /* of the oldest */
+    bool before;            /* they were held before */
     struct way_retry retry;
+    double age; /* that the policy was told */
     struct way_entry entry;
     bool asked;
     unsigned resent, held, failed;
@@ -36,10 +38,11 @@ struct group {
 void way_retry_remember(struct way_request *r, unsigned node, const struct way_event *e,
                         enum way_certainty certainty)
 {
+    bool doubt = r->flags & WAY_FLAG_DOUBT;
     if (certainty == WAY_CERTAINTY_UNKNOWN)
         r->flags |= WAY_FLAG_DOUBT;
-    else if (r->flags & WAY_FLAG_DOUBT && certainty == WAY_CERTAINTY_UNSENT)
-        certainty = WAY_CERTAINTY_UNKNOWN;
+    else if (doubt && (certainty == WAY_CERTAINTY_UNSENT || r->flags & WAY_FLAG_WRITE))
+        certainty = WAY_CERTAINTY_UNKNOWN; /* an earlier attempt may have been executed */
     r->last.error = (uint8_t)e->error;
     r->last.phase = (uint8_t)e->phase;
     r->last.step = (uint8_t)e->step;
@@ -69,6 +72,8 @@ static const char *certainty_words(const struct way_request *r)
 {
     if (r->last.certainty == WAY_CERTAINTY_UNSENT)
         return "the command was not sent";
+    if (r->last.certainty == WAY_CERTAINTY_ANSWERED)
+        return "a node answered with an error";
     if (r->flags & WAY_FLAG_WRITE)
         return "the command may or may not have been executed";
     return "no reply came";
@@ -108,20 +113,81 @@ static void start_tick(struct way_dispatch *d)
         ev_timer_again(d->o.loop->ev, &d->tick);
 }
 
-/* r has its own bytes. */
+static struct way_bucket *bucket_of(const struct way_request *r)
+{
+    return r->pipeline ? &r->pipeline->bucket[r->slot % WAY_DETOUR_BUCKETS] : NULL;
+}
+
+static bool is_earlier(uint32_t turn, uint32_t other)
+{
+    return (int32_t)(turn - other) < 0;
+}
+
+static bool same_bucket(const struct way_request *a, const struct way_request *r)
+{
+    return a->pipeline == r->pipeline && bucket_of(a) == bucket_of(r);
+}
+
+/* Does an earlier command of r's client and slot wait? Then r does, too. */
+static bool is_held_back(const struct way_dispatch *d, const struct way_request *r)
+{
+    const struct way_bucket *b = bucket_of(r);
+    if (!b || !b->waiting)
+        return false;
+    for (const struct way_request *a = d->waiting; a; a = a->link)
+        if (same_bucket(a, r) && is_earlier(a->turn, r->turn))
+            return true;
+    return false;
+}
+
+/* Behind all that are earlier, which is the end but for what failed out of order. */
+static struct way_request **place_of(struct way_dispatch *d, const struct way_request *r)
+{
+    struct way_request **at = &d->waiting;
+    while (*at && !(same_bucket(*at, r) && is_earlier(r->turn, (*at)->turn)))
+        at = &(*at)->link;
+    return at;
+}
+
+/* r is a detour and has its own bytes. */
 static void wait_for(struct way_dispatch *d, struct way_request *r)
 {
+    struct way_request **at = d->waiting_end;
+    struct way_bucket *b = bucket_of(r);
+    if (b && b->waiting && is_earlier(r->turn, b->last))
+        at = place_of(d, r);
+    else if (b)
+        b->last = r->turn;
+    if (b) {
+        b->waiting++;
+        r->flags |= WAY_FLAG_LISTED;
+    }
     r->state = WAY_REQUEST_WAITING;
-    r->link = NULL;
-    *d->waiting_end = r;
-    d->waiting_end = &r->link;
+    r->link = *at;
+    *at = r;
+    if (!r->link)
+        d->waiting_end = &r->link;
     d->waiting_count++;
     d->waiting_bytes += r->bytes;
     start_tick(d);
 }
 
+/* Stays where it is in the order. */
+static void keep_waiting(struct way_dispatch *d, struct way_request *r)
+{
+    struct way_bucket *b = bucket_of(r);
+    if (b)
+        b->kept = d->round;
+    r->link = NULL;
+    *d->waiting_end = r;
+    d->waiting_end = &r->link;
+}
+
 static void stop_waiting(struct way_dispatch *d, struct way_request *r)
 {
+    if (r->flags & WAY_FLAG_LISTED)
+        bucket_of(r)->waiting--;
+    r->flags &= (uint16_t)~WAY_FLAG_LISTED;
     d->waiting_count--;
     d->waiting_bytes -= r->bytes;
     r->link = NULL;
@@ -132,34 +198,56 @@ static void send_again(struct way_dispatch *d, struct way_request *r)
     char *bytes = r->own_bytes;
     r->own_bytes = NULL;
     r->resume = 0;
+    if (!(r->flags & WAY_FLAG_HELD))
+        r->until = 0; /* it was a delay: no hold was promised */
     r->flags &= (uint16_t)~WAY_FLAG_HELD;
     way_upstream_send(d, r, bytes, r->bytes);
     way_free(bytes);
 }
 
+static bool is_due(const struct way_request *r, double now, bool changed)
+{
+    return (changed && r->flags & WAY_FLAG_HELD) || (r->resume > 0 && now >= r->resume);
+}
+
+/* What becomes of one that waits: true if it goes on waiting. One that is due behind one
+ * that is not goes as soon as that has gone. */
+static bool look_after(struct way_dispatch *d, struct way_request *r, bool changed)
+{
+    double now = d->o.loop->now;
+    const struct way_bucket *b = bucket_of(r);
+    bool over = r->flags & WAY_FLAG_ABANDONED || now >= r->until;
+    if (!over && !is_due(r, now, changed))
+        return true;
+    if (!over && b && b->kept == d->round) {
+        r->resume = now;
+        return true;
+    }
+    stop_waiting(d, r);
+    if (r->flags & WAY_FLAG_ABANDONED) {
+        way_upstream_answer(d, r, "", 0);
+    } else if (over) {
+        if (now >= r->arrived + d->timeouts->total)
+            way_stat_add(d->o.stats, WAY_STAT_HELD_TOTAL, 1);
+        way_retry_fail(d, r);
+    } else {
+        send_again(d, r);
+    }
+    return false;
+}
+
 /* Goes through all that wait, in order; `changed`: the table did. */
 static void look_after_waiting(struct way_dispatch *d, bool changed)
 {
-    double now = d->o.loop->now;
     struct way_request *all = d->waiting;
     d->waiting = NULL;
     d->waiting_end = &d->waiting;
+    d->round++;
     while (all) {
         struct way_request *r = all;
         all = r->link;
-        stop_waiting(d, r);
-        if (r->flags & WAY_FLAG_ABANDONED) {
-            way_upstream_answer(d, r, "", 0);
-        } else if (now >= r->until) {
-            if (now >= r->arrived + d->timeouts->total)
-                way_stat_add(d->o.stats, WAY_STAT_HELD_TOTAL, 1);
-            way_retry_fail(d, r);
-        } else if ((changed && r->flags & WAY_FLAG_HELD) ||
-                   (r->resume > 0 && now >= r->resume)) {
-            send_again(d, r);
-        } else {
-            wait_for(d, r);
-        }
+        if (look_after(d, r, changed))
+            keep_waiting(d, r);
     }
 }
 
@@ -179,12 +267,24 @@ void way_retry_release(struct way_dispatch *d)
         look_after_waiting(d, true);
 }
 
+static bool has_room(struct way_dispatch *d, size_t n)
+{
+    bool room = (double)(d->waiting_bytes + n) <= d->limits->held_bytes;
+    if (!room)
+        way_stat_add(d->o.stats, WAY_STAT_RETRY_HELD, 1);
+    return room;
+}
+
 void way_retry_hold_redirect(struct way_dispatch *d, struct way_request *r,
                              const char *bytes, size_t n)
 {
     struct way_event e = { .error = WAY_ERROR_NO_NODE, .phase = WAY_PHASE_CONNECT,
                            .step = WAY_STEP_ROUTE, .class = WAY_CLASS_LOCAL };
-    way_retry_remember(r, WAY_NONE, &e, WAY_CERTAINTY_UNSENT);
+    way_retry_remember(r, WAY_NONE, &e, WAY_CERTAINTY_ANSWERED);
+    if (!has_room(d, n)) {
+        way_retry_fail(d, r);
+        return;
+    }
     way_retry_own(r, bytes, n);
     r->until = r->arrived + d->timeouts->total;
     r->flags |= WAY_FLAG_HELD;
@@ -252,15 +352,17 @@ static bool plan_wait(struct way_dispatch *d, struct group *g, struct way_reques
                       const struct way_event *e)
 {
     double now = d->o.loop->now, latest = r->arrived + d->timeouts->total;
-    r->resume = g->retry.after > 0 ? now + g->retry.after : 0;
+    r->resume = g->retry.after > 0 || g->retry.kind != WAY_RETRY_HOLD
+                        ? now + g->retry.after
+                        : 0;
     r->waited = g->retry.after;
     if (g->retry.kind != WAY_RETRY_HOLD) {
         r->until = latest;
         return true;
     }
-    double until = g->retry.within >= 0 ? now + g->retry.within : latest;
-    if (g->retry.within == 0)
-        until = now;
+    double until = latest;
+    if (g->retry.within >= 0) /* of a command as old as the policy was told */
+        until = r->arrived + g->age + g->retry.within;
     if (until > r->until) /* what it was promised before stands */
         r->until = until;
     if (r->until > latest)
@@ -278,13 +380,14 @@ static void go_again(struct way_dispatch *d, unsigned node, struct group *g,
     aim(r, node, &g->retry);
     if (r->pipeline)
         way_pipeline_detour(r->pipeline, r);
-    if (g->retry.kind != WAY_RETRY_HOLD)
+    if (g->retry.kind != WAY_RETRY_HOLD) {
         way_stat_add(d->o.stats, WAY_STAT_RETRY_UNSENT + g->certainty, 1);
-    if (g->retry.kind == WAY_RETRY_HOLD || g->retry.after > 0) {
-        bool room = (double)(d->waiting_bytes + n) <= d->limits->held_bytes;
-        if (!room)
-            way_stat_add(d->o.stats, WAY_STAT_RETRY_HELD, 1);
-        if (!room || !plan_wait(d, g, r, e)) {
+        if (e->kind == WAY_KIND_COMMANDS && r->attempt < UINT16_MAX)
+            r->attempt++; /* no socket counted it: an answer that goes in circles ends */
+    }
+    bool in_turn = !is_held_back(d, r);
+    if (g->retry.kind == WAY_RETRY_HOLD || g->retry.after > 0 || !in_turn) {
+        if (!has_room(d, n) || !plan_wait(d, g, r, e)) {
             g->failed++;
             way_retry_fail(d, r);
             return;
@@ -296,8 +399,6 @@ static void go_again(struct way_dispatch *d, unsigned node, struct group *g,
         return;
     }
     g->resent++;
-    if (e->kind == WAY_KIND_COMMANDS && r->attempt < UINT8_MAX)
-        r->attempt++; /* no socket counted it: an answer that goes in circles ends */
     if (r->own_bytes)
         send_again(d, r);
     else
@@ -310,7 +411,8 @@ static bool in_group(const struct group *g, const struct way_request *r)
 {
     return g->kind == (r->flags & WAY_FLAG_WRITE ? WAY_COMMANDS_WRITES
                                                  : WAY_COMMANDS_READS) &&
-           (unsigned)g->certainty == r->last.certainty && g->attempt == r->attempt;
+           (unsigned)g->certainty == r->last.certainty && g->attempt == r->attempt &&
+           g->before == (r->until > 0);
 }
 
 static struct group *group_of(struct group *groups, unsigned count,
@@ -338,6 +440,7 @@ static unsigned make_groups(struct group *groups, const struct way_request *all)
                                                 : WAY_COMMANDS_READS;
             g->certainty = (enum way_certainty)r->last.certainty;
             g->attempt = r->attempt;
+            g->before = r->until > 0;
             g->arrived = r->arrived;
             g->waited = r->waited;
             g->asked = false;
@@ -350,15 +453,18 @@ static unsigned make_groups(struct group *groups, const struct way_request *all)
     return count;
 }
 
+/* Of arrivals, and of those that went once more and found nobody either: what held
+ * commands were told goes by their age. */
 static struct way_standing *standing_of(struct way_dispatch *d, const struct way_event *e,
                                         const struct way_request *r)
 {
     unsigned shard = atomic_load(&d->router.slots[r->slot]);
-    if (e->error != WAY_ERROR_NO_NODE || shard >= WAY_SHARDS_MAX)
+    if (e->error != WAY_ERROR_NO_NODE || shard >= WAY_SHARDS_MAX || r->until > 0 ||
+        r->attempt > 1)
         return NULL;
     if (!d->standing)
-        d->standing = way_zalloc(WAY_SHARDS_MAX * 2 * sizeof *d->standing);
-    return &d->standing[shard * 2 + !!(r->flags & WAY_FLAG_WRITE)];
+        d->standing = way_zalloc(WAY_SHARDS_MAX * 4 * sizeof *d->standing);
+    return &d->standing[shard * 4 + r->attempt * 2 + !!(r->flags & WAY_FLAG_WRITE)];
 }
 
 static void ask_group(struct way_dispatch *d, unsigned node, const struct way_event *what,
@@ -368,6 +474,7 @@ static void ask_group(struct way_dispatch *d, unsigned node, const struct way_ev
     uint64_t epoch = atomic_load(d->epoch) + 1; /* 0 is never */
     if (s && s->epoch == epoch) {
         g->retry = s->retry;
+        g->age = s->age;
         return;
     }
     struct way_event e = *what;
@@ -376,8 +483,8 @@ static void ask_group(struct way_dispatch *d, unsigned node, const struct way_ev
     e.certainty = g->certainty;
     e.has_certainty = true;
     e.n = g->n;
-    e.attempt = g->attempt ? g->attempt : 1;
-    e.age = e.now - g->arrived;
+    e.attempt = g->attempt + (what->kind == WAY_KIND_COMMANDS);
+    e.age = g->age = e.now - g->arrived;
     e.deadline_left = g->arrived + d->timeouts->total - e.now;
     if (e.deadline_left < 0)
         e.deadline_left = 0;
@@ -385,7 +492,7 @@ static void ask_group(struct way_dispatch *d, unsigned node, const struct way_ev
     way_decide_retry(d->o.decider, node, &e, &g->retry, &g->entry);
     g->asked = true;
     if (s)
-        *s = (struct way_standing){ .epoch = epoch, .retry = g->retry };
+        *s = (struct way_standing){ .epoch = epoch, .retry = g->retry, .age = g->age };
 }
 
 static void ask_groups(struct way_dispatch *d, unsigned node, const struct way_event *e,

@@ -17,6 +17,7 @@ struct way_link {
     double sampled;    /* when the last answered command was sent: for the latency */
     unsigned good;     /* replies of this batch that are no failures */
     unsigned trials;   /* trials in flight */
+    bool dropped;      /* we broke it, as a mark said */
 };
 
 struct way_upstream { /* one node */
@@ -42,6 +43,7 @@ struct way_batch {
 struct way_standing {
     uint64_t epoch;
     struct way_retry retry;
+    double age; /* of the command that it was given for */
 };
 
 struct way_dispatch {
@@ -57,13 +59,15 @@ struct way_dispatch {
     struct way_link *links;
     struct way_batch *batches, **batches_end;
     struct way_task run_batches;
-    struct way_request *waiting, **waiting_end; /* held and delayed, in order of arrival */
+    struct way_request *waiting, **waiting_end; /* held and delayed; each client's in its order */
     unsigned waiting_count;
     size_t waiting_bytes;
+    uint32_t round;          /* of looking after them */
     ev_timer tick;           /* while something waits */
     double tokens;           /* retry budget */
     uint64_t tokens_at;      /* requests counted when it was last filled */
-    struct way_standing *standing; /* [WAY_SHARDS_MAX][2]: reads, writes */
+    struct way_standing *standing; /* [WAY_SHARDS_MAX][2][2]: at the first and the
+                                     second time; reads, writes */
 };
 
 /* ---- dispatch.c ---- */
