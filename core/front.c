@@ -88,13 +88,20 @@ static void watch(struct way_client *c, int events)
         ev_io_start(c->front->o.loop->ev, &c->io);
 }
 
-/* Back-pressure: too many commands under way, or too much that it has not taken. */
+/* Bytes of replies that are kept for the client. */
+static size_t untaken(const struct way_pipeline *p)
+{
+    return way_buf_held(&p->out) + p->held_live + p->joining;
+}
+
+/* Back-pressure: too many commands under way or queued behind a detour, or too much that
+ * it has not taken. */
 static bool is_full(const struct way_client *c)
 {
     const struct way_limits *l = c->front->limits;
-    double bytes = (double)(way_buf_held(&c->pipeline.out) + c->pipeline.held_live);
-    return c->pipeline.pending >= l->client_inflight ||
-           bytes > l->client_output_bytes / 4;
+    const struct way_pipeline *p = &c->pipeline;
+    return p->pending >= l->client_inflight ||
+           (double)(untaken(p) + p->behind_bytes) > l->client_output_bytes / 4;
 }
 
 static void set_interest(struct way_client *c)
@@ -135,7 +142,7 @@ static void flush_client(struct way_client *c)
     struct way_pipeline *p = &c->pipeline;
     if (!p->held_live && p->held.p)
         way_loop_return(c->front->o.loop, &p->held);
-    if ((double)(way_buf_held(&p->out) + p->held_live) > l->client_output_bytes) {
+    if ((double)untaken(p) > l->client_output_bytes) {
         way_log(WAY_WARN, "client=%llu closed=true limit=client_output_bytes",
                 (unsigned long long)c->id);
         close_client(c);
@@ -413,8 +420,10 @@ static bool serve_inline(struct way_client *c, const char *p, size_t n)
         if (ok && c->parser.count)
             serve(c, b.p, b.len);
     }
-    if (!ok)
+    if (!ok) {
+        c->pushed++;
         answer_error(c, "ERR %s", err.text);
+    }
     way_buf_fini(&b);
     return ok;
 }
@@ -428,10 +437,23 @@ static void bad_request(struct way_client *c, const struct way_err *err)
     flush_later(c);
 }
 
+/* The next request's length, 0 if it is not whole yet, -1 if it is bad: in its form, or
+ * as a whole larger than one may be. */
+static ssize_t next_request(struct way_client *c, const char *p, size_t n,
+                            struct way_err *err)
+{
+    const struct way_limits *l = c->front->limits;
+    double most = l->request_bytes < UINT32_MAX ? l->request_bytes : UINT32_MAX;
+    ssize_t len = way_request_parse(&c->parser, p, n, (size_t)l->request_args,
+                                    (size_t)l->request_bytes, err);
+    if (len < 0 || (double)(len > 0 ? (size_t)len : n) <= most)
+        return len;
+    return way_fail(err, "Protocol error: invalid bulk length");
+}
+
 /* Serves the whole requests in p[0..n); returns the bytes consumed. */
 static size_t consume(struct way_client *c, const char *p, size_t n)
 {
-    const struct way_limits *l = c->front->limits;
     struct way_err err;
     size_t at = 0;
     uint64_t before = c->pushed;
@@ -440,8 +462,7 @@ static size_t consume(struct way_client *c, const char *p, size_t n)
             c->paused = true;
             break;
         }
-        ssize_t len = way_request_parse(&c->parser, p + at, n - at, (size_t)l->request_args,
-                                        (size_t)l->request_bytes, &err);
+        ssize_t len = next_request(c, p + at, n - at, &err);
         if (len == 0)
             break;
         if (len < 0) {
@@ -526,14 +547,13 @@ static void on_grew(struct way_pipeline *p)
 
 /* ---- commands whose time is over, clients that sleep ---- */
 
+/* The head is the oldest and never answered, so each turn takes it off, and with it what
+ * was answered early behind it. */
 static void expire(struct way_client *c, double now, double total)
 {
-    struct way_request *r = c->pipeline.head, *next;
-    for (; r && r->arrived + total <= now; r = next) {
-        next = r->next;
-        if (r->state != WAY_REQUEST_ANSWERED)
-            way_dispatch_expire(c->front->o.dispatch, r);
-    }
+    struct way_pipeline *p = &c->pipeline;
+    while (p->head && p->head->arrived + total <= now)
+        way_dispatch_expire(c->front->o.dispatch, p->head);
 }
 
 static void on_sweep(struct ev_loop *ev, ev_timer *w, int events)
@@ -586,12 +606,12 @@ void way_front_hand(struct way_front *f, int fd)
     bool room;
     pthread_mutex_lock(&f->lock);
     room = f->handed_count < HANDED_MAX;
-    if (room)
+    if (room) {
         f->handed[f->handed_count++] = fd;
+        atomic_fetch_add(&f->count, 1); /* before the worker can take it off again */
+    }
     pthread_mutex_unlock(&f->lock);
-    if (room)
-        atomic_fetch_add(&f->count, 1);
-    else
+    if (!room)
         close(fd);
     way_loop_wake(f->o.loop);
 }

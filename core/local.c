@@ -20,8 +20,10 @@ static struct way_span word(const struct words *w, unsigned i)
 
 static bool is(const struct words *w, unsigned i, const char *name)
 {
+    if (i >= w->count)
+        return false;
     struct way_span s = word(w, i);
-    return i < w->count && s.n == strlen(name) && !strncasecmp(s.p, name, s.n);
+    return s.n == strlen(name) && !strncasecmp(s.p, name, s.n);
 }
 
 static void put_simple(struct way_buf *out, const char *text)
@@ -50,7 +52,9 @@ static void put_map(const struct way_client *c, struct way_buf *out, unsigned pa
 static void ping(struct way_client *c, const struct words *w, struct way_buf *out)
 {
     (void)c;
-    if (w->count > 1)
+    if (w->count > 2)
+        way_resp_put_error(out, "ERR wrong number of arguments for 'ping' command");
+    else if (w->count > 1)
         way_resp_put_bulk(out, word(w, 1).p, word(w, 1).n);
     else
         put_simple(out, "PONG");
@@ -102,7 +106,7 @@ static void hello(struct way_client *c, const struct words *w, struct way_buf *o
             return;
         }
     }
-    c->pipeline.resp = version;
+    way_pipeline_speak(&c->pipeline, version);
     put_map(c, out, 7);
     put_string(out, "server"), put_string(out, "redis");
     put_string(out, "version"), put_string(out, "7.0.0");
@@ -252,7 +256,7 @@ static void select_db(const struct words *w, struct way_buf *out)
 
 static void reset(struct way_client *c, struct way_buf *out)
 {
-    c->pipeline.resp = 2;
+    way_pipeline_speak(&c->pipeline, 2);
     way_free(c->name);
     c->name = NULL;
     put_simple(out, "RESET");
