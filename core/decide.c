@@ -230,10 +230,13 @@ void way_decide_pass(struct way_decider *d, double now)
         way_health_snapshot(d->o.health, w->node, now, &seen);
         struct way_proposal p = { .memory = seen.view.memory, .mark = w->mark,
                                   .hard = w->hard };
-        if (way_health_commit(d->o.health, &seen, &p, false, &outcome) ==
-            WAY_COMMIT_BUSY)
+        enum way_commit how = way_health_commit(d->o.health, &seen, &p, false, &outcome);
+        if (how == WAY_COMMIT_BUSY)
             return;
-        d->pending[i] = d->pending[--d->pending_count];
+        if (how == WAY_COMMIT_CONFLICT)
+            i++; /* somebody was faster: the next pass sees what it became */
+        else
+            d->pending[i] = d->pending[--d->pending_count];
     }
 }
 
@@ -336,9 +339,13 @@ static bool is_straggler(struct way_decider *d, unsigned node, const struct way_
     return e->began < v.since;
 }
 
+/* Of failures, what blames the node; a probe's error reply too where it is the answer. */
 static bool mark_hears(const struct way_event *e)
 {
-    if (e->kind == WAY_KIND_CONNECTION || e->kind == WAY_KIND_RESULT)
+    if (e->kind == WAY_KIND_PROBE && e->class == WAY_CLASS_ANSWER)
+        return true;
+    if (e->kind == WAY_KIND_CONNECTION || e->kind == WAY_KIND_RESULT ||
+        e->kind == WAY_KIND_PROBE)
         return e->error == WAY_ERROR_NONE || e->blame == WAY_BLAME_NODE || e->trial;
     return true;
 }
