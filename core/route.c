@@ -200,11 +200,11 @@ static bool sheds(struct way_router *w, unsigned node)
     return way_random_unit(&w->random) < v.shed;
 }
 
-static bool on_trial(struct way_router *w, const struct candidates *all, double now,
-                     struct way_route *out)
+static bool on_trial(struct way_router *w, const struct candidates *all, unsigned avoid,
+                     double now, struct way_route *out)
 {
     for (unsigned i = 0; i < all->count; i++) {
-        if (all->state[i] == WAY_STATE_PROBING &&
+        if (all->state[i] == WAY_STATE_PROBING && all->node[i] != avoid &&
             way_health_trial_take(w->health, all->node[i], w->row, now)) {
             out->node = all->node[i];
             out->trial = true;
@@ -220,7 +220,7 @@ static void choose(struct way_router *w, const struct candidates *all,
                    const struct way_request *r, double now, struct way_route *out)
 {
     static const uint8_t order[] = { WAY_STATE_HEALTHY, WAY_STATE_SUSPECT };
-    if (on_trial(w, all, now, out))
+    if (on_trial(w, all, r->avoid, now, out))
         return;
     for (unsigned pass = 0; pass < 2 * way_count(order); pass++) {
         unsigned avoid = pass < way_count(order) ? r->avoid : WAY_NONE;
@@ -233,6 +233,8 @@ static void choose(struct way_router *w, const struct candidates *all,
         out->node = out->shed ? WAY_NONE : node;
         return;
     }
+    if (r->avoid != WAY_NONE)
+        on_trial(w, all, WAY_NONE, now, out);
 }
 
 static void list_for_read(struct way_router *w, const struct way_request *r,
