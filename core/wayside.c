@@ -356,7 +356,7 @@ int wayside_start(struct wayside **out, const struct way_config *c, struct way_e
 
 void wayside_wait(struct wayside *w)
 {
-    int fd = signalfd(-1, &w->signals, SFD_CLOEXEC);
+    int fd = signalfd(-1, &w->signals, SFD_CLOEXEC | SFD_NONBLOCK);
     struct pollfd p[] = { { .fd = w->stop_fd, .events = POLLIN },
                           { .fd = fd, .events = POLLIN } };
     while (poll(p, 2, -1) < 0 || !p[0].revents) {
