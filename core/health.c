@@ -24,8 +24,8 @@
  * the version it makes.
  *
  * A snapshot sees a commit of several records whole or not at all: it is taken between two
- * looks at `turn`. A frozen writer can make it give up on that, but then the versions it
- * holds are of two sides of a commit, and it can't be committed itself.
+ * looks at `turn`, and where that is odd, what the redo record has of it counts, whether
+ * its writer came to put it in place or not. So a frozen writer holds up no reader.
  *
  * Invariants, asserted by way_health_check() (and of the map: health_topology.c):
  *   1. the lock free: turn even, mapping 0
@@ -55,9 +55,7 @@
 
 enum {
     LOCK_NS = 1000 * 1000,
-    JOIN_TRIES = 2000,     /* of LOCK_NS each, when attaching */
-    SNAPSHOT_TRIES = 1000, /* before a look whether the writer died */
-    SNAPSHOT_HELPS = 3,
+    JOIN_TRIES = 2000, /* of LOCK_NS each, when attaching */
 };
 
 /* ---- what is derived from a verdict ---- */
@@ -422,22 +420,47 @@ static void read_records(struct way_segment *s, unsigned node, struct way_snapsh
                                            WAY_CLUSTER_MEMORY, v->memory.cluster);
 }
 
-/* All records of one moment: no commit of several was under way before or since. */
-static void read_together(struct way_health *h, unsigned node, struct way_snapshot *out)
+static void redo_read(const _Atomic uint64_t *from, unsigned words, void *out)
 {
-    _Atomic uint64_t *turn = &h->s->redo.turn;
-    for (unsigned tries = 1, helps = 0;; tries++) {
-        uint64_t before = atomic_load_explicit(turn, ACQUIRE);
-        read_records(h->s, node, out);
-        if (!(before & 1) && atomic_load_explicit(turn, RELAXED) == before)
-            return;
-        if (tries % SNAPSHOT_TRIES)
-            continue;
-        if (helps++ == SNAPSHOT_HELPS)
-            return; /* its writer is frozen; what is mixed can't be committed */
-        if (!way_health_lock(h))
-            way_health_unlock(h);
+    for (unsigned i = 0; i < words; i++) {
+        uint64_t w = atomic_load_explicit(from + i, ACQUIRE);
+        memcpy((char *)out + i * sizeof w, &w, sizeof w);
     }
+}
+
+/* In an odd turn: the parts that the redo record has, instead of what is in place. */
+static void read_redo(struct way_redo *r, unsigned node, struct way_snapshot *out)
+{
+    struct way_view *v = &out->view;
+    uint32_t parts = atomic_load_explicit(&r->parts, ACQUIRE);
+    if ((parts & WAY_PART_NODE) && atomic_load_explicit(&r->node, ACQUIRE) == node) {
+        struct way_own own;
+        redo_read(r->own, WAY_OWN_WORDS, &own);
+        v->verdict = own.verdict;
+        memcpy(v->memory.node, own.memory, sizeof own.memory);
+        out->node_version = atomic_load_explicit(&r->version[0], ACQUIRE);
+    }
+    if ((parts & WAY_PART_SHARD) &&
+        atomic_load_explicit(&r->shard, ACQUIRE) == v->shard) {
+        redo_read(r->shard_memory, WAY_SHARD_MEMORY, v->memory.shard);
+        out->shard_version = atomic_load_explicit(&r->version[1], ACQUIRE);
+    }
+    if (parts & WAY_PART_CLUSTER) {
+        redo_read(r->cluster_memory, WAY_CLUSTER_MEMORY, v->memory.cluster);
+        out->cluster_version = atomic_load_explicit(&r->version[2], ACQUIRE);
+    }
+}
+
+/* All records of one moment: in one turn, whose redo record does not change within it. */
+static void read_together(struct way_segment *s, unsigned node, struct way_snapshot *out)
+{
+    uint64_t turn;
+    do {
+        turn = atomic_load_explicit(&s->redo.turn, ACQUIRE);
+        read_records(s, node, out);
+        if (turn & 1)
+            read_redo(&s->redo, node, out);
+    } while (atomic_load_explicit(&s->redo.turn, RELAXED) != turn);
 }
 
 static void read_identity(struct way_segment *s, unsigned node, struct way_view *v)
@@ -516,7 +539,7 @@ void way_health_snapshot(struct way_health *h, unsigned node, double now,
     way_health_reap_sometimes(h, now, 1);
     out->now = now;
     v->node = (uint16_t)node;
-    read_together(h, node, out);
+    read_together(h->s, node, out);
     read_identity(h->s, node, v);
     v->role = (enum way_role)atomic_load_explicit(&n->role, RELAXED);
     v->generation = atomic_load_explicit(&n->generation, RELAXED);
@@ -701,24 +724,26 @@ static bool is_old(struct way_segment *s, const struct way_snapshot *seen)
             way_record_version(s->shard_memory[shard]) != seen->shard_version);
 }
 
+/* With release order, as records are written: a reader that meets a word of a later turn
+ * must then see that turn. */
 static void redo_words(_Atomic uint64_t *to, unsigned words, const void *from)
 {
     for (unsigned i = 0; i < words; i++) {
         uint64_t w;
         memcpy(&w, (const char *)from + i * sizeof w, sizeof w);
-        atomic_store_explicit(to + i, w, RELAXED);
+        atomic_store_explicit(to + i, w, RELEASE);
     }
 }
 
 static void redo_fill(struct way_redo *r, unsigned parts, const struct way_snapshot *seen,
                       const struct way_own *own, const struct way_memory *m)
 {
-    atomic_store_explicit(&r->parts, parts, RELAXED);
-    atomic_store_explicit(&r->node, seen->view.node, RELAXED);
-    atomic_store_explicit(&r->shard, seen->view.shard, RELAXED);
-    atomic_store_explicit(&r->version[0], seen->node_version + 1, RELAXED);
-    atomic_store_explicit(&r->version[1], seen->shard_version + 1, RELAXED);
-    atomic_store_explicit(&r->version[2], seen->cluster_version + 1, RELAXED);
+    atomic_store_explicit(&r->parts, parts, RELEASE);
+    atomic_store_explicit(&r->node, seen->view.node, RELEASE);
+    atomic_store_explicit(&r->shard, seen->view.shard, RELEASE);
+    atomic_store_explicit(&r->version[0], seen->node_version + 1, RELEASE);
+    atomic_store_explicit(&r->version[1], seen->shard_version + 1, RELEASE);
+    atomic_store_explicit(&r->version[2], seen->cluster_version + 1, RELEASE);
     if (parts & WAY_PART_NODE)
         redo_words(r->own, WAY_OWN_WORDS, own);
     if (parts & WAY_PART_SHARD)

@@ -663,32 +663,38 @@ static void one_worker_claims_a_dial(void **state)
     assert_true(way_health_dial_claim(w->h, A, 29, 31));
 }
 
-/* Prints, asserts nothing: the machine is not ours alone. */
+/* Prints, asserts nothing: the machine is not ours alone. The best of some batches. */
 static void what_a_mark_costs(void **state)
 {
     struct world *w = *state;
-    enum { ROUNDS = 200 * 1000 };
+    enum { BATCHES = 40, ROUNDS = 5000 };
+    double best[3] = { 1, 1, 1 };
     struct way_snapshot s;
     struct way_outcome out;
     struct way_proposal p = kit_mark(WAY_STATE_FAILING, 5);
     p.hard = true;
-    double t0 = way_clock();
-    for (int i = 0; i < ROUNDS; i++)
-        way_health_snapshot(w->h, A, 10, &s);
-    double t1 = way_clock();
-    for (int i = 0; i < ROUNDS; i++) {
-        way_health_snapshot(w->h, A, 10, &s);
-        p.memory = s.view.memory;
-        p.memory.node[0] = i;
-        assert_int_equal(way_health_commit(w->h, &s, &p, false, &out), WAY_COMMIT_DONE);
+    for (unsigned batch = 0; batch < BATCHES; batch++) {
+        double t0 = way_clock();
+        for (unsigned i = 0; i < ROUNDS; i++)
+            way_health_snapshot(w->h, A, 10, &s);
+        double t1 = way_clock();
+        for (unsigned i = 0; i < ROUNDS; i++) {
+            way_health_snapshot(w->h, A, 10, &s);
+            p.memory = s.view.memory;
+            p.memory.node[0] = i;
+            assert_int_equal(way_health_commit(w->h, &s, &p, false, &out),
+                             WAY_COMMIT_DONE);
+        }
+        double t2 = way_clock();
+        for (unsigned i = 0; i < ROUNDS; i++)
+            way_health_success(w->h, A);
+        double t3 = way_clock();
+        best[0] = fmin(best[0], (t1 - t0) / ROUNDS);
+        best[1] = fmin(best[1], (t2 - t1) / ROUNDS);
+        best[2] = fmin(best[2], (t3 - t2) / ROUNDS);
     }
-    double t2 = way_clock();
-    for (int i = 0; i < ROUNDS; i++)
-        way_health_success(w->h, A);
-    double t3 = way_clock();
     print_message("snapshot %.0f ns, snapshot and commit %.0f ns, success %.1f ns\n",
-                  (t1 - t0) / ROUNDS * 1e9, (t2 - t1) / ROUNDS * 1e9,
-                  (t3 - t2) / ROUNDS * 1e9);
+                  best[0] * 1e9, best[1] * 1e9, best[2] * 1e9);
 }
 
 #define T(name) cmocka_unit_test_setup_teardown(name, begin, end)
