@@ -181,7 +181,7 @@ SMOKE_SPECS := $(filter %/serve_spec.lua %/phases_spec.lua %/bad_input_spec.lua 
 
 # gcc's TSan can't bear the address layouts of newer kernels.
 RUNNER = $(if $(filter tsan,$(VARIANT)),$(shell setarch -R true 2>/dev/null && echo setarch -R)) \
-    WAYSIDE=$(BIN) $(SANITIZER_ENV) $(SUPPORT)/run $(VARIANT:%=--as %) $(RUN_FLAGS)
+    env WAYSIDE=$(BIN) $(SANITIZER_ENV) $(SUPPORT)/run $(VARIANT:%=--as %) $(RUN_FLAGS)
 REPORTS := $(abspath $(BUILD))/report
 SANITIZER_ENV = $(if $(SANITIZE_$(VARIANT)),SANITIZER_REPORTS=$(REPORTS) \
     ASAN_OPTIONS=log_path=$(REPORTS):detect_stack_use_after_return=1 \
