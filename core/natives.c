@@ -12,8 +12,12 @@
 #include <lua.h>
 #include <lualib.h>
 
-enum { STEPS_MAX = 50000, STEPS_PER_INSTRUCTION = 4, BYTES_PER_INSTRUCTION = 16,
-       UNPACK_MAX = 250 };
+enum {
+    STEPS_MAX = 50000,
+    STEPS_PER_INSTRUCTION = 4,
+    BYTES_PER_INSTRUCTION = 16,
+    UNPACK_MAX = 250
+};
 
 static void check_length(lua_State *L, size_t n)
 {
@@ -61,7 +65,8 @@ static int n_rep(lua_State *L)
     double times = luaL_checknumber(L, 2);
     if (!(times <= WAY_SCRIPT_STRING) || (times > 0 && s.n * times > WAY_SCRIPT_STRING))
         luaL_error(L, "rep would give more than %d bytes", WAY_SCRIPT_STRING);
-    way_script_charge(L, 1 + (times > 0 ? (size_t)(s.n * times) : 0) / BYTES_PER_INSTRUCTION);
+    way_script_charge(L, 1 + (times > 0 ? (size_t)(s.n * times) : 0) /
+                                 BYTES_PER_INSTRUCTION);
     lua_settop(L, 2);
     return call_real(L);
 }
@@ -169,8 +174,8 @@ static int find_plain(lua_State *L, const struct way_pattern *m, size_t from)
 {
     const char *got = NULL;
     if (from <= m->subject.n)
-        got = m->pattern.n ? memmem(m->subject.p + from, m->subject.n - from, m->pattern.p,
-                                    m->pattern.n)
+        got = m->pattern.n ? memmem(m->subject.p + from, m->subject.n - from,
+                                    m->pattern.p, m->pattern.n)
                            : m->subject.p + from;
     if (!got)
         return lua_pushnil(L), 1;
@@ -434,16 +439,16 @@ struct guarded {
 };
 
 static const struct guarded list[] = {
-    { "_G", "tonumber", n_strings },    { "_G", "tostring", n_tostring },
-    { "_G", "unpack", n_unpack },       { "string", "byte", n_strings },
-    { "string", "char", n_char },       { "string", "find", n_find },
-    { "string", "format", n_format },   { "string", "gmatch", n_gmatch },
-    { "string", "gsub", n_gsub },       { "string", "len", n_strings },
-    { "string", "lower", n_strings },   { "string", "match", n_match },
-    { "string", "rep", n_rep },         { "string", "reverse", n_strings },
-    { "string", "sub", n_strings },     { "string", "upper", n_strings },
-    { "table", "concat", n_concat },    { "table", "insert", n_insert },
-    { "table", "remove", n_remove },    { "table", "sort", n_sort },
+    { "_G", "tonumber", n_strings },  { "_G", "tostring", n_tostring },
+    { "_G", "unpack", n_unpack },     { "string", "byte", n_strings },
+    { "string", "char", n_char },     { "string", "find", n_find },
+    { "string", "format", n_format }, { "string", "gmatch", n_gmatch },
+    { "string", "gsub", n_gsub },     { "string", "len", n_strings },
+    { "string", "lower", n_strings }, { "string", "match", n_match },
+    { "string", "rep", n_rep },       { "string", "reverse", n_strings },
+    { "string", "sub", n_strings },   { "string", "upper", n_strings },
+    { "table", "concat", n_concat },  { "table", "insert", n_insert },
+    { "table", "remove", n_remove },  { "table", "sort", n_sort },
 };
 
 void way_natives_push(lua_State *L)

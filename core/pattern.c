@@ -288,8 +288,8 @@ const char *way_pattern_match(struct way_pattern *m, size_t from)
     m->depth = 0;
     if (m->error)
         return NULL;
-    const char *got = match(m, m->subject.p + from,
-                            m->pattern.p + (way_pattern_anchored(m) ? 1 : 0));
+    const char *got =
+        match(m, m->subject.p + from, m->pattern.p + (way_pattern_anchored(m) ? 1 : 0));
     for (unsigned i = 0; got && i < m->captures; i++)
         if (m->capture[i].n == WAY_CAPTURE_OPEN)
             return bad(m, "the pattern leaves a capture open");

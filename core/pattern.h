@@ -24,7 +24,7 @@ struct way_pattern {
     const char *error;                /* ro: NULL, or what is wrong; it stays */
     unsigned captures;                /* ro after a match */
     struct way_capture capture[WAY_PATTERN_CAPTURES]; /* ro */
-    unsigned depth;                   /* private */
+    unsigned depth;                                   /* private */
 };
 
 /* The end of the match that begins at subject.p + from, or NULL: there is none, or `error`

@@ -140,7 +140,8 @@ enum way_asked way_policy_reconnect(struct way_policy *p, const struct way_view 
 }
 
 /* classify is shown the event alone; what it sets in memory is dropped. */
-static enum way_asked ask_classify(struct way_policy *p, const struct way_event *e, int *class)
+static enum way_asked ask_classify(struct way_policy *p, const struct way_event *e,
+                                   int *class)
 {
     static const struct way_view nobody = { .latency = -1 };
     struct way_memory none = p->plan.layout.first;
@@ -165,7 +166,7 @@ enum way_asked way_policy_classify(struct way_policy *p, struct way_event *e)
     if (e->error != WAY_ERROR_NONE)
         asked = ask_classify(p, e, &class);
     if (asked == WAY_ASKED_ANSWERED && class >= 0) {
-        e->class = (uint8_t)class;
+        e->class = (uint8_t) class;
         e->blame = (enum way_blame)p->class_blame[class];
         e->permanent = p->class_permanent[class];
     }
@@ -187,12 +188,14 @@ static void be_nothing(struct way_policy *p)
         snprintf(p->class_name[i], WAY_CLASS_NAME, "%s", way_class_name(i));
 }
 
-static int load(struct way_policy *p, const struct way_policy_text *t, struct way_err *err)
+static int load(struct way_policy *p, const struct way_policy_text *t,
+                struct way_err *err)
 {
     const struct way_script_limits limits = { t->instructions, t->wall, t->memory };
     p->script = way_script_new(&limits);
     if (!p->script)
-        return way_fail(err, "%s: limits.policy_memory is too small to load a policy", t->path);
+        return way_fail(err, "%s: limits.policy_memory is too small to load a policy",
+                        t->path);
     way_script_user_set(p->script, p);
     p->loading = t;
     int failed = way_script_call_loading(p->script, way_policy_load_body, p);

@@ -9,18 +9,29 @@
 #include <lua.h>
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 
 static const double seconds_max = 1e9, wait_max = 3600;
 
-enum mark_field { M_STATE = 1, M_SECONDS, M_TRIALS, M_WEIGHT, M_RAMP, M_SHED, M_CONNECTIONS,
-                  M_REFRESH, M_REASON };
+enum mark_field {
+    M_STATE = 1,
+    M_SECONDS,
+    M_TRIALS,
+    M_WEIGHT,
+    M_RAMP,
+    M_SHED,
+    M_CONNECTIONS,
+    M_REFRESH,
+    M_REASON
+};
 enum backoff_field { B_RETRY = 1, B_AFTER, B_WITHIN, B_STALE, B_UNKNOWN };
 enum probe_field { P_AFTER = 1, P_COMMAND, P_TIMEOUT, P_CONNECTION };
 enum redial_field { R_AFTER = 1, R_TIMEOUT };
-static const char *const mark_words[] = { "state", "seconds", "trials", "weight", "ramp",
-                                          "shed", "connections", "refresh", "reason", NULL };
-static const char *const backoff_words[] = { "retry", "after", "within", "stale_reads",
-                                             "unknown_writes", NULL };
+static const char *const mark_words[] = { "state",  "seconds", "trials",      "weight",
+                                          "ramp",   "shed",    "connections", "refresh",
+                                          "reason", NULL };
+static const char *const backoff_words[] = { "retry",       "after",          "within",
+                                             "stale_reads", "unknown_writes", NULL };
 static const char *const probe_words[] = { "after", "command", "timeout", "connection",
                                            NULL };
 static const char *const redial_words[] = { "after", "timeout", NULL };
@@ -47,12 +58,14 @@ static const char *shown(lua_State *L, int index, char *text, size_t size)
 }
 
 /* The value on top is not what the field takes. */
-static void bad(struct way_asking *a, lua_State *L, const char *field, const char *expected)
+_Noreturn static void bad(struct way_asking *a, lua_State *L, const char *field,
+                          const char *expected)
 {
     char text[64];
     a->bad_answer = true;
     luaL_error(L, "%s: %s: expected %s, got %s", way_question_name(a->question), field,
                expected, shown(L, -1, text, sizeof text));
+    abort(); /* raising does not come back */
 }
 
 static double number(struct way_asking *a, lua_State *L, const char *field, double min,
@@ -77,13 +90,17 @@ static bool boolean(struct way_asking *a, lua_State *L, const char *field)
 static int word(struct way_asking *a, lua_State *L, const char *field,
                 const char *(*name)(unsigned), unsigned first, unsigned count)
 {
-    int got = lua_type(L, -1) == LUA_TSTRING ? way_word(name, count, lua_tostring(L, -1)) : -1;
+    int got =
+        lua_type(L, -1) == LUA_TSTRING ? way_word(name, count, lua_tostring(L, -1)) : -1;
     if (got < (int)first) {
         char expected[160] = "";
         for (unsigned i = first; i < count; i++) {
             size_t n = strlen(expected);
             snprintf(expected + n, sizeof expected - n, "%s%s",
-                     i == first ? "" : i + 1 == count ? " or " : ", ", name(i));
+                     i == first       ? ""
+                     : i + 1 == count ? " or "
+                                      : ", ",
+                     name(i));
         }
         bad(a, L, field, expected);
     }
@@ -99,8 +116,10 @@ static void read_reason(struct way_asking *a, lua_State *L, struct way_mark *m)
     if (!s || !n || n >= sizeof m->reason)
         bad(a, L, "reason", "a word of 1 to 31 bytes");
     for (size_t i = 0; i < n; i++) /* it goes into log lines and labels */
-        m->reason[i] = (unsigned char)s[i] <= ' ' || s[i] == '"' || s[i] == '\\' ||
-                               s[i] == 0x7f ? '_' : s[i];
+        m->reason[i] =
+            (unsigned char)s[i] <= ' ' || s[i] == '"' || s[i] == '\\' || s[i] == 0x7f
+                ? '_'
+                : s[i];
     m->reason[n] = 0;
 }
 
@@ -110,7 +129,8 @@ static void mark_field(struct way_asking *a, lua_State *L, int field)
     m->has |= 1u << (field - 1); /* enum way_mark_field has the same order */
     switch ((enum mark_field)field) {
     case M_STATE:
-        m->state = (enum way_state)word(a, L, "state", way_state_name, 0, WAY_STATE_COUNT);
+        m->state =
+            (enum way_state)word(a, L, "state", way_state_name, 0, WAY_STATE_COUNT);
         break;
     case M_SECONDS: m->seconds = number(a, L, "seconds", 0, seconds_max); break;
     case M_TRIALS:
@@ -122,8 +142,8 @@ static void mark_field(struct way_asking *a, lua_State *L, int field)
     case M_RAMP: m->ramp = number(a, L, "ramp", 0, seconds_max); break;
     case M_SHED: m->shed = number(a, L, "shed", 0, 1); break;
     case M_CONNECTIONS:
-        m->connections = (enum way_connections)word(a, L, "connections", way_connections_name,
-                                                    0, WAY_CONNECTIONS_COUNT);
+        m->connections = (enum way_connections)word(
+            a, L, "connections", way_connections_name, 0, WAY_CONNECTIONS_COUNT);
         break;
     case M_REFRESH: m->refresh = boolean(a, L, "refresh"); break;
     case M_REASON: read_reason(a, L, m); break;
@@ -152,8 +172,8 @@ static void backoff_field(struct way_asking *a, lua_State *L, int field)
     struct way_retry *r = a->out.retry;
     switch ((enum backoff_field)field) {
     case B_RETRY:
-        r->kind = (enum way_retry_kind)word(a, L, "retry", way_retry_name, WAY_RETRY_OTHER,
-                                            WAY_RETRY_COUNT);
+        r->kind = (enum way_retry_kind)word(a, L, "retry", way_retry_name,
+                                            WAY_RETRY_OTHER, WAY_RETRY_COUNT);
         break;
     case B_AFTER: r->after = number(a, L, "after", 0, wait_max); break;
     case B_WITHIN:
@@ -185,7 +205,8 @@ static void backoff_whole(struct way_asking *a, lua_State *L)
 
 static void read_command(struct way_asking *a, lua_State *L, struct way_probe *p)
 {
-    static const char expected[] = "\"data\" or a list of 1 to 32 words, 255 bytes in all";
+    static const char expected[] =
+        "\"data\" or a list of 1 to 32 words, 255 bytes in all";
     size_t used = 0, n = 0;
     if (lua_type(L, -1) == LUA_TSTRING && !strcmp(lua_tostring(L, -1), "data"))
         return;
@@ -216,7 +237,9 @@ static void probe_field(struct way_asking *a, lua_State *L, int field)
     case P_AFTER: p->after = number(a, L, "after", 0, seconds_max); break;
     case P_COMMAND: read_command(a, L, p); break;
     case P_TIMEOUT: p->timeout = number(a, L, "timeout", 0.001, wait_max); break;
-    case P_CONNECTION: p->pooled = word(a, L, "connection", connection_name, 0, 2) == 1; break;
+    case P_CONNECTION:
+        p->pooled = word(a, L, "connection", connection_name, 0, 2) == 1;
+        break;
     }
 }
 
@@ -260,7 +283,7 @@ static void read_field(struct way_asking *a, lua_State *L, int field)
     }
 }
 
-static void unknown_field(struct way_asking *a, lua_State *L, const char *key)
+_Noreturn static void unknown_field(struct way_asking *a, lua_State *L, const char *key)
 {
     a->bad_answer = true;
     lua_pushfstring(L, "%s: the answer", way_question_name(a->question));

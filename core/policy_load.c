@@ -28,8 +28,9 @@ static const char *const question_names[WAY_ASK_COUNT] = { "classify", "mark", "
 static const char *const scope_names[WAY_SCOPE_COUNT] = { "node", "shard", "cluster" };
 static const unsigned scope_rooms[WAY_SCOPE_COUNT] = { WAY_NODE_MEMORY, WAY_SHARD_MEMORY,
                                                        WAY_CLUSTER_MEMORY };
-static const char *const pick_names[] = { "master", "replica", "replica_only", "random",
-                                          "round_robin", "nearest", "least_inflight", "p2c" };
+static const char *const pick_names[] = { "master",         "replica",     "replica_only",
+                                          "random",         "round_robin", "nearest",
+                                          "least_inflight", "p2c" };
 
 const char *way_question_name(enum way_question q)
 {
@@ -142,8 +143,8 @@ static const char *short_name(const char *path)
 }
 
 /* Takes the text. */
-static struct way_policy_file *add_file(struct way_policy *p, const char *name, char *text,
-                                        size_t n)
+static struct way_policy_file *add_file(struct way_policy *p, const char *name,
+                                        char *text, size_t n)
 {
     struct way_policy_file *f = &p->file[p->files++];
     f->name = way_strdup(name);
@@ -165,8 +166,8 @@ static int host_refuse(lua_State *L)
     struct way_policy *p = policy_of(L);
     const struct way_policy_file *f = &p->file[p->checking];
     const char *path = lua_tostring(L, 1), *text = lua_tostring(L, 2);
-    unsigned line = path && *path
-                        ? way_luatext_line((struct way_span){ f->text, f->n }, path) : 0;
+    unsigned line =
+        path && *path ? way_luatext_line((struct way_span){ f->text, f->n }, path) : 0;
     if (line)
         lua_pushfstring(L, "%s:%d: ", f->name, (int)line);
     else
@@ -182,8 +183,8 @@ static int host_refuse(lua_State *L)
 
 static int host_distance(lua_State *L)
 {
-    lua_pushinteger(L, (lua_Integer)way_distance(luaL_checkstring(L, 1),
-                                                 luaL_checkstring(L, 2)));
+    lua_pushinteger(
+        L, (lua_Integer)way_distance(luaL_checkstring(L, 1), luaL_checkstring(L, 2)));
     return 1;
 }
 
@@ -286,9 +287,9 @@ static bool plain_name(const char *name, size_t n)
 static int require_sibling(lua_State *L, struct way_policy *p, const char *name)
 {
     char path[4096], file[80];
-    struct way_err err;
-    char *text;
-    size_t n;
+    struct way_err err = { "" };
+    char *text = NULL;
+    size_t n = 0;
     const char *own = p->loading->path, *slash = strrchr(own, '/');
     snprintf(file, sizeof file, "%s.lua", name);
     snprintf(path, sizeof path, "%.*s%s", slash ? (int)(slash - own) + 1 : 0, own, file);
@@ -323,8 +324,11 @@ static int require(lua_State *L)
     if (!p->loading)
         return luaL_error(L, "require: only while the policy is loaded");
     if (!plain_name(name, n))
-        return luaL_error(L, "require: '%s': expected \"wayside\" or the plain name of a file "
-                             "beside the policy", name);
+        return luaL_error(
+            L,
+            "require: '%s': expected \"wayside\" or the plain name of a file "
+            "beside the policy",
+            name);
     if (!strcmp(p->loading->path, "default"))
         return luaL_error(L, "require: the built-in policy has no files beside it");
     return require_sibling(L, p, name);
@@ -371,7 +375,8 @@ static void get(lua_State *L, int index, const char *a, const char *b)
 }
 
 /* Appends the memory of the plan at `plan` to the layout, and keeps its names. */
-static void take_memory(struct way_policy *p, lua_State *L, int plan, enum way_space space)
+static void take_memory(struct way_policy *p, lua_State *L, int plan,
+                        enum way_space space)
 {
     struct way_layout *l = &p->plan.layout;
     unsigned *used[] = { &l->node, &l->shard, &l->cluster };
@@ -386,7 +391,7 @@ static void take_memory(struct way_policy *p, lua_State *L, int plan, enum way_s
             first[scope][*used[scope]] = lua_tonumber(L, -1);
             lua_pop(L, 1);
             lua_rawgeti(L, -3, i);
-            lua_pushinteger(L, (lua_Integer)++*used[scope]);
+            lua_pushinteger(L, (lua_Integer)++ * used[scope]);
             lua_rawset(L, -3);
         }
         p->names[space][scope] = luaL_ref(L, LUA_REGISTRYINDEX);
@@ -395,7 +400,8 @@ static void take_memory(struct way_policy *p, lua_State *L, int plan, enum way_s
 }
 
 /* The functions of the plan answer what nobody answers yet. */
-static void take_functions(struct way_policy *p, lua_State *L, int plan, enum way_space space)
+static void take_functions(struct way_policy *p, lua_State *L, int plan,
+                           enum way_space space)
 {
     for (int q = 0; q < WAY_ASK_COUNT; q++) {
         lua_Debug ar;
@@ -406,8 +412,8 @@ static void take_functions(struct way_policy *p, lua_State *L, int plan, enum wa
         }
         lua_pushvalue(L, -1);
         lua_getinfo(L, ">S", &ar);
-        snprintf(p->question[q].where, sizeof p->question[q].where, "%.50s:%d", ar.short_src,
-                 ar.linedefined);
+        snprintf(p->question[q].where, sizeof p->question[q].where, "%.50s:%d",
+                 ar.short_src, ar.linedefined);
         p->question[q].space = space;
         p->question[q].fn = luaL_ref(L, LUA_REGISTRYINDEX);
     }
@@ -543,8 +549,10 @@ enum { CHECKS = 1, MODULE, GIVEN, DEFAULT, DEFAULT_PLAN, POLICY, PLAN };
 static void load_default(struct way_policy *p, lua_State *L)
 {
     const struct way_runtime_file *file = built_in();
-    if (!file)
+    if (!file) {
         luaL_error(L, "policies/default.lua is not part of this program");
+        return;
+    }
     struct way_policy_file *f = add_file(p, "policies/default.lua",
                                          way_strndup(file->text, file->size), file->size);
     run_file(p, L, f);
@@ -566,7 +574,8 @@ static void settle_default(struct way_policy *p, lua_State *L)
 }
 
 /* The default's memory must fit behind the policy's. */
-static void reserve_memory(struct way_policy *p, lua_State *L, struct way_layout *reserved)
+static void reserve_memory(struct way_policy *p, lua_State *L,
+                           struct way_layout *reserved)
 {
     struct way_layout before = p->plan.layout;
     take_memory(p, L, DEFAULT_PLAN, WAY_SPACE_DEFAULT);

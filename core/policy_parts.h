@@ -19,12 +19,17 @@ enum {
     WAY_ROWS_OF_CLASSES = 128,
     WAY_CLASS_NAME = 24,
     WAY_SIBLINGS_MAX = 16, /* files beside the policy that it requires */
-    WAY_KEY_PLACES = 128, /* a power of two: way_key_place */
-    WAY_HANDLES = 7, WAY_HANDLES_KEPT = 5, /* kinds of userdata: policy_view.c */
+    WAY_KEY_PLACES = 128,  /* a power of two: way_key_place */
+    WAY_HANDLES = 7,
+    WAY_HANDLES_KEPT = 5, /* kinds of userdata: policy_view.c */
 };
 
 enum way_question {
-    WAY_ASK_CLASSIFY, WAY_ASK_MARK, WAY_ASK_BACKOFF, WAY_ASK_PROBE, WAY_ASK_RECONNECT,
+    WAY_ASK_CLASSIFY,
+    WAY_ASK_MARK,
+    WAY_ASK_BACKOFF,
+    WAY_ASK_PROBE,
+    WAY_ASK_RECONNECT,
     WAY_ASK_COUNT
 };
 /* Whose names hold: the policy's own, or those of the default that it calls. */
@@ -33,7 +38,7 @@ enum way_scope { WAY_SCOPE_NODE, WAY_SCOPE_SHARD, WAY_SCOPE_CLUSTER, WAY_SCOPE_C
 
 /* One condition of a row: any of its alternatives. */
 struct way_condition {
-    uint8_t field;  /* enum in policy_rows.c */
+    uint8_t field; /* enum in policy_rows.c */
     uint8_t count;
     double *number; /* of a number field, else NULL */
     char **text;    /* of a text field, else NULL */
@@ -103,32 +108,32 @@ struct way_policy {
     bool class_permanent[WAY_CLASSES_MAX];
 
     struct way_policy_file file[WAY_SIBLINGS_MAX + 2]; /* [0] the policy's own */
-    unsigned files, checking; /* the file whose table is being checked */
+    unsigned files, checking;              /* the file whose table is being checked */
     const struct way_policy_text *loading; /* NULL once it is loaded */
     int module;                            /* registry reference of wayside */
     uint64_t calls_before;                 /* entries that loading took */
 
     struct {
-        int fn;               /* registry reference; 0: none */
+        int fn; /* registry reference; 0: none */
         enum way_space space;
         char where[64];
     } question[WAY_ASK_COUNT];
-    int self[WAY_SPACE_COUNT];                       /* registry references */
-    int names[WAY_SPACE_COUNT][WAY_SCOPE_COUNT];     /* of tables name -> slot */
-    struct way_keys fields[WAY_ASK_COUNT];           /* of answers */
+    int self[WAY_SPACE_COUNT];                   /* registry references */
+    int names[WAY_SPACE_COUNT][WAY_SCOPE_COUNT]; /* of tables name -> slot */
+    struct way_keys fields[WAY_ASK_COUNT];       /* of answers */
 
     /* handles: what node.memory, node.shard and self.cluster gave in this call */
     int metatable[WAY_HANDLES];
     struct way_keys keys[WAY_HANDLES]; /* their fields */
     int handle[WAY_HANDLES_KEPT];
     uint64_t handed[WAY_HANDLES_KEPT]; /* the call in which handle[i] was made */
-    uint64_t call;           /* counts; a handle of another call is dead */
+    uint64_t call;                     /* counts; a handle of another call is dead */
     struct way_asking *asking;
     enum way_space space;
 
     const char *where;
     struct way_policy_failure failure;
-    struct way_gate gate;    /* of wayside.log */
+    struct way_gate gate; /* of wayside.log */
 };
 
 const char *way_question_name(enum way_question q);

@@ -9,8 +9,8 @@
 #include <stdio.h>
 
 enum field { ERRNO, N, REPLIES_READ, BYTES_WRITTEN, ATTEMPT, MESSAGE, REPLY };
-static const char *const number_fields[] = { "errno", "n", "replies_read", "bytes_written",
-                                             "attempt" };
+static const char *const number_fields[] = { "errno", "n", "replies_read",
+                                             "bytes_written", "attempt" };
 static const char *const text_fields[] = { "message", "reply" };
 
 static uint32_t mask(lua_State *L, const char *name)
@@ -85,8 +85,8 @@ static void name_classes(struct way_policy *p, lua_State *L)
     for (unsigned i = 0; i < n; i++) {
         snprintf(p->class_name[i], WAY_CLASS_NAME, "%s", way_class_name(i));
         p->class_blame[i] = (uint8_t)way_class_blame(i);
-        p->class_permanent[i] = i == WAY_CLASS_CONFIG || i == WAY_CLASS_CALLER ||
-                                i == WAY_CLASS_ANSWER;
+        p->class_permanent[i] =
+            i == WAY_CLASS_CONFIG || i == WAY_CLASS_CALLER || i == WAY_CLASS_ANSWER;
     }
     lua_getfield(L, -1, "classes");
     for (unsigned i = 1; i <= lua_objlen(L, -1) && n < WAY_CLASSES_MAX; i++, n++) {

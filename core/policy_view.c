@@ -20,25 +20,31 @@ struct handle {
 
 /* Field names in the order of their numbers, from 1. */
 #define NODE_FIELDS(X)                                                                   \
-    X(ID, "id") X(ADDRESS, "address") X(ROLE, "role") X(ZONE, "zone") X(STATE, "state")  \
-    X(SINCE, "since") X(ENDS, "ends") X(REASON, "reason") X(WEIGHT, "weight")            \
-    X(INFLIGHT, "inflight") X(LATENCY, "latency") X(FAILURES, "failures")                \
-    X(REPLICATION, "replication") X(COUNTERS, "counters") X(MEMORY, "memory")            \
-    X(SHARD, "shard")
+    X(ID, "id")                                                                          \
+    X(ADDRESS, "address")                                                                \
+    X(ROLE, "role") X(ZONE, "zone") X(STATE, "state") X(SINCE, "since") X(ENDS, "ends")  \
+        X(REASON, "reason") X(WEIGHT, "weight") X(INFLIGHT, "inflight")                  \
+            X(LATENCY, "latency") X(FAILURES, "failures") X(REPLICATION, "replication")  \
+                X(COUNTERS, "counters") X(MEMORY, "memory") X(SHARD, "shard")
 #define EVENT_FIELDS(X)                                                                  \
-    X(KIND, "kind") X(PHASE, "phase") X(STEP, "step") X(ERROR, "error")                  \
-    X(ERRNO, "errno") X(MESSAGE, "message") X(REPLY, "reply") X(CLASS, "class")          \
-    X(BLAME, "blame") X(N, "n") X(REUSED, "reused") X(CONN_AGE, "connection_age")        \
-    X(WRITTEN, "bytes_written") X(REPLIES, "replies_read") X(BEGAN, "began")             \
-    X(NOW, "now") X(UNIX, "unix") X(LATENCY, "latency") X(TRIAL, "trial")                \
-    X(ATTEMPT, "attempt") X(COMMANDS, "commands") X(CERTAINTY, "certainty")              \
-    X(AGE, "age") X(LEFT, "deadline_left") X(WAITED, "waited") X(COUNTER, "counter")     \
-    X(CHANGE, "change") X(ANSWER, "answer") X(LATE, "late")
+    X(KIND, "kind")                                                                      \
+    X(PHASE, "phase")                                                                    \
+    X(STEP, "step") X(ERROR, "error") X(ERRNO, "errno") X(MESSAGE, "message")            \
+        X(REPLY, "reply") X(CLASS, "class") X(BLAME, "blame") X(N, "n")                  \
+            X(REUSED, "reused") X(CONN_AGE, "connection_age")                            \
+                X(WRITTEN, "bytes_written") X(REPLIES, "replies_read") X(BEGAN, "began") \
+                    X(NOW, "now") X(UNIX, "unix") X(LATENCY, "latency")                  \
+                        X(TRIAL, "trial") X(ATTEMPT, "attempt") X(COMMANDS, "commands")  \
+                            X(CERTAINTY, "certainty") X(AGE, "age")                      \
+                                X(LEFT, "deadline_left") X(WAITED, "waited")             \
+                                    X(COUNTER, "counter") X(CHANGE, "change")            \
+                                        X(ANSWER, "answer") X(LATE, "late")
 #define COUNT_FIELDS(X)                                                                  \
-    X(HEALTHY, "healthy") X(SUSPECT, "suspect") X(FAILING, "failing")                    \
-    X(PROBING, "probing") X(DRAINING, "draining") X(NODES, "nodes")                      \
-    X(INFLIGHT, "inflight") X(RETRYING, "retrying") X(MEMORY, "memory")                  \
-    X(COUNTERS, "counters")
+    X(HEALTHY, "healthy")                                                                \
+    X(SUSPECT, "suspect")                                                                \
+    X(FAILING, "failing") X(PROBING, "probing") X(DRAINING, "draining")                  \
+        X(NODES, "nodes") X(INFLIGHT, "inflight") X(RETRYING, "retrying")                \
+            X(MEMORY, "memory") X(COUNTERS, "counters")
 #define NODE_ENUM(N, w) NODE_##N,
 #define EVENT_ENUM(N, w) EVENT_##N,
 #define COUNT_ENUM(N, w) COUNT_##N,
@@ -50,8 +56,9 @@ static const char *const node_words[] = { NODE_FIELDS(WORD) NULL };
 static const char *const event_words[] = { EVENT_FIELDS(WORD) NULL };
 static const char *const count_words[] = { COUNT_FIELDS(WORD) NULL };
 
-static const char *const kind_names[KINDS] = { "shard", "cluster", "memory", "shard.memory",
-                                               "cluster.memory", "node", "event" };
+static const char *const kind_names[KINDS] = { "shard",        "cluster",        "memory",
+                                               "shard.memory", "cluster.memory", "node",
+                                               "event" };
 
 static struct way_policy *policy_of(lua_State *L)
 {
@@ -64,8 +71,11 @@ static struct way_asking *alive(lua_State *L, enum kind kind)
     const struct handle *h = lua_touserdata(L, 1);
     struct way_policy *p = h->policy;
     if (!p->asking || h->call != p->call)
-        luaL_error(L, "%s is of an earlier call: what a policy wants to remember it declares "
-                      "as memory", kind_names[kind]);
+        luaL_error(
+            L,
+            "%s is of an earlier call: what a policy wants to remember it declares "
+            "as memory",
+            kind_names[kind]);
     return p->asking;
 }
 
@@ -87,8 +97,8 @@ void way_keys_keep(struct way_keys *keys, lua_State *L, const char *const *words
     (void)luaL_ref(L, LUA_REGISTRYINDEX);
 }
 
-void way_view_unknown(lua_State *L, const char *what, const char *name,
-                        const char *const *known)
+_Noreturn void way_view_unknown(lua_State *L, const char *what, const char *name,
+                                const char *const *known)
 {
     const char *best = NULL;
     unsigned least = 3;
@@ -102,6 +112,7 @@ void way_view_unknown(lua_State *L, const char *what, const char *name,
     if (best)
         luaL_error(L, "%s has no '%s', did you mean '%s'?", what, name, best);
     luaL_error(L, "%s has no '%s'", what, name);
+    abort(); /* raising does not come back */
 }
 
 /* The number of the field that the key at index 2 names. */
@@ -125,12 +136,19 @@ static void push_text(lua_State *L, const char *text)
 }
 
 /* Words are made once: upvalue 1 of each __index is the list of them, group after group. */
-enum words { PHASES, STEPS = PHASES + WAY_PHASE_COUNT, ERRORS = STEPS + WAY_STEP_COUNT,
-             EVENTS = ERRORS + WAY_ERROR_COUNT, BLAMES = EVENTS + WAY_KIND_COUNT,
-             CERTAINTIES = BLAMES + WAY_BLAME_COUNT,
-             COMMANDS = CERTAINTIES + WAY_CERTAINTY_COUNT,
-             STATES = COMMANDS + WAY_COMMANDS_COUNT, ROLES = STATES + WAY_STATE_COUNT,
-             CHANGES = ROLES + WAY_ROLE_COUNT, WORDS = CHANGES + WAY_CHANGE_COUNT };
+enum words {
+    PHASES,
+    STEPS = PHASES + WAY_PHASE_COUNT,
+    ERRORS = STEPS + WAY_STEP_COUNT,
+    EVENTS = ERRORS + WAY_ERROR_COUNT,
+    BLAMES = EVENTS + WAY_KIND_COUNT,
+    CERTAINTIES = BLAMES + WAY_BLAME_COUNT,
+    COMMANDS = CERTAINTIES + WAY_CERTAINTY_COUNT,
+    STATES = COMMANDS + WAY_COMMANDS_COUNT,
+    ROLES = STATES + WAY_STATE_COUNT,
+    CHANGES = ROLES + WAY_ROLE_COUNT,
+    WORDS = CHANGES + WAY_CHANGE_COUNT
+};
 
 static void push_word(lua_State *L, enum words group, unsigned value)
 {
@@ -242,7 +260,8 @@ static int node_index(lua_State *L)
 static int counts_index(lua_State *L, enum kind kind)
 {
     const struct way_asking *a = alive(L, kind);
-    const struct way_counts *c = kind == SHARD ? &a->view->of_shard : &a->view->of_cluster;
+    const struct way_counts *c =
+        kind == SHARD ? &a->view->of_shard : &a->view->of_cluster;
     int field = field_of(L, a->policy, kind, count_words);
     switch ((enum count_field)field) {
     case COUNT_NODES: lua_pushnumber(L, c->nodes); break;
@@ -357,14 +376,18 @@ static void push_what(lua_State *L, const struct way_event *e, enum event_field 
     case EVENT_ERROR: push_word_if(L, e->error, ERRORS, e->error); break;
     case EVENT_MESSAGE: push_text(L, e->message); break;
     case EVENT_REPLY: push_text(L, e->reply); break;
-    case EVENT_CLASS: lua_pushstring(L, way_policy_class_name(policy_of(L), e->class)); break;
+    case EVENT_CLASS:
+        lua_pushstring(L, way_policy_class_name(policy_of(L), e->class));
+        break;
     case EVENT_BLAME: push_word(L, BLAMES, e->blame); break;
     case EVENT_REUSED: lua_pushboolean(L, e->reused); break;
     case EVENT_TRIAL: lua_pushboolean(L, e->trial); break;
     case EVENT_COMMANDS:
         push_word_if(L, e->kind == WAY_KIND_COMMANDS, COMMANDS, e->commands);
         break;
-    case EVENT_CERTAINTY: push_word_if(L, e->has_certainty, CERTAINTIES, e->certainty); break;
+    case EVENT_CERTAINTY:
+        push_word_if(L, e->has_certainty, CERTAINTIES, e->certainty);
+        break;
     case EVENT_CHANGE:
         push_word_if(L, e->kind == WAY_KIND_CHANGE, CHANGES, e->change);
         break;
@@ -410,8 +433,9 @@ static double *slot_of(lua_State *L, enum kind kind)
 {
     struct way_asking *a = alive(L, kind);
     struct way_policy *p = a->policy;
-    enum way_scope scope = kind == MEMORY ? WAY_SCOPE_NODE
-                           : kind == MEMORY_SHARD ? WAY_SCOPE_SHARD : WAY_SCOPE_CLUSTER;
+    enum way_scope scope = kind == MEMORY         ? WAY_SCOPE_NODE
+                           : kind == MEMORY_SHARD ? WAY_SCOPE_SHARD
+                                                  : WAY_SCOPE_CLUSTER;
     lua_rawgeti(L, LUA_REGISTRYINDEX, p->names[p->space][scope]);
     lua_pushvalue(L, 2);
     lua_rawget(L, -2);
@@ -419,9 +443,11 @@ static double *slot_of(lua_State *L, enum kind kind)
     lua_pop(L, 2);
     if (!slot)
         luaL_error(L, "%s '%s' is not declared in the policy's memory", kind_names[kind],
-                   lua_type(L, 2) == LUA_TSTRING ? lua_tostring(L, 2) : luaL_typename(L, 2));
-    double *first = scope == WAY_SCOPE_NODE ? a->memory.node
-                    : scope == WAY_SCOPE_SHARD ? a->memory.shard : a->memory.cluster;
+                   lua_type(L, 2) == LUA_TSTRING ? lua_tostring(L, 2)
+                                                 : luaL_typename(L, 2));
+    double *first = scope == WAY_SCOPE_NODE    ? a->memory.node
+                    : scope == WAY_SCOPE_SHARD ? a->memory.shard
+                                               : a->memory.cluster;
     return &first[slot - 1];
 }
 
@@ -437,14 +463,21 @@ static int memory_set(lua_State *L, enum kind kind)
     if (lua_type(L, 3) != LUA_TNUMBER || !isfinite(lua_tonumber(L, 3)))
         luaL_error(L, "%s '%s': expected a finite number, got %s", kind_names[kind],
                    lua_tostring(L, 2),
-                   lua_type(L, 3) == LUA_TNUMBER ? lua_tostring(L, 3) : luaL_typename(L, 3));
+                   lua_type(L, 3) == LUA_TNUMBER ? lua_tostring(L, 3)
+                                                 : luaL_typename(L, 3));
     *slot = lua_tonumber(L, 3);
     return 0;
 }
 
 #define MEMORY_FUNCTIONS(name, kind)                                                     \
-    static int name##_index(lua_State *L) { return memory_get(L, kind); }                \
-    static int name##_newindex(lua_State *L) { return memory_set(L, kind); }
+    static int name##_index(lua_State *L)                                                \
+    {                                                                                    \
+        return memory_get(L, kind);                                                      \
+    }                                                                                    \
+    static int name##_newindex(lua_State *L)                                             \
+    {                                                                                    \
+        return memory_set(L, kind);                                                      \
+    }
 MEMORY_FUNCTIONS(memory, MEMORY)
 MEMORY_FUNCTIONS(memory_shard, MEMORY_SHARD)
 MEMORY_FUNCTIONS(memory_cluster, MEMORY_CLUSTER)

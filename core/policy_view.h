@@ -20,7 +20,7 @@ int way_view_info(struct lua_State *L);
 /* Makes the words, a list ended by NULL, known by number, from 1. Raises. */
 void way_keys_keep(struct way_keys *keys, struct lua_State *L, const char *const *words);
 /* Raises "<what> has no 'name', did you mean ..."; `known` ends with NULL. */
-void way_view_unknown(struct lua_State *L, const char *what, const char *name,
-                      const char *const *known);
+_Noreturn void way_view_unknown(struct lua_State *L, const char *what, const char *name,
+                                const char *const *known);
 
 #endif

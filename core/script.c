@@ -26,31 +26,34 @@
 #include <stdlib.h>
 
 enum {
-    INTERVAL = 200,          /* instructions between two looks at budget and clock */
-    CYCLE_BYTES = 262144,    /* allocated since the last cycle's end: time for another */
-    SLICE_WORK = 32,         /* of lua_gc's step, in KiB */
-    LOADING = 50,            /* times a call's instructions */
-    LOADING_WALL = 500,      /* times its seconds: a busy machine must not refuse a file */
-    AT_HANDLER = 1, AT_TRAMPOLINE, AT_SLICE, AT_TOP = AT_SLICE, /* stack indexes */
+    INTERVAL = 200,       /* instructions between two looks at budget and clock */
+    CYCLE_BYTES = 262144, /* allocated since the last cycle's end: time for another */
+    SLICE_WORK = 32,      /* of lua_gc's step, in KiB */
+    LOADING = 50,         /* times a call's instructions */
+    LOADING_WALL = 500,   /* times its seconds: a busy machine must not refuse a file */
+    AT_HANDLER = 1,
+    AT_TRAMPOLINE,
+    AT_SLICE,
+    AT_TOP = AT_SLICE, /* stack indexes */
 };
 static const double standard_instructions = 100000, standard_wall = 0.002,
                     standard_memory = 4 << 20, slice_seconds = 0.001;
 
 struct way_script {
     lua_State *L;
-    size_t used, cap;       /* bytes */
-    size_t cycle;           /* bytes allocated between two cycles */
-    size_t collected;       /* used after the last cycle */
-    bool collecting;        /* a cycle is on its way */
-    bool refused;           /* an allocation was, in this call */
-    bool full;              /* one was, and half of the cap is not free yet */
+    size_t used, cap; /* bytes */
+    size_t cycle;     /* bytes allocated between two cycles */
+    size_t collected; /* used after the last cycle */
+    bool collecting;  /* a cycle is on its way */
+    bool refused;     /* an allocation was, in this call */
+    bool full;        /* one was, and half of the cap is not free yet */
     bool running, tripped;
     double instructions, wall;
-    int64_t left;           /* instructions of this call */
-    int64_t unlooked;       /* charged by C since the clock was looked at */
+    int64_t left;     /* instructions of this call */
+    int64_t unlooked; /* charged by C since the clock was looked at */
     int64_t granted;
-    double allowed;         /* seconds of this call */
-    double deadline;        /* 0: set at the first look */
+    double allowed;  /* seconds of this call */
+    double deadline; /* 0: set at the first look */
     const char *cause;
     way_script_fn fn;
     void *arg;
@@ -332,8 +335,8 @@ static int load_body(lua_State *L, void *arg)
     return 0;
 }
 
-int way_script_load_text(struct way_script *s, const char *name, const char *text, size_t n,
-                         struct way_err *err)
+int way_script_load_text(struct way_script *s, const char *name, const char *text,
+                         size_t n, struct way_err *err)
 {
     struct text t = { name, text, n };
     if (!way_script_call_loading(s, load_body, &t))
@@ -426,7 +429,8 @@ static double or_standard(double given, double standard)
 struct way_script *way_script_new(const struct way_script_limits *limits)
 {
     struct way_script *s = way_zalloc(sizeof *s);
-    s->instructions = or_standard(limits ? limits->instructions : 0, standard_instructions);
+    s->instructions =
+        or_standard(limits ? limits->instructions : 0, standard_instructions);
     s->wall = or_standard(limits ? limits->wall : 0, standard_wall);
     s->cap = (size_t)or_standard(limits ? limits->memory : 0, standard_memory);
     s->cycle = s->cap / 8 < CYCLE_BYTES ? s->cap / 8 : CYCLE_BYTES;

@@ -20,9 +20,9 @@ struct way_script;
 
 enum {
     WAY_SCRIPT_ALLOCATION = 65536, /* bytes: no single allocation is larger */
-    WAY_SCRIPT_STRING = 4096,      /* bytes: string functions take and give no longer ones */
-    WAY_SCRIPT_LIST = 1024,        /* elements that one table function may walk or move */
-    WAY_SCRIPT_TEXT = 262144,      /* bytes of a script's text */
+    WAY_SCRIPT_STRING = 4096, /* bytes: string functions take and give no longer ones */
+    WAY_SCRIPT_LIST = 1024,   /* elements that one table function may walk or move */
+    WAY_SCRIPT_TEXT = 262144, /* bytes of a script's text */
 };
 
 /* 0 in a field: the default in brackets. */
@@ -58,8 +58,8 @@ const struct way_script_failure *way_script_failure(const struct way_script *s);
 /* Compiles the text (never bytecode), runs it in the sandbox and keeps its first result for
  * way_script_result. `name` is the file's name in messages. -1 with "name:line: ..." for a
  * syntax error, an error raised, a budget exceeded. */
-int way_script_load_text(struct way_script *s, const char *name, const char *text, size_t n,
-                         struct way_err *err) WAY_MUST_CHECK;
+int way_script_load_text(struct way_script *s, const char *name, const char *text,
+                         size_t n, struct way_err *err) WAY_MUST_CHECK;
 
 /* ---- inside way_script_call ---- */
 /* Pushes the result of the last way_script_load_text; nil if it returned nothing. */
@@ -83,7 +83,7 @@ void way_script_charge(struct lua_State *L, size_t instructions);
 
 /* The state, for those who push and read inside way_script_call. */
 struct lua_State *way_script_lua(struct way_script *s);
-size_t way_script_bytes(const struct way_script *s);  /* memory held now */
+size_t way_script_bytes(const struct way_script *s);   /* memory held now */
 uint64_t way_script_calls(const struct way_script *s); /* entries, loading included */
 /* Instructions that the last call was charged with, in steps of the hook's interval. */
 uint64_t way_script_spent(const struct way_script *s);

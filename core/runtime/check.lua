@@ -352,9 +352,9 @@ local function pick(value)
 end
 
 local questions = { "classify", "mark", "backoff", "probe", "reconnect" }
-local unserved = { counters = true, route = true, tick = true, every = true, migrate = true }
+local unserved = { counters = true, route = true, tick = true, every = true, migrate = true, selftest = true }
 local policy_fields = {
-    name = true, version = true, options = true, classes = true, memory = true, pick = true, watch = true, selftest = true,
+    name = true, version = true, options = true, classes = true, memory = true, pick = true, watch = true,
 }
 for _, name in ipairs(questions) do policy_fields[name] = true end
 for name in pairs(unserved) do policy_fields[name] = true end
@@ -384,7 +384,6 @@ function check.policy(policy, given, room, standard)
         fields("watch", policy.watch, { success = true })
         plan.watch = optional("watch.success", policy.watch.success, "boolean")
     end
-    plan.selftest = optional("selftest", policy.selftest, "function")
     return plan
 end
 

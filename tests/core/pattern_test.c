@@ -109,8 +109,9 @@ static void gives_up_on_what_would_take_for_ever(void **state)
 {
     (void)state;
     double began = way_clock();
-    assert_string_equal(find("----------------------------------------", ".-.-.-.-.-.-.-x"),
-                        "the pattern takes too many steps");
+    assert_string_equal(
+        find("----------------------------------------", ".-.-.-.-.-.-.-x"),
+        "the pattern takes too many steps");
     assert_true(way_clock() - began < 0.05);
     char many[301] = "", deep[601] = "";
     memset(many, 'a', 300);

@@ -18,14 +18,17 @@ static struct way_event event;
 static struct way_memory memory;
 static char folder[64];
 
-#define HEAD "local wayside = require \"wayside\"\nreturn wayside.policy { name = \"t\",\n"
+#define HEAD                                                                             \
+    "local wayside = require \"wayside\"\nreturn wayside.policy { name = \"t\",\n"
 
 static int load_with(const char *text, const struct way_option *option, unsigned options)
 {
     char path[128];
     snprintf(path, sizeof path, "%s/t.lua", folder);
-    struct way_policy_text t = { .path = path, .text = (char *)(uintptr_t)text,
-                                 .n = strlen(text), .options = options,
+    struct way_policy_text t = { .path = path,
+                                 .text = (char *)(uintptr_t)text,
+                                 .n = strlen(text),
+                                 .options = options,
                                  .option = (struct way_option *)(uintptr_t)option };
     way_policy_free(policy);
     policy = NULL;
@@ -46,16 +49,23 @@ static void load_function(const char *name, const char *body)
 {
     char text[2048];
     snprintf(text, sizeof text,
-             HEAD "memory = { node = { a = 1, b = 2 }, shard = { out = 0 }, cluster = { open = 5 } },\n"
-             "%s = function(self, node, event) %s end }", name, body);
+             HEAD "memory = { node = { a = 1, b = 2 }, shard = { out = 0 }, cluster = { "
+                  "open = 5 } },\n"
+                  "%s = function(self, node, event) %s end }",
+             name, body);
     load(text);
 }
 
 static void be_refused(struct way_event *e)
 {
-    *e = (struct way_event){ .kind = WAY_KIND_CONNECTION, .phase = WAY_PHASE_CONNECT,
-                             .step = WAY_STEP_DIAL, .error = WAY_ERROR_REFUSED, .n = 3,
-                             .now = 100, .unix_time = 1000.25, .deadline_left = -1,
+    *e = (struct way_event){ .kind = WAY_KIND_CONNECTION,
+                             .phase = WAY_PHASE_CONNECT,
+                             .step = WAY_STEP_DIAL,
+                             .error = WAY_ERROR_REFUSED,
+                             .n = 3,
+                             .now = 100,
+                             .unix_time = 1000.25,
+                             .deadline_left = -1,
                              .attempt = 1 };
 }
 
@@ -116,26 +126,31 @@ static void mark_well(struct way_mark *out)
 static void says_what_is_wrong_with_a_table(void **state)
 {
     static const char *const cases[][2] = {
-        { "return 5", "t.lua: expected one table, as wayside.policy { ... } gives it, got 5" },
+        { "return 5",
+          "t.lua: expected one table, as wayside.policy { ... } gives it, got 5" },
         { "", "t.lua: expected one table, as wayside.policy { ... } gives it, got nil" },
-        { "return { name = 1 }", "t.lua:1: name: expected a string of 1 to 63 bytes, got 1" },
+        { "return { name = 1 }",
+          "t.lua:1: name: expected a string of 1 to 63 bytes, got 1" },
         { "return {}", "t.lua: name: expected a string of 1 to 63 bytes, got nil" },
         { "return { name = 'a b' }",
           "t.lua:1: name: expected letters, digits, '.', '_' and '-' only, got \"a b\"" },
-        { HEAD "clases = {} }", "t.lua:3: clases: no such field, did you mean 'classes'?" },
+        { HEAD "clases = {} }",
+          "t.lua:3: clases: no such field, did you mean 'classes'?" },
         { HEAD "mark = 5 }", "t.lua:3: mark: expected a function, got 5" },
         { HEAD "\ncounters = {} }", "t.lua:4: counters: not served by this version" },
         { HEAD "every = 5 }", "t.lua:3: every: not served by this version" },
+        { HEAD "selftest = function() end }",
+          "t.lua:3: selftest: not served by this version" },
         { HEAD "route = function() end }", "t.lua:3: route: not served by this version" },
-        { HEAD "pick = 'nearby' }",
-          "t.lua:3: pick: expected one of least_inflight, master, nearest, p2c, random, replica, "
-          "replica_only, round_robin, got \"nearby\"" },
+        { HEAD "pick = 'nearby' }", "t.lua:3: pick: expected one of least_inflight, "
+                                    "master, nearest, p2c, random, replica, "
+                                    "replica_only, round_robin, got \"nearby\"" },
         { HEAD "pick = { 'p2c', load = 1 } }",
           "t.lua:3: pick.load: counters are not served by this version" },
         { HEAD "watch = { succes = true } }",
           "t.lua:3: watch.succes: no such field, did you mean 'success'?" },
-        { HEAD "options = { a = 5 } }",
-          "t.lua:3: options.a: expected a table with a default, { default = ... }, got 5" },
+        { HEAD "options = { a = 5 } }", "t.lua:3: options.a: expected a table with a "
+                                        "default, { default = ... }, got 5" },
         { HEAD "options = { a = {} } }",
           "t.lua: options.a.default: expected a number, a string or a boolean, got nil" },
         { HEAD "options = { a = { default = 1, mim = 0 } } }",
@@ -150,7 +165,8 @@ static void says_what_is_wrong_with_a_table(void **state)
           "t.lua:3: memory.node.a: expected a finite number, got nan" },
         { HEAD "classes = { { error = 'refusd', class = 'down' } } }",
           "t.lua:3: classes[1].error: expected one of" },
-        { HEAD "classes = { { error = 'refusd', class = 'down' } } }", "did you mean 'refused'?" },
+        { HEAD "classes = { { error = 'refusd', class = 'down' } } }",
+          "did you mean 'refused'?" },
         { HEAD "classes = { { error = 'refused' } } }",
           "t.lua:3: classes[1]: expected a class, got a row without one" },
         { HEAD "classes = { { error = 'refused', class = 'dwon' } } }",
@@ -167,17 +183,21 @@ static void says_what_is_wrong_with_a_table(void **state)
         { "while true do end", "t.lua:1: more than 5000000 instructions in one call" },
         { "local t = {} while true do t[#t + 1] = { 1 } end", "out of memory" },
         { "require 'os'", "os.lua: No such file" },
-        { "require '../x'", "expected \"wayside\" or the plain name of a file beside the policy" },
+        { "require '../x'",
+          "expected \"wayside\" or the plain name of a file beside the policy" },
         { "require '/etc/passwd'", "expected \"wayside\" or the plain name" },
         { "require 'a.b'", "expected \"wayside\" or the plain name" },
-        { "require 'wayside'.random()", "wayside.random: only while a question is asked" },
+        { "require 'wayside'.random()",
+          "wayside.random: only while a question is asked" },
         { "require 'wayside'.window {}", "wayside.window: counters are not served" },
         { "require 'wayside'.rnadom()", "wayside has no 'rnadom'" },
         { "require 'wayside'.random = 5", "wayside is read-only: can't set 'random'" },
         { "require 'wayside'.default.mark = 5", "wayside.default is read-only" },
         { "require 'wayside'.default.mark()", "only while a question is asked" },
-        { "require 'wayside'.backoff { base = 1, jitter = 'ful' }", "jitter: expected full" },
-        { "require 'wayside'.backoff { base = -1 }", "base: expected a number above 0, got -1" },
+        { "require 'wayside'.backoff { base = 1, jitter = 'ful' }",
+          "jitter: expected full" },
+        { "require 'wayside'.backoff { base = -1 }",
+          "base: expected a number above 0, got -1" },
         { "require 'wayside'.compose(5)", "expected functions, got number as number 1" },
     };
     (void)state;
@@ -185,7 +205,8 @@ static void says_what_is_wrong_with_a_table(void **state)
         if (load_with(cases[i][0], NULL, 0) == 0)
             fail_msg("%s\n  loaded", cases[i][0]);
         if (!strstr(err.text, cases[i][1]))
-            fail_msg("%s\n  said     %s\n  expected %s", cases[i][0], err.text, cases[i][1]);
+            fail_msg("%s\n  said     %s\n  expected %s", cases[i][0], err.text,
+                     cases[i][1]);
         assert_null(strstr(err.text, "traceback"));
     }
 }
@@ -193,10 +214,12 @@ static void says_what_is_wrong_with_a_table(void **state)
 static void options_take_their_defaults_type(void **state)
 {
     static const char text[] =
-        HEAD "options = { n = { default = 5, unit = 's', min = 1, max = 9 }, s = { default = 'x' },\n"
+        HEAD "options = { n = { default = 5, unit = 's', min = 1, max = 9 }, s = { "
+             "default = 'x' },\n"
              "b = { default = false }, w = { default = 'a', one_of = { 'a', 'b' } } },\n"
              "mark = function(self) local o = self.options\n"
-             "return { state = 'failing', seconds = o.n, reason = o.s .. o.w .. tostring(o.b) } end }";
+             "return { state = 'failing', seconds = o.n, reason = o.s .. o.w .. "
+             "tostring(o.b) } end }";
     struct way_option o[] = { { (char *)"n", WAY_OPTION_WORD, (char *)"7.5", 0 },
                               { (char *)"s", WAY_OPTION_WORD, (char *)"12", 0 },
                               { (char *)"b", WAY_OPTION_WORD, (char *)"true", 0 },
@@ -265,7 +288,8 @@ static void files_beside_the_policy_can_be_required(void **state)
     assert_non_null(strstr(err.text, "bad.lua:2: unexpected symbol"));
     load_function("mark", "require 'beside'");
     assert_int_equal(mark(&m), WAY_ASKED_FAILED);
-    assert_non_null(strstr(way_policy_failure(policy)->text, "only while the policy is loaded"));
+    assert_non_null(
+        strstr(way_policy_failure(policy)->text, "only while the policy is loaded"));
 }
 
 static void files_are_read_with_care(void **state)
@@ -281,7 +305,8 @@ static void files_are_read_with_care(void **state)
     assert_int_equal(way_policy_read(&t, path, NULL, 0, NULL, &err), -1);
     assert_non_null(strstr(err.text, "bytecode"));
     assert_int_equal(way_policy_read(&t, folder, NULL, 0, NULL, &err), -1);
-    for (const char *name = "default"; name; name = strcmp(name, "none") ? "none" : NULL) {
+    for (const char *name = "default"; name;
+         name = strcmp(name, "none") ? "none" : NULL) {
         assert_int_equal(way_policy_read(&t, name, NULL, 0, NULL, &err), 0);
         way_policy_free(policy);
         assert_int_equal(way_policy_load(&policy, &t, &err), 0);
@@ -311,16 +336,30 @@ static void absent_questions_are_the_defaults(void **state)
 static void every_phase(void (*each)(struct way_event *e))
 {
     static const char *const messages[] = {
-        "LOADING Redis is loading the dataset in memory", "MASTERDOWN Link with MASTER is down",
-        "READONLY You can't write against a read only replica.", "ERR READONLY x",
-        "MOVED 1 a:1", "ASK 1 a:1", "TRYAGAIN Multiple keys", "CLUSTERDOWN Hash slot not served",
-        "NOREPLICAS Not enough good replicas", "BUSY Redis is busy running a script",
-        "BUSYGROUP Consumer Group name already exists", "BUSYKEY Target key name already exists",
-        "WRONGPASS invalid username", "NOAUTH Authentication required.", "NOPERM no permissions",
-        "ERR max number of clients reached", "WRONGTYPE Operation", "ERR unknown command", "",
-        "ASKED", "LOADINGX y",
+        "LOADING Redis is loading the dataset in memory",
+        "MASTERDOWN Link with MASTER is down",
+        "READONLY You can't write against a read only replica.",
+        "ERR READONLY x",
+        "MOVED 1 a:1",
+        "ASK 1 a:1",
+        "TRYAGAIN Multiple keys",
+        "CLUSTERDOWN Hash slot not served",
+        "NOREPLICAS Not enough good replicas",
+        "BUSY Redis is busy running a script",
+        "BUSYGROUP Consumer Group name already exists",
+        "BUSYKEY Target key name already exists",
+        "WRONGPASS invalid username",
+        "NOAUTH Authentication required.",
+        "NOPERM no permissions",
+        "ERR max number of clients reached",
+        "WRONGTYPE Operation",
+        "ERR unknown command",
+        "",
+        "ASKED",
+        "LOADINGX y",
     };
-    for (unsigned i = 0; i < WAY_ERROR_COUNT * WAY_PHASE_COUNT * WAY_STEP_COUNT * 2 * 2; i++) {
+    for (unsigned i = 0; i < WAY_ERROR_COUNT * WAY_PHASE_COUNT * WAY_STEP_COUNT * 2 * 2;
+         i++) {
         struct way_event e = { .deadline_left = -1 };
         unsigned n = i;
         e.error = n % WAY_ERROR_COUNT;
@@ -336,7 +375,8 @@ static void every_phase(void (*each)(struct way_event *e))
     for (unsigned i = 0; i < way_count(messages); i++) {
         struct way_event e = { .error = WAY_ERROR_REPLY, .deadline_left = -1 };
         snprintf(e.message, sizeof e.message, "%s", messages[i]);
-        snprintf(e.reply, sizeof e.reply, "%.*s", (int)strcspn(messages[i], " "), messages[i]);
+        snprintf(e.reply, sizeof e.reply, "%.*s", (int)strcspn(messages[i], " "),
+                 messages[i]);
         each(&e);
     }
 }
@@ -348,11 +388,14 @@ static void classified_alike(struct way_event *e)
     way_policy_classify(policy, e);
     if (e->class != by_host.class || e->blame != by_host.blame ||
         e->permanent != by_host.permanent)
-        fail_msg("%s %s %s reused %d replies %u '%s': the default says %s (blames %s, permanent "
-                 "%d), the host %s (%s, %d)", way_error_name(e->error), way_phase_name(e->phase),
+        fail_msg("%s %s %s reused %d replies %u '%s': the default says %s (blames %s, "
+                 "permanent "
+                 "%d), the host %s (%s, %d)",
+                 way_error_name(e->error), way_phase_name(e->phase),
                  way_step_name(e->step), e->reused, e->replies_read, e->message,
-                 way_policy_class_name(policy, e->class), way_blame_name(e->blame), e->permanent,
-                 way_class_name(by_host.class), way_blame_name(by_host.blame), by_host.permanent);
+                 way_policy_class_name(policy, e->class), way_blame_name(e->blame),
+                 e->permanent, way_class_name(by_host.class),
+                 way_blame_name(by_host.blame), by_host.permanent);
 }
 
 static void the_defaults_rows_are_the_hosts(void **state)
@@ -366,7 +409,8 @@ static void rows_match_top_down(void **state)
 {
     (void)state;
     load("local wayside = require 'wayside'\nreturn { name = 't', classes = {\n"
-         "{ phase = 'read', reused = false, error = { 'reset', 'eof' }, class = 'fresh', blame = 'node' },\n"
+         "{ phase = 'read', reused = false, error = { 'reset', 'eof' }, class = 'fresh', "
+         "blame = 'node' },\n"
          "{ { { error = 'reply', message = { 'foo', 'bar' }, class = 'ignore' } } },\n"
          "{ error = 'reply', reply = 'BAZ', temporary = false, class = 'slow' },\n"
          "{ errno = { 111, 113 }, class = 'fresh' },\n"
@@ -379,10 +423,21 @@ static void rows_match_top_down(void **state)
     } cases[] = {
         { { .error = WAY_ERROR_RESET, .phase = WAY_PHASE_READ }, "fresh", "node", false },
         { { .error = WAY_ERROR_RESET, .phase = WAY_PHASE_READ, .reused = true },
-          "stale_connection", "connection", false },
-        { { .error = WAY_ERROR_REPLY, .message = "ERR a bar b" }, "ignore", "none", false },
-        { { .error = WAY_ERROR_REPLY, .reply = "BAZ", .message = "BAZ" }, "slow", "node", true },
-        { { .error = WAY_ERROR_REPLY, .reply = "BAZZ", .message = "BAZZ" }, "answer", "none", true },
+          "stale_connection",
+          "connection",
+          false },
+        { { .error = WAY_ERROR_REPLY, .message = "ERR a bar b" },
+          "ignore",
+          "none",
+          false },
+        { { .error = WAY_ERROR_REPLY, .reply = "BAZ", .message = "BAZ" },
+          "slow",
+          "node",
+          true },
+        { { .error = WAY_ERROR_REPLY, .reply = "BAZZ", .message = "BAZZ" },
+          "answer",
+          "none",
+          true },
         { { .error = WAY_ERROR_REFUSED, .errnum = 113 }, "fresh", "node", false },
         { { .error = WAY_ERROR_REFUSED, .errnum = 112 }, "down", "node", false },
         { { .error = WAY_ERROR_REFUSED, .trial = true }, "mine", "config", true },
@@ -403,10 +458,11 @@ static void classify_gets_self_and_event(void **state)
     struct way_event e = { .error = WAY_ERROR_RESET, .phase = WAY_PHASE_CONNECT };
     (void)state;
     load(HEAD "options = { o = { default = 'reset' } },\n"
-         "classes = { { error = 'eof', class = 'odd', blame = 'host' } },\n"
-         "classify = function(self, event) if event.error == self.options.o then return 'odd' end\n"
-         "if event.error == 'dns' then return 'ood' end\n"
-         "if event.error == 'tls' then return 5 end end }");
+              "classes = { { error = 'eof', class = 'odd', blame = 'host' } },\n"
+              "classify = function(self, event) if event.error == self.options.o then "
+              "return 'odd' end\n"
+              "if event.error == 'dns' then return 'ood' end\n"
+              "if event.error == 'tls' then return 5 end end }");
     assert_int_equal(way_policy_classify(policy, &e), WAY_ASKED_ANSWERED);
     assert_string_equal(way_policy_class_name(policy, e.class), "odd");
     assert_int_equal(e.blame, WAY_BLAME_HOST);
@@ -419,7 +475,8 @@ static void classify_gets_self_and_event(void **state)
     e.error = WAY_ERROR_DNS;
     assert_int_equal(way_policy_classify(policy, &e), WAY_ASKED_FAILED);
     assert_int_equal(e.class, WAY_CLASS_DOWN);
-    assert_non_null(strstr(way_policy_failure(policy)->text, "has no 'ood', did you mean 'odd'?"));
+    assert_non_null(
+        strstr(way_policy_failure(policy)->text, "has no 'ood', did you mean 'odd'?"));
     e.error = WAY_ERROR_TLS;
     assert_int_equal(way_policy_classify(policy, &e), WAY_ASKED_FAILED);
     assert_string_equal(way_policy_failure(policy)->cause, "answer");
@@ -431,8 +488,10 @@ static void reads_a_whole_mark(void **state)
 {
     struct way_mark m;
     (void)state;
-    load_function("mark", "return { state = 'probing', seconds = 2.5, trials = 3, weight = 0.5, ramp = 4, "
-                          "shed = 0.25, connections = 'drop', refresh = true, reason = 'a \"b' }");
+    load_function(
+        "mark",
+        "return { state = 'probing', seconds = 2.5, trials = 3, weight = 0.5, ramp = 4, "
+        "shed = 0.25, connections = 'drop', refresh = true, reason = 'a \"b' }");
     mark_well(&m);
     assert_true(m.given);
     assert_int_equal(m.has, 0x1ff);
@@ -452,19 +511,24 @@ static void reads_a_whole_backoff(void **state)
 {
     struct way_retry r;
     (void)state;
-    load_function("backoff", "return { retry = 'hold', after = 0.5, within = 2 - event.age, stale_reads = true, "
+    load_function("backoff", "return { retry = 'hold', after = 0.5, within = 2 - "
+                             "event.age, stale_reads = true, "
                              "unknown_writes = true }");
-    assert_int_equal(way_policy_backoff(policy, &node, &event, 1, &memory, &r), WAY_ASKED_ANSWERED);
+    assert_int_equal(way_policy_backoff(policy, &node, &event, 1, &memory, &r),
+                     WAY_ASKED_ANSWERED);
     assert_true(r.kind == WAY_RETRY_HOLD && r.after == 0.5 && r.within == 2);
     assert_true(r.stale_reads && r.unknown_writes);
     event.age = 2; /* its time is over */
-    assert_int_equal(way_policy_backoff(policy, &node, &event, 1, &memory, &r), WAY_ASKED_ANSWERED);
+    assert_int_equal(way_policy_backoff(policy, &node, &event, 1, &memory, &r),
+                     WAY_ASKED_ANSWERED);
     assert_int_equal(r.kind, WAY_RETRY_NONE);
     load_function("backoff", "return { retry = 'hold' }");
-    assert_int_equal(way_policy_backoff(policy, &node, &event, 1, &memory, &r), WAY_ASKED_ANSWERED);
+    assert_int_equal(way_policy_backoff(policy, &node, &event, 1, &memory, &r),
+                     WAY_ASKED_ANSWERED);
     assert_true(r.kind == WAY_RETRY_HOLD && r.within < 0);
     load_function("backoff", "return nil");
-    assert_int_equal(way_policy_backoff(policy, &node, &event, 1, &memory, &r), WAY_ASKED_ANSWERED);
+    assert_int_equal(way_policy_backoff(policy, &node, &event, 1, &memory, &r),
+                     WAY_ASKED_ANSWERED);
     assert_int_equal(r.kind, WAY_RETRY_NONE);
 }
 
@@ -473,16 +537,21 @@ static void reads_a_whole_probe(void **state)
     struct way_probe p;
     struct way_redial d;
     (void)state;
-    load_function("probe", "return { after = 1, timeout = 0.5, connection = 'pooled', command = { 'INFO', "
-                           "'replication' } }");
-    assert_int_equal(way_policy_probe(policy, &node, &event, 1, &memory, &p), WAY_ASKED_ANSWERED);
+    load_function(
+        "probe",
+        "return { after = 1, timeout = 0.5, connection = 'pooled', command = { 'INFO', "
+        "'replication' } }");
+    assert_int_equal(way_policy_probe(policy, &node, &event, 1, &memory, &p),
+                     WAY_ASKED_ANSWERED);
     assert_true(p.given && p.after == 1 && p.timeout == 0.5 && p.pooled && p.words == 2);
     assert_memory_equal(p.command, "INFO\0replication\0", 17);
     load_function("probe", "return { command = 'data' }");
-    assert_int_equal(way_policy_probe(policy, &node, &event, 1, &memory, &p), WAY_ASKED_ANSWERED);
+    assert_int_equal(way_policy_probe(policy, &node, &event, 1, &memory, &p),
+                     WAY_ASKED_ANSWERED);
     assert_true(p.given && p.words == 0 && !p.pooled && p.timeout == 0);
     load_function("reconnect", "return { after = 1.5, timeout = 20 }");
-    assert_int_equal(way_policy_reconnect(policy, &node, &event, 1, &memory, &d), WAY_ASKED_ANSWERED);
+    assert_int_equal(way_policy_reconnect(policy, &node, &event, 1, &memory, &d),
+                     WAY_ASKED_ANSWERED);
     assert_true(d.given && d.after == 1.5 && d.timeout == 20);
 }
 
@@ -508,62 +577,84 @@ static void refuses_bad_answers(void **state)
         const char *function, *answer, *said;
     } cases[] = {
         { "mark", "5", "mark: the answer: expected a table or nil, got 5" },
-        { "mark", "'failing'", "mark: the answer: expected a table or nil, got 'failing'" },
+        { "mark", "'failing'",
+          "mark: the answer: expected a table or nil, got 'failing'" },
         { "mark", "false", "mark: the answer: expected a table or nil, got false" },
         { "mark", "{ 5 }", "mark: the answer has no 'number'" },
-        { "mark", "{ sate = 'failing' }", "mark: the answer has no 'sate', did you mean 'state'?" },
+        { "mark", "{ sate = 'failing' }",
+          "mark: the answer has no 'sate', did you mean 'state'?" },
         { "mark", "{ state = 'fialing' }",
-          "mark: state: expected healthy, suspect, failing, probing or draining, got 'fialing'" },
+          "mark: state: expected healthy, suspect, failing, probing or draining, got "
+          "'fialing'" },
         { "mark", "{ state = 5 }", "mark: state: expected healthy" },
         { "mark", "{ state = 'failing', seconds = 0/0 }",
           "mark: seconds: expected a number from 0 to 1e+09, got " },
-        { "mark", "{ state = 'failing', seconds = 1/0 }", "mark: seconds: expected a number" },
+        { "mark", "{ state = 'failing', seconds = 1/0 }",
+          "mark: seconds: expected a number" },
         { "mark", "{ state = 'failing', seconds = -1 }", "got -1" },
-        { "mark", "{ state = 'failing', seconds = '5' }", "mark: seconds: expected a number from 0 to 1e+09, got '5'" },
-        { "mark", "{ seconds = 5 }", "mark: seconds: expected nothing but with a state, got 5" },
-        { "mark", "{ state = 'probing', trials = 1.5 }", "mark: trials: expected a whole number, got 1.5" },
-        { "mark", "{ state = 'probing', trials = 0 }", "mark: trials: expected a number from 1" },
-        { "mark", "{ state = 'failing', trials = 2 }", "mark: trials: expected nothing but with state" },
-        { "mark", "{ weight = 1.1 }", "mark: weight: expected a number from 0 to 1, got 1.1" },
+        { "mark", "{ state = 'failing', seconds = '5' }",
+          "mark: seconds: expected a number from 0 to 1e+09, got '5'" },
+        { "mark", "{ seconds = 5 }",
+          "mark: seconds: expected nothing but with a state, got 5" },
+        { "mark", "{ state = 'probing', trials = 1.5 }",
+          "mark: trials: expected a whole number, got 1.5" },
+        { "mark", "{ state = 'probing', trials = 0 }",
+          "mark: trials: expected a number from 1" },
+        { "mark", "{ state = 'failing', trials = 2 }",
+          "mark: trials: expected nothing but with state" },
+        { "mark", "{ weight = 1.1 }",
+          "mark: weight: expected a number from 0 to 1, got 1.1" },
         { "mark", "{ weight = 0/0 }", "mark: weight: expected" },
         { "mark", "{ ramp = -1 }", "mark: ramp: expected" },
         { "mark", "{ shed = 2 }", "mark: shed: expected" },
-        { "mark", "{ connections = 'close' }", "mark: connections: expected keep, drain or drop, got 'close'" },
+        { "mark", "{ connections = 'close' }",
+          "mark: connections: expected keep, drain or drop, got 'close'" },
         { "mark", "{ refresh = 1 }", "mark: refresh: expected true or false, got 1" },
-        { "mark", "{ reason = ('x'):rep(32) }", "mark: reason: expected a word of 1 to 31 bytes" },
+        { "mark", "{ reason = ('x'):rep(32) }",
+          "mark: reason: expected a word of 1 to 31 bytes" },
         { "mark", "{ reason = '' }", "mark: reason: expected" },
         { "mark", "{ state = node }", "mark: state: expected healthy" },
         { "mark", "node", "mark: the answer: expected a table or nil, got a userdata" },
-        { "backoff", "{}", "backoff: retry: expected other, same, master or hold, got a nil" },
-        { "backoff", "{ retry = 'none' }", "backoff: retry: expected other, same, master or hold, got 'none'" },
+        { "backoff", "{}",
+          "backoff: retry: expected other, same, master or hold, got a nil" },
+        { "backoff", "{ retry = 'none' }",
+          "backoff: retry: expected other, same, master or hold, got 'none'" },
         { "backoff", "{ retry = true }", "backoff: retry: expected" },
-        { "backoff", "{ retry = 'other', after = -1 }", "backoff: after: expected a number from 0 to 3600" },
-        { "backoff", "{ retry = 'other', within = 1 }", "backoff: within: expected nothing but with retry" },
+        { "backoff", "{ retry = 'other', after = -1 }",
+          "backoff: after: expected a number from 0 to 3600" },
+        { "backoff", "{ retry = 'other', within = 1 }",
+          "backoff: within: expected nothing but with retry" },
         { "backoff", "{ retry = 'hold', within = 0/0 }", "backoff: within: expected" },
-        { "backoff", "{ retry = 'hold', stale_reads = 'yes' }", "backoff: stale_reads: expected true or false" },
-        { "backoff", "{ retry = 'hold', unknown_write = true }", "did you mean 'unknown_writes'?" },
+        { "backoff", "{ retry = 'hold', stale_reads = 'yes' }",
+          "backoff: stale_reads: expected true or false" },
+        { "backoff", "{ retry = 'hold', unknown_write = true }",
+          "did you mean 'unknown_writes'?" },
         { "probe", "{ after = 1/0 }", "probe: after: expected" },
-        { "probe", "{ timeout = 0 }", "probe: timeout: expected a number from 0.001 to 3600" },
+        { "probe", "{ timeout = 0 }",
+          "probe: timeout: expected a number from 0.001 to 3600" },
         { "probe", "{ command = {} }", "probe: command: expected 'data' or a list" },
         { "probe", "{ command = 'PING' }", "probe: command: expected 'data' or a list" },
-        { "probe", "{ command = { 'GET', ('x'):rep(252) } }", "probe: command: expected" },
+        { "probe", "{ command = { 'GET', ('x'):rep(252) } }",
+          "probe: command: expected" },
         { "probe", "{ command = { 'GET', 5 } }", "probe: command: expected" },
         { "probe", "{ command = { 'GET', 'a\\0b' } }", "probe: command: expected" },
-        { "probe", "{ connection = 'old' }", "probe: connection: expected new or pooled, got 'old'" },
+        { "probe", "{ connection = 'old' }",
+          "probe: connection: expected new or pooled, got 'old'" },
         { "reconnect", "{ timeout = 1e9 }", "reconnect: timeout: expected" },
         { "reconnect", "{ every = 1 }", "reconnect: the answer has no 'every'" },
     };
     char body[256];
     (void)state;
     for (unsigned i = 0; i < way_count(cases); i++) {
-        snprintf(body, sizeof body, "node.memory.a = 9 local x = %s return x", cases[i].answer);
+        snprintf(body, sizeof body, "node.memory.a = 9 local x = %s return x",
+                 cases[i].answer);
         load_function(cases[i].function, body);
         if (ask_any(cases[i].function) != WAY_ASKED_FAILED)
             fail_msg("%s: %s was taken", cases[i].function, cases[i].answer);
         const struct way_policy_failure *f = way_policy_failure(policy);
         if (!strstr(f->text, cases[i].said))
-            fail_msg("%s: %s\n  said     %s\n  expected %s", cases[i].function, cases[i].answer,
-                     f->text, cases[i].said);
+            fail_msg("%s: %s\n  said     %s\n  expected %s", cases[i].function,
+                     cases[i].answer, f->text, cases[i].said);
         assert_string_equal(f->cause, "answer");
         assert_string_equal(f->function, cases[i].function);
         assert_non_null(strstr(f->text, "t.lua:4: "));
@@ -586,7 +677,8 @@ static void node_and_event_are_read_only_and_spelt_right(void **state)
         { "local x = event.eror", "t.lua:4: event has no 'eror', did you mean 'error'?" },
         { "local x = node.stat", "t.lua:4: node has no 'stat', did you mean 'state'?" },
         { "local x = event[1]", "event has no" },
-        { "local x = node.shard.fialing", "shard has no 'fialing', did you mean 'failing'?" },
+        { "local x = node.shard.fialing",
+          "shard has no 'fialing', did you mean 'failing'?" },
         { "local x = self.option", "self has no 'option', did you mean 'options'?" },
         { "local x = self.options.x", "self.options has no 'x'" },
         { "local x = node.counters", "counters are not served by this version" },
@@ -614,23 +706,40 @@ static void node_and_event_are_read_only_and_spelt_right(void **state)
 static void everything_can_be_read(void **state)
 {
     static const char body[] =
-        "local function is(what, got, wanted) if got ~= wanted then error(what .. ': ' .. tostring(got), 2) end end\n"
-        "is('id', node.id, 'abc') is('address', node.address, '10.0.0.1:7000') is('role', node.role, 'replica')\n"
-        "is('zone', node.zone, nil) is('state', node.state, 'suspect') is('since', node.since, 90)\n"
-        "is('ends', node.ends, nil) is('reason', node.reason, 'slow') is('weight', node.weight, 1)\n"
-        "is('inflight', node.inflight, 12) is('latency', node.latency, nil) is('failures', node.failures, 1)\n"
-        "is('link', node.replication.link_up, true) is('behind', node.replication.behind, 77)\n"
-        "is('nodes', node.shard.nodes, 2) is('failing', node.shard.failing, 1) is('shard.inflight', node.shard.inflight, 20)\n"
-        "is('cluster', self.cluster.nodes, 6) is('probing', self.cluster.probing, 2) is('retrying', self.cluster.retrying, 4)\n"
-        "is('kind', event.kind, 'connection') is('phase', event.phase, 'connect') is('step', event.step, 'dial')\n"
-        "is('error', event.error, 'refused') is('errno', event.errno, 111) is('message', event.message, nil)\n"
-        "is('reply', event.reply, nil) is('class', event.class, 'down') is('blame', event.blame, 'node') is('n', event.n, 3)\n"
-        "is('reused', event.reused, false) is('certainty', event.certainty, 'unsent') is('commands', event.commands, nil)\n"
-        "is('left', event.deadline_left, nil) is('now', event.now, 100) is('unix', event.unix, 1000.25)\n"
-        "is('attempt', event.attempt, 1) is('answer', event.answer, nil) is('change', event.change, nil)\n"
-        "is('written', event.bytes_written, 5) is('replies', event.replies_read, 6) is('trial', event.trial, true)\n"
-        "is('name', self.name, 't') is('version', self.version, '') is('counter', event.counter, nil)\n"
-        "is('latency', event.latency, 0.5) is('late', event.late, 0) is('age', event.age, 2) is('waited', event.waited, 1)\n"
+        "local function is(what, got, wanted) if got ~= wanted then error(what .. ': ' "
+        ".. tostring(got), 2) end end\n"
+        "is('id', node.id, 'abc') is('address', node.address, '10.0.0.1:7000') "
+        "is('role', node.role, 'replica')\n"
+        "is('zone', node.zone, nil) is('state', node.state, 'suspect') is('since', "
+        "node.since, 90)\n"
+        "is('ends', node.ends, nil) is('reason', node.reason, 'slow') is('weight', "
+        "node.weight, 1)\n"
+        "is('inflight', node.inflight, 12) is('latency', node.latency, nil) "
+        "is('failures', node.failures, 1)\n"
+        "is('link', node.replication.link_up, true) is('behind', "
+        "node.replication.behind, 77)\n"
+        "is('nodes', node.shard.nodes, 2) is('failing', node.shard.failing, 1) "
+        "is('shard.inflight', node.shard.inflight, 20)\n"
+        "is('cluster', self.cluster.nodes, 6) is('probing', self.cluster.probing, 2) "
+        "is('retrying', self.cluster.retrying, 4)\n"
+        "is('kind', event.kind, 'connection') is('phase', event.phase, 'connect') "
+        "is('step', event.step, 'dial')\n"
+        "is('error', event.error, 'refused') is('errno', event.errno, 111) is('message', "
+        "event.message, nil)\n"
+        "is('reply', event.reply, nil) is('class', event.class, 'down') is('blame', "
+        "event.blame, 'node') is('n', event.n, 3)\n"
+        "is('reused', event.reused, false) is('certainty', event.certainty, 'unsent') "
+        "is('commands', event.commands, nil)\n"
+        "is('left', event.deadline_left, nil) is('now', event.now, 100) is('unix', "
+        "event.unix, 1000.25)\n"
+        "is('attempt', event.attempt, 1) is('answer', event.answer, nil) is('change', "
+        "event.change, nil)\n"
+        "is('written', event.bytes_written, 5) is('replies', event.replies_read, 6) "
+        "is('trial', event.trial, true)\n"
+        "is('name', self.name, 't') is('version', self.version, '') is('counter', "
+        "event.counter, nil)\n"
+        "is('latency', event.latency, 0.5) is('late', event.late, 0) is('age', "
+        "event.age, 2) is('waited', event.waited, 1)\n"
         "is('connection_age', event.connection_age, 9) is('began', event.began, 98)";
     struct way_mark m;
     (void)state;
@@ -642,8 +751,12 @@ static void everything_can_be_read(void **state)
     node.inflight = 12;
     node.has_replication = node.link_up = true;
     node.behind = 77;
-    node.of_shard = (struct way_counts){ .nodes = 2, .inflight = 20, .state = { [WAY_STATE_FAILING] = 1 } };
-    node.of_cluster = (struct way_counts){ .nodes = 6, .retrying = 4, .state = { [WAY_STATE_PROBING] = 2 } };
+    node.of_shard = (struct way_counts){ .nodes = 2,
+                                         .inflight = 20,
+                                         .state = { [WAY_STATE_FAILING] = 1 } };
+    node.of_cluster = (struct way_counts){ .nodes = 6,
+                                           .retrying = 4,
+                                           .state = { [WAY_STATE_PROBING] = 2 } };
     event.errnum = 111;
     event.has_certainty = event.trial = true;
     event.bytes_written = 5;
@@ -659,8 +772,9 @@ static void everything_can_be_read(void **state)
 
 static void a_probes_answer_is_decoded(void **state)
 {
-    static const char text[] = "# Replication\r\nrole:master\r\nrepl_offset:1234\r\nversion:7.0.15\r\n"
-                               "run_id:00e1\r\nx:-1\r\n";
+    static const char text[] =
+        "# Replication\r\nrole:master\r\nrepl_offset:1234\r\nversion:7.0.15\r\n"
+        "run_id:00e1\r\nx:-1\r\n";
     char info[256];
     int info_n = snprintf(info, sizeof info, "$%zu\r\n%s\r\n", sizeof text - 1, text);
     static const struct {
@@ -671,7 +785,8 @@ static void a_probes_answer_is_decoded(void **state)
         { "$-1\r\n", "event.answer == nil" },
         { "_\r\n", "event.answer == nil" },
         { "$0\r\n\r\n", "event.answer == ''" },
-        { "*3\r\n:1\r\n$-1\r\n*1\r\n+a\r\n", "event.answer[2] == false and event.answer[3][1] == 'a'" },
+        { "*3\r\n:1\r\n$-1\r\n*1\r\n+a\r\n",
+          "event.answer[2] == false and event.answer[3][1] == 'a'" },
         { "%1\r\n+k\r\n#t\r\n", "event.answer.k == true" },
         { ",1.5\r\n", "event.answer == 1.5" },
         { "=5\r\ntxt:x\r\n", "event.answer == 'x'" },
@@ -679,7 +794,8 @@ static void a_probes_answer_is_decoded(void **state)
         { "*1000000\r\n:1\r\n", "event.answer == nil" },
         { "$100\r\nshort\r\n", "event.answer == nil" },
         { "$5", "event.answer == nil" },
-        { "*1\r\n*1\r\n*1\r\n*1\r\n*1\r\n*1\r\n*1\r\n*1\r\n*1\r\n*1\r\n:1\r\n", "event.answer == nil" },
+        { "*1\r\n*1\r\n*1\r\n*1\r\n*1\r\n*1\r\n*1\r\n*1\r\n*1\r\n*1\r\n:1\r\n",
+          "event.answer == nil" },
     };
     struct way_mark m;
     char body[256];
@@ -690,9 +806,11 @@ static void a_probes_answer_is_decoded(void **state)
         event.answer = (struct way_span){ cases[i].raw, strlen(cases[i].raw) };
         mark_well(&m);
     }
-    load("local wayside = require 'wayside'\nreturn { name = 't', mark = function(self, node, event)\n"
+    load("local wayside = require 'wayside'\nreturn { name = 't', mark = function(self, "
+         "node, event)\n"
          "local i = wayside.info(event.answer)\n"
-         "assert(i.role == 'master' and i.repl_offset == 1234 and i.version == '7.0.15' and i.run_id == '00e1' and i.x == -1)\n"
+         "assert(i.role == 'master' and i.repl_offset == 1234 and i.version == '7.0.15' "
+         "and i.run_id == '00e1' and i.x == -1)\n"
          "assert(wayside.info(nil) == nil) end }");
     event.answer = (struct way_span){ info, (size_t)info_n };
     mark_well(&m);
@@ -702,8 +820,9 @@ static void memory_goes_out_with_the_answer_only(void **state)
 {
     struct way_mark m;
     (void)state;
-    load_function("mark", "node.memory.a = node.memory.a + 1 node.shard.memory.out = 3 "
-                          "self.cluster.memory.open = 4 if event.n == 3 then error('x') end");
+    load_function("mark",
+                  "node.memory.a = node.memory.a + 1 node.shard.memory.out = 3 "
+                  "self.cluster.memory.open = 4 if event.n == 3 then error('x') end");
     const struct way_layout *l = &way_policy_plan(policy)->layout;
     assert_int_equal(l->node, 3); /* one of them the default's */
     assert_int_equal(l->shard, 1);
@@ -722,7 +841,8 @@ static void the_default_has_names_of_its_own(void **state)
     struct way_retry r;
     (void)state;
     load("local wayside = require 'wayside'\n"
-         "return { name = 't', memory = { node = { strikes = 40 } }, options = { hold = { default = 9 } },\n"
+         "return { name = 't', memory = { node = { strikes = 40 } }, options = { hold = "
+         "{ default = 9 } },\n"
          "mark = function(self, node, event)\n"
          "  local answer = wayside.default.mark(self, node, event)\n"
          "  node.memory.strikes = node.memory.strikes + 1\n"
@@ -736,7 +856,8 @@ static void the_default_has_names_of_its_own(void **state)
     event.error = WAY_ERROR_NO_NODE;
     event.class = WAY_CLASS_LOCAL;
     event.has_certainty = true;
-    assert_int_equal(way_policy_backoff(policy, &node, &event, 1, &memory, &r), WAY_ASKED_ANSWERED);
+    assert_int_equal(way_policy_backoff(policy, &node, &event, 1, &memory, &r),
+                     WAY_ASKED_ANSWERED);
     assert_true(r.kind == WAY_RETRY_HOLD && r.within == 9);
 }
 
@@ -752,7 +873,8 @@ static void handles_die_with_the_call(void **state)
          "elseif event.n == 4 then return { weight = cluster.nodes } end end }");
     event.n = 1;
     mark_well(&m);
-    static const char *const said[] = { "node is of an earlier call", "memory is of an earlier call",
+    static const char *const said[] = { "node is of an earlier call",
+                                        "memory is of an earlier call",
                                         "cluster is of an earlier call" };
     for (unsigned i = 0; i < 3; i++) {
         event.n = i + 2;
@@ -782,19 +904,25 @@ static void waits_grow_as_declared(void **state)
         "local full = wayside.backoff { base = 5, cap = 2000, jitter = 'full' }\n"
         "local equal = wayside.backoff { base = 5, cap = 2000, jitter = 'equal' }\n"
         "local walk = wayside.backoff { base = 5, cap = 2000, jitter = 'decorrelated' }\n"
-        "local share = wayside.backoff { base = 1, factor = 1.6, cap = 120, jitter = 0.2 }\n"
-        "local function near(a, b) assert(math.abs(a - b) < 1e-3, a .. ' is not ' .. b) end\n"
-        "local function within(a, low, high) assert(low <= a and a <= high, a .. ' not in ' .. low .. '..' .. high) end\n"
+        "local share = wayside.backoff { base = 1, factor = 1.6, cap = 120, jitter = 0.2 "
+        "}\n"
+        "local function near(a, b) assert(math.abs(a - b) < 1e-3, a .. ' is not ' .. b) "
+        "end\n"
+        "local function within(a, low, high) assert(low <= a and a <= high, a .. ' not "
+        "in ' .. low .. '..' .. high) end\n"
         "return { name = 't', mark = function()\n"
-        "near(plain(1), 1) near(plain(2), 1.6) near(plain(5), 6.5536) near(plain(10), 68.719) near(plain(12), 120)\n"
+        "near(plain(1), 1) near(plain(2), 1.6) near(plain(5), 6.5536) near(plain(10), "
+        "68.719) near(plain(12), 120)\n"
         "near(plain(1000), 120) near(plain(0), 1)\n"
-        "within(full(4), 0, 40) within(equal(4), 20, 40) within(walk(9, 5), 5, 15) within(walk(9, 1e9), 5, 2000)\n"
+        "within(full(4), 0, 40) within(equal(4), 20, 40) within(walk(9, 5), 5, 15) "
+        "within(walk(9, 1e9), 5, 2000)\n"
         "within(share(50), 96, 144) within(walk(1), 5, 5) end }";
     struct way_mark m;
     (void)state;
     load(text);
     for (unsigned seed = 1; seed < 50; seed++)
-        if (way_policy_mark(policy, &node, &event, seed, &memory, &m) != WAY_ASKED_ANSWERED)
+        if (way_policy_mark(policy, &node, &event, seed, &memory, &m) !=
+            WAY_ASKED_ANSWERED)
             fail_msg("%s", way_policy_failure(policy)->text);
 }
 
@@ -822,7 +950,8 @@ static void failures_have_a_cause_and_a_place(void **state)
             for (int again = 0; again < 5; again++) {
                 assert_int_equal(ask_any(functions[f]), WAY_ASKED_FAILED);
                 const struct way_policy_failure *failure = way_policy_failure(policy);
-                if (strcmp(failure->cause, cases[i].cause) != 0 && strcmp(failure->cause, "deadline") != 0)
+                if (strcmp(failure->cause, cases[i].cause) != 0 &&
+                    strcmp(failure->cause, "deadline") != 0)
                     fail_msg("%s: %s: %s", cases[i].body, failure->cause, failure->text);
                 assert_string_equal(failure->function, functions[f]);
                 assert_non_null(strstr(failure->text, "t.lua:4"));
@@ -835,7 +964,9 @@ static void failures_have_a_cause_and_a_place(void **state)
 
 static void a_state_too_small_is_refused(void **state)
 {
-    struct way_policy_text t = { .path = (char *)"t.lua", .text = (char *)HEAD "}", .memory = 50000 };
+    struct way_policy_text t = { .path = (char *)"t.lua",
+                                 .text = (char *)HEAD "}",
+                                 .memory = 50000 };
     (void)state;
     t.n = strlen(t.text);
     way_policy_free(policy);
@@ -851,7 +982,8 @@ static void the_cap_hit_while_the_event_is_built_is_contained(void **state)
     (void)state;
     /* Long messages are interned for each call; the state is filled up to the brim before. */
     load("local hoard = {}\n" HEAD "mark = function(self, node, event)\n"
-         "if event.n == 9 then for i = 1, 3000 do hoard[i] = ('x'):rep(1000) .. i end return end\n"
+         "if event.n == 9 then for i = 1, 3000 do hoard[i] = ('x'):rep(1000) .. i end "
+         "return end\n"
          "return { reason = event.message and 'm' or 'n' } end }");
     event.n = 9;
     for (int i = 0; i < 20; i++)
@@ -902,9 +1034,12 @@ static void the_fallback_marks_on_hard_evidence(void **state)
         { WAY_COMMANDS_TRANSACTION, WAY_CERTAINTY_UNKNOWN, 1, WAY_RETRY_NONE },
     };
     for (unsigned i = 0; i < way_count(cases); i++) {
-        event = (struct way_event){ .kind = WAY_KIND_COMMANDS, .error = WAY_ERROR_RESET,
-                                    .commands = cases[i].commands, .certainty = cases[i].certainty,
-                                    .has_certainty = true, .attempt = cases[i].attempt };
+        event = (struct way_event){ .kind = WAY_KIND_COMMANDS,
+                                    .error = WAY_ERROR_RESET,
+                                    .commands = cases[i].commands,
+                                    .certainty = cases[i].certainty,
+                                    .has_certainty = true,
+                                    .attempt = cases[i].attempt };
         way_fallback_backoff(&node, &event, &r);
         assert_int_equal(r.kind, cases[i].kind);
         assert_false(r.unknown_writes);

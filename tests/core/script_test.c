@@ -88,16 +88,20 @@ static void runs_plain_lua(void **state)
     expect("return (('a b'):gsub('%w', { a = 'x' }))", "x b");
     expect("return (('a b'):gsub('%w', function(c) if c == 'b' then return 'y' end end))",
            "a y");
-    expect("local t = {} for k, v in ('a=1,b=2'):gmatch('(%w+)=(%w+)') do t[#t + 1] = k .. v "
-           "end return table.concat(t, ';')", "a1;b2");
+    expect("local t = {} for k, v in ('a=1,b=2'):gmatch('(%w+)=(%w+)') do t[#t + 1] = k "
+           ".. v "
+           "end return table.concat(t, ';')",
+           "a1;b2");
     expect("return string.format('%s %d %5.1f', 'x', 3, 2.5)", "x 3   2.5");
     expect("return ('abcabc'):find('b', 3, true)", "5");
     expect("local t = { 3, 1, 2 } table.sort(t) return table.concat(t)", "123");
     expect("return bit.band(6, 3) + math.floor(2.5)", "4");
     expect("return ('x'):rep(3)", "xxx");
     expect("return tostring({}) .. tostring(nil) .. string.format('%s', print and 1)",
-           "! t.lua:1: there is no 'print' here: scripts see the globals listed in the policies' README only");
-    expect("return tostring({}) .. tostring(nil) .. string.format('%s', {})", "tableniltable");
+           "! t.lua:1: there is no 'print' here: scripts see the globals listed in the "
+           "policies' README only");
+    expect("return tostring({}) .. tostring(nil) .. string.format('%s', {})",
+           "tableniltable");
     expect("return nil", "nil");
     expect("", "nil");
 }
@@ -105,7 +109,8 @@ static void runs_plain_lua(void **state)
 static void tells_file_and_line(void **state)
 {
     (void)state;
-    expect("\n\nlocal x = nil + 1", "! t.lua:3: attempt to perform arithmetic on a nil value");
+    expect("\n\nlocal x = nil + 1",
+           "! t.lua:3: attempt to perform arithmetic on a nil value");
     expect("return = 3", "! t.lua:1: unexpected symbol near '='");
     expect("error('no good')", "! t.lua:1: no good");
     expect("error({})", "! t.lua: raised a table instead of a text");
@@ -116,10 +121,13 @@ static void tells_file_and_line(void **state)
 static void there_is_no_way_out(void **state)
 {
     static const char *const absent[] = {
-        "pcall", "xpcall", "coroutine", "os", "io", "debug", "package", "ffi", "jit", "load",
-        "loadstring", "loadfile", "dofile", "module", "setfenv", "getfenv", "setmetatable",
-        "getmetatable", "rawget", "rawset", "rawequal", "newproxy", "collectgarbage", "print",
-        "_G", "gcinfo",
+        "pcall",        "xpcall",       "coroutine",      "os",
+        "io",           "debug",        "package",        "ffi",
+        "jit",          "load",         "loadstring",     "loadfile",
+        "dofile",       "module",       "setfenv",        "getfenv",
+        "setmetatable", "getmetatable", "rawget",         "rawset",
+        "rawequal",     "newproxy",     "collectgarbage", "print",
+        "_G",           "gcinfo",
     };
     char text[128];
     (void)state;
@@ -141,10 +149,16 @@ static void there_is_no_way_out(void **state)
 static void strings_stay_short(void **state)
 {
     static const char *const cases[] = {
-        "('x'):rep(1e8)", "('x'):rep(0/0)", "('x'):rep(4097)", "(('x'):rep(4096) .. 'x'):upper()",
-        "(('x'):rep(4096) .. 'x'):reverse()", "(('x'):rep(4096) .. 'x'):find('y')",
-        "string.format('%s%s', ('x'):rep(4096), 'x')", "(('x'):rep(4000):gsub('x', 'yy'))",
-        "table.concat({ ('x'):rep(4096), 'x' })", "tonumber((' '):rep(4096) .. '1')",
+        "('x'):rep(1e8)",
+        "('x'):rep(0/0)",
+        "('x'):rep(4097)",
+        "(('x'):rep(4096) .. 'x'):upper()",
+        "(('x'):rep(4096) .. 'x'):reverse()",
+        "(('x'):rep(4096) .. 'x'):find('y')",
+        "string.format('%s%s', ('x'):rep(4096), 'x')",
+        "(('x'):rep(4000):gsub('x', 'yy'))",
+        "table.concat({ ('x'):rep(4096), 'x' })",
+        "tonumber((' '):rep(4096) .. '1')",
     };
     char text[160];
     (void)state;
@@ -168,23 +182,32 @@ static void a_call_ends_whatever_it_does(void **state)
         { "local t = {} while true do t[#t + 1] = { #t } end", "memory" },
         { "local s = 'x' while true do s = s .. s end", "memory" },
         { "local t = {} for i = 1, 1e5 do t[i % 8000 + 1] = 'k' .. i end", "memory" },
-        { "local s = ('-'):rep(40) while true do s:find('.-.-.-.-.-.-.-x') end", "error" },
+        { "local s = ('-'):rep(40) while true do s:find('.-.-.-.-.-.-.-x') end",
+          "error" },
         { "local s = ('-'):rep(4096) while true do s:reverse() end", "budget" },
         { "local s = ('-'):rep(4096) while true do s:find('x', 1, true) end", "budget" },
         { "local s = ('-'):rep(4096) while true do s:find('.-x') end", "error" },
         { "local t = {} while true do t[#t + 1] = 1 if #t > 3000 then break end end "
-          "while true do table.insert(t, 1, 1) end", "error" },
-        { "local t = {} for i = 1, 1000 do t[i] = i % 7 end while true do table.sort(t) end",
+          "while true do table.insert(t, 1, 1) end",
+          "error" },
+        { "local t = {} for i = 1, 1000 do t[i] = i % 7 end while true do table.sort(t) "
+          "end",
           "budget" },
-        { "local t = {} for i = 1, 1000 do t[i] = '' end while true do table.concat(t) end",
+        { "local t = {} for i = 1, 1000 do t[i] = '' end while true do table.concat(t) "
+          "end",
           "budget" },
-        { "local t = {} for i = 1, 200 do t[i] = i end while true do unpack(t) end", "budget" },
-        { "local t = {} for i = 1, 3000 do t[i] = i end for i = 1, 3000 do t[i] = nil end "
-          "while true do next(t) end", "deadline" },
+        { "local t = {} for i = 1, 200 do t[i] = i end while true do unpack(t) end",
+          "budget" },
+        { "local t = {} for i = 1, 3000 do t[i] = i end for i = 1, 3000 do t[i] = nil "
+          "end "
+          "while true do next(t) end",
+          "deadline" },
         { "local a = ('x'):rep(4096) for _ = 1, 3 do a = a .. a end local b = a .. 'y' "
-          "local n = 0 while true do if a < b then n = n + 1 end end", "deadline" },
+          "local n = 0 while true do if a < b then n = n + 1 end end",
+          "deadline" },
         { "local a = (' '):rep(4096) for _ = 1, 3 do a = a .. a end a = a .. '1' "
-          "local n = 0 while true do n = n + a end", "deadline" },
+          "local n = 0 while true do n = n + a end",
+          "deadline" },
         { "error('x')", "error" },
         { "local x = nil; x()", "error" },
     };
@@ -224,8 +247,9 @@ static void memory_comes_back_after_the_cap(void **state)
 
 static void garbage_is_collected_between_calls(void **state)
 {
-    static const char text[] = "return function() local t = {} for i = 1, 20 do t[i] = { i } "
-                               "end end";
+    static const char text[] =
+        "return function() local t = {} for i = 1, 20 do t[i] = { i } "
+        "end end";
     (void)state;
     assert_int_equal(way_script_load_text(s, "t.lua", text, strlen(text), &err), 0);
     for (int i = 0; i < 20000; i++)
@@ -235,7 +259,8 @@ static void garbage_is_collected_between_calls(void **state)
 
 static void instructions_are_counted_alike_each_time(void **state)
 {
-    static const char text[] = "return function() for i = 1, 5000 do local x = i * 2 end end";
+    static const char text[] =
+        "return function() for i = 1, 5000 do local x = i * 2 end end";
     uint64_t first = 0;
     (void)state;
     assert_int_equal(way_script_load_text(s, "t.lua", text, strlen(text), &err), 0);

@@ -37,6 +37,28 @@ describe("wayside.test", function()
         assert.equal("healthy", node.state)
     end)
 
+    it("runs the first policy of the manual, as the manual tests it", function()
+        local lines = {}
+        for line in io.lines("policies/README.md") do
+            local code = line:match("^    (.*)") or line == "" and #lines > 0 and "" or nil
+            if not code and #lines > 0 then break end
+            lines[#lines + 1] = code
+        end
+        local t = test.start(file_of(table.concat(lines, "\n")), { fail_for = 5 })
+        assert.equal("fixed-time", t.plan.name)
+        local node = t:node {}
+        node.up = false
+        t:fail(node, { error = "refused" })
+        assert.equal("failing", node.state)
+        t:advance(6)
+        assert.equal("failing", node.state)
+        node.up = true
+        t:advance(1)
+        assert.equal("healthy", node.state)
+        assert.equal("other", t:backoff(node, { error = "refused", attempt = 2 }).retry)
+        assert.is_nil(t:backoff(node, { error = "refused", attempt = 3 }))
+    end)
+
     it("refuses what the daemon would refuse, in its words", function()
         assert.is_truthy(test.refused(policy "mark = 5"):find(":3: mark: expected a function, got 5", 1, true))
         assert.is_truthy(test.refused(policy "every = 1"):find("every: not served by this version", 1, true))

@@ -33,7 +33,8 @@ struct field {
     const char *(*word)(unsigned);
     unsigned words;
 };
-#define AT(member) offsetof(struct way_event, member), sizeof(((struct way_event *)0)->member)
+#define AT(member)                                                                       \
+    offsetof(struct way_event, member), sizeof(((struct way_event *)0)->member)
 static const struct field fields[] = {
     { "kind", WORD, AT(kind), way_kind_name, WAY_KIND_COUNT },
     { "phase", WORD, AT(phase), way_phase_name, WAY_PHASE_COUNT },
@@ -267,8 +268,10 @@ static void ask_both(lua_State *L, struct host *h, char what, const struct way_v
     if (how == WAY_ASKED_FAILED)
         luaL_error(L, "%s", way_policy_failure(h->policy[0])->text);
     if (how == WAY_ASKED_ANSWERED && !same(what, out, &again, m, &other))
-        luaL_error(L, "%s: two states answer differently: it depends on more than it is "
-                      "given", way_policy_where(h->policy[0]));
+        luaL_error(L,
+                   "%s: two states answer differently: it depends on more than it is "
+                   "given",
+                   way_policy_where(h->policy[0]));
 }
 
 /* Asks and commits, as the daemon does; alone on the table, so no commit conflicts. */
@@ -321,8 +324,8 @@ static int h_decide(lua_State *L)
     bool straggler = (traffic || e.kind == WAY_KIND_PROBE) && e.began < verdict.since;
     if (e.error && e.blame == WAY_BLAME_NODE && !straggler && traffic)
         way_health_failure(h->health, node);
-    bool asked = !straggler &&
-                 (!traffic || !e.error || e.blame == WAY_BLAME_NODE || e.trial);
+    bool asked =
+        !straggler && (!traffic || !e.error || e.blame == WAY_BLAME_NODE || e.trial);
     if (asked)
         ask_and_commit(L, h, 'm', node, &e, seed, &answer, &outcome);
     lua_newtable(L);
@@ -380,8 +383,10 @@ static int h_heal(lua_State *L)
     way_health_snapshot(h->health, node, now, &seen);
     if (seen.view.verdict.ends <= 0 || seen.view.verdict.ends > now)
         return 0;
-    struct way_proposal p = { .memory = seen.view.memory, .host = true,
-                              .mark = { .given = true, .state = WAY_STATE_HEALTHY,
+    struct way_proposal p = { .memory = seen.view.memory,
+                              .host = true,
+                              .mark = { .given = true,
+                                        .state = WAY_STATE_HEALTHY,
                                         .reason = "expired",
                                         .has = WAY_MARK_STATE | WAY_MARK_REASON } };
     if (way_health_commit(h->health, &seen, &p, false, &outcome) != WAY_COMMIT_DONE)
@@ -510,10 +515,11 @@ static unsigned read_options(lua_State *L, int index, struct way_option *option)
         struct way_option *o = &option[n++];
         memset(o, 0, sizeof *o);
         o->name = (char *)(uintptr_t)luaL_checkstring(L, -2);
-        o->type = lua_type(L, -1) == LUA_TNUMBER ? WAY_OPTION_NUMBER
-                  : lua_type(L, -1) == LUA_TBOOLEAN ? WAY_OPTION_BOOLEAN : WAY_OPTION_STRING;
-        o->number = lua_type(L, -1) == LUA_TBOOLEAN ? lua_toboolean(L, -1)
-                                                     : lua_tonumber(L, -1);
+        o->type = lua_type(L, -1) == LUA_TNUMBER    ? WAY_OPTION_NUMBER
+                  : lua_type(L, -1) == LUA_TBOOLEAN ? WAY_OPTION_BOOLEAN
+                                                    : WAY_OPTION_STRING;
+        o->number =
+            lua_type(L, -1) == LUA_TBOOLEAN ? lua_toboolean(L, -1) : lua_tonumber(L, -1);
         if (o->type == WAY_OPTION_STRING)
             o->text = (char *)(uintptr_t)luaL_checkstring(L, -1);
     }
@@ -560,10 +566,18 @@ int luaopen_policy_host(lua_State *L);
 int luaopen_policy_host(lua_State *L)
 {
     static const luaL_Reg methods[] = {
-        { "decide", h_decide },     { "backoff", h_backoff },   { "probe", h_probe },
-        { "reconnect", h_reconnect }, { "heal", h_heal },       { "answered", h_answered },
-        { "replication", h_replication }, { "publish", h_publish }, { "find", h_find },
-        { "view", h_view },         { "plan", h_plan },         { "__gc", h_close },
+        { "decide", h_decide },
+        { "backoff", h_backoff },
+        { "probe", h_probe },
+        { "reconnect", h_reconnect },
+        { "heal", h_heal },
+        { "answered", h_answered },
+        { "replication", h_replication },
+        { "publish", h_publish },
+        { "find", h_find },
+        { "view", h_view },
+        { "plan", h_plan },
+        { "__gc", h_close },
         { NULL, NULL },
     };
     luaL_newmetatable(L, type_name);
