@@ -512,6 +512,7 @@ void way_pipeline_fini(struct way_pipeline *p)
     }
     p->tail = NULL;
     p->pending = p->detours = 0;
+    p->held_live = 0;
     way_free(p->bucket);
     p->bucket = NULL;
     way_buf_fini(&p->out);
