@@ -2,15 +2,16 @@
  *
  *             want, need, period                 answer: adopt, changed, publish
  *   WAITING ─────────────────────▶ RACING ──────────────────────────────────────▶ WAITING
- *      ▲        start_race           │  next_racer: every 50 ms, and on a failure
- *      └────────── failed ◀──────────┘  nobody left to ask
+ *      ▲         on_start            │  go_on: every 50 ms, and on a failure
+ *      └───────── fail_race ◀────────┘  nobody left to ask
  *
  * Need is looked at anew at each race's end and whenever the table's epoch rose: a shard
  * whose master is missing or failing makes refreshes follow one another at the least
- * interval, three nodes at once, replicas of that shard first, since they are the ones to
- * be promoted; all three answers are taken, for the first may come from a node that has
- * not heard yet. That which is older never wins: the table sees to it. A need that lasts
- * slows down, up to once a second, so that a shard that is gone for good costs little.
+ * interval. Such a race asks three nodes, spread over that interval, replicas of the shard
+ * first, since they are the ones to be promoted; all three answers are taken, for the
+ * first may come from a node that has not heard yet. That which is older never wins: the
+ * table sees to it. A need that lasts slows down, up to once a second, so that a shard
+ * that is gone for good costs little.
  *
  * Rejected: asking all nodes and taking the majority. A minority's higher config epoch is
  * the newer truth, and the slowest node would set the pace. */
@@ -61,12 +62,14 @@ struct way_cluster {
     ev_timer start, stagger, settle;
 
     bool racing;
-    double began, answered; /* of the race: its start, its first answer (0: none yet) */
+    double began, answered; /* of the race: its start, its last answer (0: none yet) */
     struct racer racer[RACERS_MAX];
     unsigned racers;
     struct candidate candidate[CANDIDATES_MAX];
-    unsigned candidates, next, answers;
-    char why[256]; /* the last failure */
+    unsigned candidates, next, asked, answers;
+    unsigned sound; /* the first so many candidates are healthy nodes */
+    bool urgent;    /* a shard waits for its master */
+    char why[256];  /* the last failure */
 
     double jitter;     /* of the waiting, drawn at each race's end: 0..1 */
     unsigned failures; /* races in a row */
@@ -80,8 +83,6 @@ struct way_cluster {
     struct way_node_change change[CHANGES_MAX];
     struct way_cluster_counts counts;
 };
-
-static void next_racers(struct way_cluster *c);
 
 /* --- need --- */
 
@@ -229,6 +230,7 @@ static void choose_candidates(struct way_cluster *c)
         seeds[i] = (uint16_t)i;
     add_candidates(c, needed, n_needed, KNOWN_NEEDED, false);
     add_candidates(c, healthy, n_healthy, KNOWN_HEALTHY, false);
+    c->sound = c->candidates;
     add_candidates(c, others, n_others, KNOWN_OTHERS, false);
     add_candidates(c, seeds, c->seeds, SEEDS_MAX, true);
 }
@@ -304,28 +306,27 @@ static void fail_race(struct way_cluster *c)
     log_failure(c, interval(c, false));
 }
 
-/* After an answer, a failure or 50 ms: asks on, or ends. */
-static void next_racers(struct way_cluster *c)
+/* After an answer, and with `ask` after a failure or when the time for one more has come:
+ * asks on, or ends. */
+static void go_on(struct way_cluster *c, bool ask)
 {
-    bool urgent = c->need == NEED_MASTER;
-    if (c->answers) {
-        bool waits = urgent && c->answers < AT_ONCE && c->racers &&
-                     c->o.loop->now - c->answered < 2 * STAGGER;
-        if (!waits)
-            end_race(c);
-        return;
-    }
-    unsigned at_once = urgent ? AT_ONCE : 1;
-    for (unsigned i = 0; i < at_once && next_racer(c); i++)
-        ;
-    if (c->racers == 0)
+    bool enough = c->answers && (!c->urgent || c->asked >= AT_ONCE);
+    if (c->answers && !enough && c->sound && c->next >= c->sound)
+        c->next = 0; /* those that work are asked again, rather than dead ones */
+    if (ask && !enough && next_racer(c))
+        c->asked++;
+    bool waits = c->racers && c->o.loop->now - c->answered < 2 * STAGGER;
+    bool nobody_left = c->racers == 0 && c->next == c->candidates;
+    if (c->answers && (nobody_left || (enough && !(c->urgent && waits))))
+        end_race(c);
+    else if (nobody_left)
         fail_race(c);
 }
 
 static void on_stagger(struct ev_loop *ev, ev_timer *w, int events)
 {
     (void)ev, (void)events;
-    next_racers(way_container(w, struct way_cluster, stagger));
+    go_on(way_container(w, struct way_cluster, stagger), true);
 }
 
 static void on_start(struct ev_loop *ev, ev_timer *w, int events)
@@ -338,12 +339,14 @@ static void on_start(struct ev_loop *ev, ev_timer *w, int events)
     c->racing = true;
     c->began = c->o.loop->now;
     c->answered = 0;
-    c->answers = 0;
+    c->answers = c->asked = 0;
+    c->urgent = c->need == NEED_MASTER;
+    c->stagger.repeat = c->urgent ? c->o.limits->refresh_interval / AT_ONCE : STAGGER;
     snprintf(c->why, sizeof c->why, "%s",
              c->seeds ? "all are busy" : "there are no seeds");
     choose_candidates(c);
     ev_timer_again(ev, &c->stagger);
-    next_racers(c);
+    go_on(c, true);
 }
 
 /* --- publishing --- */
@@ -459,8 +462,8 @@ static void on_told(void *arg, struct way_peer *p, const struct way_topology *t,
     if (began < 0)
         return;
     if (t) {
-        if (c->answers++ == 0)
-            c->answered = c->o.loop->now;
+        c->answers++;
+        c->answered = c->o.loop->now;
         c->failures = 0;
         c->log_at = 0;
         publish(c, t, began, from);
@@ -468,7 +471,7 @@ static void on_told(void *arg, struct way_peer *p, const struct way_topology *t,
         snprintf(c->why, sizeof c->why, "%.100s: %.140s", from, why);
     }
     if (c->racing)
-        next_racers(c);
+        go_on(c, !t);
 }
 
 static void on_failed(void *arg, struct way_peer *p, struct way_event *e)

@@ -6,7 +6,7 @@
  * spaced by limits.refresh_interval with jitter, and raced: up to three nodes, the next
  * one 50 ms after the last or at once when one fails, healthy nodes first, then others,
  * then the seeds by name; who loses is cancelled. While a shard has no usable master the
- * next refresh follows at that interval by itself.
+ * next refresh follows at that interval by itself, and three nodes are asked within it.
  *
  * Belongs to the control loop. Callbacks fire in its thread and must not free the cluster.
  * Only way_cluster_refresh may be called from other threads. */
