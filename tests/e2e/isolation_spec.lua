@@ -95,7 +95,9 @@ for _, policy in ipairs { "policies/default.lua", "policies/go_redis.lua" } do
         end
         for i, one in pairs(running) do
           local replies, why = clients[i]:exchange("", #one.commands, 8)
-          assert.equal(#one.commands, #replies, ("round %d, client %d: %s"):format(round, i, tostring(why)))
+          assert.equal(#one.commands, #replies, ("round %d, client %d: %s, rest %q; alive %s; log:\n%s\nevents:\n%s"):format(
+            round, i, tostring(why), clients[i].buffer:sub(clients[i].at, clients[i].at + 200),
+            tostring(way.process:alive()), way:log():sub(-6000), ""))
           for j, check in ipairs(one.checks) do
             if kit.is_error(replies[j]) then
               errors = errors + 1

@@ -199,6 +199,7 @@ function Daemon:refused(timeout)
   self.process = process.spawn(self.words)
   local ended = self.process:wait(timeout or 5)
   self.process:stop()
+  self.stopped = true
   return ended and self.process.status, self:log()
 end
 
@@ -207,15 +208,16 @@ function Daemon:kill()
   self.process:wait(5)
 end
 
---- Ends it. A daemon that died before, or left by a signal, makes the test fail.
+--- Ends it. A daemon that ended before by itself makes the test fail.
 function Daemon:stop()
   if self.admin then self.admin:close() end
   if not self.process or self.stopped then return end
   self.stopped = true
   local was_alive = self.process:alive()
   self.process:stop(5)
-  if not was_alive and self.process.signal and self.process.signal ~= 9 then
-    error(("wayside died of signal %s:\n%s"):format(self.process.signal, process.tail(self.errors, 40)), 0)
+  if not was_alive and self.process.signal ~= 9 then
+    error(("wayside ended by itself, status %s, signal %s:\n%s"):format(
+      tostring(self.process.status), tostring(self.process.signal), process.tail(self.errors, 40)), 0)
   end
 end
 
