@@ -76,19 +76,14 @@ describe("two processes on one segment", function()
     assert.is_true(text:find("policy", 1, true) ~= nil, text)
   end)
 
-  it("a segment that is none is refused or made anew, never trusted", function()
-    local path = kit.file("garbage.seg", kit.random.bytes(4096))
-    local way = kit.prepared { cluster = cluster, policy = policy, segment = path }
-    way.process = kit.process.spawn(way.words)
-    kit.wait_for(function()
-      if not way.process:alive() then return true end
-      local client = kit.connect(way.tcp)
-      return client and client:call("GET", value_key()) == "v"
-    end, 10, "an answer or an end: " .. way:log())
-    if not way.process:alive() then
-      assert.is_nil(way.process.signal)
-      assert.is_true(way:log():find("garbage.seg", 1, true) ~= nil, way:log())
-    end
+  it("a file that is no segment is refused, and left as it is", function()
+    local bytes = kit.random.bytes(4096)
+    local path = kit.file("garbage.seg", bytes)
+    local status, text = kit.prepared({ cluster = cluster, policy = policy, segment = path }):refused()
+    assert.is_number(status, text)
+    assert.not_equal(0, status)
+    assert.is_true(text:find("garbage.seg", 1, true) ~= nil, text)
+    assert.equal(bytes, kit.process.read_file(path))
   end)
 end)
 
