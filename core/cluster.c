@@ -55,31 +55,33 @@ struct way_cluster {
     struct way_random random;
     struct seed *seed;
     unsigned seeds;
-    atomic_bool wanted; /* any thread */
-    uint64_t epoch;     /* of the table, when need was last looked at */
     enum need need;
     double need_since;
+    uint64_t epoch; /* of the table, when need was last looked at */
     ev_timer start, stagger, settle;
-
+    atomic_bool wanted; /* any thread */
+    bool known;         /* a topology was published by us */
     bool racing;
-    double began, answered; /* of the race: its start, its last answer (0: none yet) */
+    bool urgent; /* the race is because a shard waits for its master */
+
+    /* the race */
+    unsigned racers, candidates, next, asked, answers;
+    unsigned sound;         /* the first so many candidates are healthy nodes */
+    double began, answered; /* its start, its last answer (0: none yet) */
     struct racer racer[RACERS_MAX];
-    unsigned racers;
     struct candidate candidate[CANDIDATES_MAX];
-    unsigned candidates, next, asked, answers;
-    unsigned sound; /* the first so many candidates are healthy nodes */
-    bool urgent;    /* a shard waits for its master */
-    char why[256];  /* the last failure */
+    char why[256]; /* the last failure */
 
-    double jitter;     /* of the waiting, drawn at each race's end: 0..1 */
-    unsigned failures; /* races in a row */
+    /* between races */
+    double jitter;     /* drawn at each race's end: 0..1 */
     double log_at;     /* a failure is not logged before */
-    bool known;        /* a topology was published by us */
+    unsigned failures; /* races in a row */
 
-    struct way_topology *unsettled; /* the table's lock was busy: tried again */
+    /* the table's lock was busy: tried again */
+    unsigned unsettled_tries;
+    struct way_topology *unsettled;
     double unsettled_began;
     char unsettled_from[WAY_ADDRESS_MAX];
-    unsigned unsettled_tries;
     struct way_node_change change[CHANGES_MAX];
     struct way_cluster_counts counts;
 };

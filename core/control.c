@@ -272,6 +272,7 @@ static void greet_node(struct way_control *c, struct watch *w,
     ask_later(c, w, &e, false);
 }
 
+/* Another process marked it: its event is not known here, probe is asked all the same. */
 static void believe(struct way_control *c, struct watch *w, const struct way_verdict *v)
 {
     if (v->state != w->state && way_gate_open(&c->gate, now_of(c), 100))
@@ -281,7 +282,7 @@ static void believe(struct way_control *c, struct watch *w, const struct way_ver
     w->state = v->state;
     w->since = v->since;
     w->differs_at = 0;
-    struct way_event e = event_now(c, WAY_KIND_CHANGE);
+    struct way_event e = event_now(c, WAY_KIND_CONNECTION);
     ask_later(c, w, &e, false);
 }
 

@@ -22,7 +22,9 @@
 
 enum { WORDS_MAX = 128, POOLED_IDLE = 30, OFFSET_AGE = 10 };
 static const double HOST_AFTER = 5;
-static const double OTHERS_LEASE = 0.25; /* least time until the lease is tried again */
+static const double LEASE_GRACE = 0.5;
+/* How often a lease that another process holds is looked at. */
+static const double OTHERS_LEAST = 0.25, OTHERS_MOST = 1;
 
 struct series {
     struct way_prober *prober;
@@ -378,12 +380,13 @@ static bool is_waiting(const struct series *s)
     return ev_is_active(&s->due);
 }
 
-static bool take_lease(struct series *s)
+/* For as long as a probe that begins after `wait` seconds may take, and half of the wait
+ * more: a holder that lives renews it before, one that died is not waited for much longer. */
+static bool take_lease(struct series *s, double wait)
 {
     double timeout = s->wish.timeout > 0 ? s->wish.timeout : s->prober->o.timeouts->read;
-    double seconds = 3 * (s->wish.after + timeout);
     s->leased = way_health_lease(s->prober->o.health, s->node, s->prober->holder,
-                                 now_of(s), seconds > 1 ? seconds : 1);
+                                 now_of(s), 1.5 * wait + timeout + LEASE_GRACE);
     return s->leased;
 }
 
@@ -411,9 +414,9 @@ static void on_due(struct ev_loop *ev, ev_timer *w, int events)
 {
     (void)ev, (void)events;
     struct series *s = way_container(w, struct series, due);
-    if (!take_lease(s)) {
-        double after = s->wish.after > OTHERS_LEASE ? s->wish.after : OTHERS_LEASE;
-        wait_until(s, now_of(s) + after);
+    if (!take_lease(s, s->wish.after)) { /* somebody else's: looked at now and then */
+        double after = s->wish.after < OTHERS_MOST ? s->wish.after : OTHERS_MOST;
+        wait_until(s, now_of(s) + (after > OTHERS_LEAST ? after : OTHERS_LEAST));
         return;
     }
     double later = take_token(s->prober);
@@ -454,6 +457,8 @@ static void schedule(struct series *s, bool repeated)
     }
     if (repeated && is_waiting(s) && s->due_at < due)
         due = s->due_at;
+    if (s->leased)
+        take_lease(s, due - now);
     wait_until(s, due);
 }
 

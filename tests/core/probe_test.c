@@ -366,6 +366,22 @@ static void two_processes_make_one_series_and_one_takes_over(void **state)
     AWAIT(&f->loop, 3, f->results > then + 1);
 }
 
+static void a_holder_that_died_is_not_waited_for_long(void **state)
+{
+    struct fixture *f = *state;
+    f->wish = (struct way_probe){ .given = true, .after = 0.4, .timeout = 0.1 };
+    double now = f->loop.now, began = way_clock();
+    assert_true(way_health_lease(f->health, MASTER, 12345, now, 1.2)); /* and is gone */
+    ask(f, 0, MASTER);
+    AWAIT(&f->loop, 4, f->results >= 1);
+    if (way_clock() - began < 1.1 || way_clock() - began > 2.2)
+        fail_msg("taken over after %.3f s", way_clock() - began);
+    /* what the new holder takes is not much longer than its own interval */
+    AWAIT(&f->loop, 2, f->results >= 2);
+    assert_false(way_health_lease(f->health, MASTER, 12345, f->loop.now, 1));
+    assert_true(way_health_lease(f->health, MASTER, 12345, f->loop.now + 1.5, 1));
+}
+
 static void a_forgotten_node_is_left_alone(void **state)
 {
     struct fixture *f = *state;
@@ -448,6 +464,7 @@ int main(void)
         TEST(a_node_is_not_probed_more_often_than_the_limit),
         TEST(all_nodes_share_one_limit),
         TEST(two_processes_make_one_series_and_one_takes_over),
+        TEST(a_holder_that_died_is_not_waited_for_long),
         TEST(a_forgotten_node_is_left_alone),
         cmocka_unit_test(replication_is_read_out_of_info),
         TEST(how_far_a_replica_is_behind_its_master_is_kept),
