@@ -50,6 +50,7 @@ static void on_timer(struct ev_loop *ev, ev_timer *w, int events);
 static void run_flush(struct way_task *t);
 static void dial_next(struct way_conn *c, int errnum);
 static void read_some(struct way_conn *c, bool last_words);
+static void send_queued(struct way_conn *c);
 static void give_up(struct way_conn *c, enum way_phase phase, enum way_error error,
                     int errnum, const char *message);
 
@@ -254,6 +255,15 @@ static double shorter_deadline(const struct way_conn *c)
     return r < w ? r : w;
 }
 
+/* The system calls a socket writable when a third of its buffer is free. A slow peer takes
+ * longer for that than write() would have to wait, so it is tried before it is late. */
+static bool tries_once_more(struct way_conn *c)
+{
+    uint64_t before = c->sent;
+    send_queued(c);
+    return c->sent > before;
+}
+
 static void on_timer(struct ev_loop *ev, ev_timer *w, int events)
 {
     (void)ev, (void)events;
@@ -267,7 +277,9 @@ static void on_timer(struct ev_loop *ev, ev_timer *w, int events)
     }
     enum way_phase phase = WAY_PHASE_READ;
     double due = due_at(c, &phase), now = c->loop->now;
-    if (due == 0)
+    if (due > 0 && due <= now && phase == WAY_PHASE_WRITE && tries_once_more(c))
+        due = due_at(c, &phase);
+    if (due == 0 || c->closed)
         return;
     double look = shorter_deadline(c);
     if (due <= now)

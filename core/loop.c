@@ -24,6 +24,7 @@ static void take_time(struct way_loop *l)
 double way_loop_refresh(struct way_loop *l)
 {
     take_time(l);
+    ev_now_update(l->ev); /* timers count from libev's time */
     return l->now;
 }
 
