@@ -274,10 +274,10 @@ describe("a pipeline of 16 MB", function()
     local bytes = table.concat(commands)
     master.mitm:rule { dir = "up", act = "stall", match = name, nth = 10, times = 1 }
     client.timeout = 0.2
-    client:send_raw(bytes)
+    local _, _, rest = client:send_raw(bytes)
     client.timeout = 20
     meanwhile()
-    return client:exchange("", COUNT, 20), #bytes
+    return client:exchange(rest and bytes:sub(rest) or "", COUNT, 20), #bytes
   end
 
   local function check(way, replies, total, error_name, name)

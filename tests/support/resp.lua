@@ -185,7 +185,7 @@ function Client:read_reply(timeout)
   return value, raw
 end
 
---- Sends bytes as they are. True, or nil and the reason.
+--- Sends bytes as they are. True, or nil, the reason and the position of the first byte not sent.
 function Client:send_raw(bytes)
   local from = 1
   local deadline = socket.gettime() + self.timeout
@@ -194,10 +194,10 @@ function Client:send_raw(bytes)
     from = (last or partial or from - 1) + 1
     if err and err ~= "timeout" then
       self.closed = err
-      return nil, err
+      return nil, err, from
     end
     if from <= #bytes then
-      if socket.gettime() > deadline then return nil, "timeout" end
+      if socket.gettime() > deadline then return nil, "timeout", from end
       socket.select(nil, { self.sock }, 0.1)
     end
   end
