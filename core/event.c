@@ -50,8 +50,8 @@ bool way_event_hard(const struct way_event *e)
 {
     if (e->error == WAY_ERROR_NONE)
         return false;
-    if (e->kind == WAY_KIND_PROBE)
-        return true;
+    if (e->kind == WAY_KIND_PROBE) /* an error reply may be the cluster's, not the node's */
+        return e->error != WAY_ERROR_REPLY || e->blame == WAY_BLAME_NODE;
     if (e->phase == WAY_PHASE_CONNECT)
         return e->step >= WAY_STEP_RESOLVE;
     return e->phase == WAY_PHASE_READ && e->error == WAY_ERROR_TIMEOUT &&

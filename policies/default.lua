@@ -19,7 +19,8 @@ local between = wayside.backoff { base = 0.02, factor = 2, cap = 0.5, jitter = "
 local bad_reply = {
     { error = "reply", reply = { "LOADING", "MASTERDOWN" }, class = "not_ready" },
     { error = "reply", reply = { "READONLY", "MOVED", "ASK" }, class = "stale_route" },
-    { error = "reply", message = "ERR READONLY", class = "stale_route" },        -- as some servers and scripts put it
+    { error = "reply", message = { "ERR READONLY", "READONLY You can't write against a read only" },
+        class = "stale_route" },                                                  -- as some servers and scripts put it
     { error = "reply", reply = { "TRYAGAIN", "CLUSTERDOWN", "NOREPLICAS" }, class = "again" },
     { error = "reply", reply = "BUSY", class = "busy" },                          -- a script that does not end
     { error = "reply", message = "ERR max number of clients", class = "busy" },
@@ -70,6 +71,7 @@ return wayside.policy {
             return { state = "healthy", ramp = state == "failing" and o.ramp or 0, reason = "answers" }
         end
         if state == "failing" then return nil end                -- known already
+        if event.blame ~= "node" then return nil end             -- a probe that met an election, a move, a wrong password
         local soft = class == "busy" or class == "slow" and event.phase ~= "connect" and node.failures < o.slow_row
         if soft and kind ~= "probe" then
             -- Others are preferred; the probe that follows, or the next time-out, decides.
