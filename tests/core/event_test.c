@@ -58,7 +58,12 @@ static void only_what_proves_a_node_dead_is_hard(void **state)
     e = (struct way_event){ .kind = WAY_KIND_PROBE,
                             .phase = WAY_PHASE_READ,
                             .step = WAY_STEP_REPLY,
-                            .error = WAY_ERROR_REPLY };
+                            .error = WAY_ERROR_REPLY,
+                            .blame = WAY_BLAME_NODE };
+    assert_true(way_event_hard(&e));
+    e.blame = WAY_BLAME_ROUTE; /* CLUSTERDOWN: the cluster's fault */
+    assert_false(way_event_hard(&e));
+    e.error = WAY_ERROR_TIMEOUT;
     assert_true(way_event_hard(&e));
     e.error = WAY_ERROR_NONE;
     assert_false(way_event_hard(&e));
