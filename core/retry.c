@@ -322,7 +322,10 @@ static bool may_go_again(struct way_dispatch *d, const struct group *g,
         way_stat_add(d->o.stats, WAY_STAT_RETRY_ATTEMPTS, 1);
         return false;
     }
-    if (g->certainty != WAY_CERTAINTY_UNSENT && !take_token(d)) {
+    /* What a node answered and then is held is paced by that: no storm to be feared. */
+    bool free = g->certainty == WAY_CERTAINTY_UNSENT ||
+                (hold && g->certainty == WAY_CERTAINTY_ANSWERED);
+    if (!free && !take_token(d)) {
         way_stat_add(d->o.stats, WAY_STAT_RETRY_BUDGET, 1);
         return false;
     }
@@ -384,6 +387,8 @@ static void go_again(struct way_dispatch *d, unsigned node, struct group *g,
         way_stat_add(d->o.stats, WAY_STAT_RETRY_UNSENT + g->certainty, 1);
         if (e->kind == WAY_KIND_COMMANDS && r->attempt < UINT16_MAX)
             r->attempt++; /* no socket counted it: an answer that goes in circles ends */
+    } else if (e->class == WAY_CLASS_AGAIN && r->attempt) {
+        r->attempt--; /* the cluster said wait: no failed attempt */
     }
     bool in_turn = !is_held_back(d, r);
     if (g->retry.kind == WAY_RETRY_HOLD || g->retry.after > 0 || !in_turn) {
