@@ -82,14 +82,15 @@ end
 --- Reads by every client of every worker must go past the node, now: one that went there
 --- would fail or wait, and be an event.
 local function assert_avoided(way, clients)
-  local before, began = #way:events { ["function"] = "backoff" }, socket.gettime()
+  local began = socket.gettime()
   for i = 1, 200 do
     local reply = clients[i % #clients + 1]:call("GET", key "value")
     assert.equal("v", kit.show(reply))
   end
-  local took = socket.gettime() - began
-  assert.equal(before, #way:events { ["function"] = "backoff" }, way:show_events())
-  assert.is_true(took < TIMEOUTS.read, took .. " s")
+  socket.sleep(0.1) -- journals are collected every 50 ms
+  for _, event in ipairs(way:events { ["function"] = "backoff" }) do
+    assert.is_true(event.time < began, way:show_events())
+  end
 end
 
 local function prepare_value()
