@@ -207,7 +207,7 @@ smoke-suites:
 	@$(RUNNER) $(SMOKE_SPECS)
 
 check: deps-lint
-	@$(SUPPORT)/check full
+	@+MAKE='$(MAKE)' $(SUPPORT)/check full
 bench: deps-bench
 	@$(MAKE) build tools $(BENCH_TOOLS)
 	@WAYSIDE=$(BIN) exec luajit tests/bench/run.lua
