@@ -9,11 +9,14 @@ local POLICY = [[
 local wayside = require "wayside"
 return wayside.policy {
   name = "phases",
-  options = { pick = { default = "master", one_of = { "master", "random", "replica" }, help = "where reads go" } },
+  options = {
+    pick = { default = "master", one_of = { "master", "random", "replica" }, help = "where reads go" },
+    seconds = { default = 60, unit = "s", help = "how long a mark lasts" },
+  },
   pick = function(options) return options.pick end,
   classes = { wayside.default.classes },
   mark = function(self, node, event)
-    if event.error then return { state = "failing", seconds = 60, reason = event.error } end
+    if event.error then return { state = "failing", seconds = self.options.seconds, reason = event.error } end
   end,
   backoff = function(self, node, event)
     if event.commands == "reads" and event.attempt < 4 then return { retry = "other" } end
@@ -377,7 +380,9 @@ end)
 
 describe("cuts at many places of a pipeline of writes", function()
   it("never execute what was reported unsent, never send again what is unknown", function()
-    local way = serve("master", { timeouts = { dial = 0.4, write = 1, read = 1, total = 4 } })
+    local way = serve("master", {
+      timeouts = { dial = 0.4, write = 1, read = 1, total = 4 }, options = { pick = "master", seconds = 0.05 },
+    })
     local rounds = kit.count(60, 3000)
     for round = 1, rounds do
       local client = way:client(nil, 10)
@@ -389,7 +394,10 @@ describe("cuts at many places of a pipeline of writes", function()
       local length = #kit.resp.encode(commands[1]) * 10
       local direction = kit.random.one { "up", "down" }
       local at = kit.random.int(0, direction == "up" and length or 40)
-      kit.wait_for(function() return client:call("SET", key "ready", "1") == "OK" end, 5, "service")
+      kit.wait_for(function()
+        local reply = client:call("SET", key "ready", "1")
+        return reply == "OK", kit.show(reply)
+      end, 5, "service")
       for _, one in ipairs(master.mitm:connections()) do
         master.mitm:rule { dir = direction, act = "cut", how = kit.random.one { "fin", "rst" }, at = "+" .. at, on = one.id }
       end
