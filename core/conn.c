@@ -28,7 +28,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-enum { OUT_KEPT = 1 << 20 }; /* bytes of `out` that a connection keeps when idle */
+enum { OUT_KEPT = 1 << 18 }; /* bytes of `out` that a connection keeps when idle */
 
 struct way_conn_connect {
     struct way_resolver *resolver;
@@ -621,6 +621,8 @@ static inline void one_reply(struct way_conn *c, const char *p, size_t n)
         return;
     }
     c->head = r->link;
+    if (c->head)
+        way_request_prefetch(c->head);
     c->inflight--;
     c->answered_bytes = (struct way_span){ c->out.p + c->out.off, r->bytes };
     c->out.off += r->bytes;
@@ -682,31 +684,15 @@ static size_t parse(struct way_conn *c, const char *p, size_t n)
     return at;
 }
 
-/* Bytes that were read behind what `in` holds already, or into the scratch. */
 static ssize_t receive(struct way_conn *c)
 {
-    ssize_t n;
-    bool direct = way_buf_held(&c->in) == 0;
-    if (!direct)
-        way_buf_room(&c->in, WAY_SCRATCH_BYTES);
-    do {
-        n = direct ? recv(c->fd, c->loop->scratch, WAY_SCRATCH_BYTES, 0)
-                   : recv(c->fd, c->in.p + c->in.len, c->in.cap - c->in.len, 0);
-    } while (n < 0 && errno == EINTR);
+    struct way_span all;
+    ssize_t n = way_loop_receive(c->loop, c->fd, &c->in, &all);
     if (n <= 0)
         return n;
-    if (direct) {
-        /* The framer walks offsets, so the rest may move to `in` afterwards. */
-        size_t took = parse(c, c->loop->scratch, (size_t)n);
-        if (!c->closed && took < (size_t)n)
-            way_buf_put(&c->in, c->loop->scratch + took, (size_t)n - took);
-    } else {
-        c->in.len += (size_t)n;
-        size_t took = parse(c, c->in.p + c->in.off, way_buf_held(&c->in));
-        c->in.off += took;
-        if (!c->closed && way_buf_held(&c->in) == 0)
-            way_buf_trim(&c->in, WAY_SCRATCH_BYTES);
-    }
+    size_t took = parse(c, all.p, all.n);
+    if (!c->closed) /* the framer walks offsets: the rest may move */
+        way_loop_keep(c->loop, &c->in, all, took);
     return n;
 }
 

@@ -489,9 +489,10 @@ static void consume_rest(struct way_client *c)
 {
     if (!way_buf_held(&c->in))
         return;
-    c->in.off += consume(c, c->in.p + c->in.off, way_buf_held(&c->in));
+    struct way_span all = { c->in.p + c->in.off, way_buf_held(&c->in) };
+    size_t took = consume(c, all.p, all.n);
     if (!c->closed)
-        way_buf_trim(&c->in, 0);
+        way_loop_keep(c->front->o.loop, &c->in, all, took);
 }
 
 /* ---- reading ---- */
@@ -499,24 +500,13 @@ static void consume_rest(struct way_client *c)
 static ssize_t receive(struct way_client *c)
 {
     struct way_loop *l = c->front->o.loop;
-    bool direct = way_buf_held(&c->in) == 0;
-    ssize_t n;
-    if (!direct)
-        way_buf_room(&c->in, WAY_SCRATCH_BYTES);
-    do {
-        n = direct ? recv(c->fd, l->scratch, WAY_SCRATCH_BYTES, 0)
-                   : recv(c->fd, c->in.p + c->in.len, c->in.cap - c->in.len, 0);
-    } while (n < 0 && errno == EINTR);
+    struct way_span all;
+    ssize_t n = way_loop_receive(l, c->fd, &c->in, &all);
     if (n <= 0)
         return n;
-    if (direct) {
-        size_t took = consume(c, l->scratch, (size_t)n);
-        if (!c->closed && took < (size_t)n)
-            way_buf_put(&c->in, l->scratch + took, (size_t)n - took);
-    } else {
-        c->in.len += (size_t)n;
-        consume_rest(c);
-    }
+    size_t took = consume(c, all.p, all.n);
+    if (!c->closed)
+        way_loop_keep(l, &c->in, all, took);
     return n;
 }
 

@@ -5,6 +5,9 @@
  * the loop spin; a timer per connection would have cost a system call each. */
 #include "loop.h"
 
+#include <errno.h>
+#include <sys/socket.h>
+
 struct way_reclaim {
     struct way_reclaim *next;
     void *p;
@@ -177,4 +180,50 @@ void way_loop_return(struct way_loop *l, struct way_buf *b)
         way_free(b->p);
     }
     *b = (struct way_buf){ 0 };
+}
+
+ssize_t way_loop_receive(struct way_loop *l, int fd, struct way_buf *rest,
+                         struct way_span *all)
+{
+    size_t held = way_buf_held(rest), room = WAY_SCRATCH_BYTES - held;
+    char *to = l->scratch + held;
+    bool direct = held <= WAY_BLOCK_BYTES;
+    ssize_t n;
+    if (!direct) {
+        way_buf_room(rest, WAY_SCRATCH_BYTES);
+        to = rest->p + rest->len;
+        room = rest->cap - rest->len;
+    }
+    do {
+        n = recv(fd, to, room, 0);
+    } while (n < 0 && errno == EINTR);
+    if (n <= 0)
+        return n;
+    if (!direct) {
+        rest->len += (size_t)n;
+        *all = (struct way_span){ rest->p + rest->off, held + (size_t)n };
+        return n;
+    }
+    if (held)
+        memcpy(l->scratch, rest->p + rest->off, held);
+    *all = (struct way_span){ l->scratch, held + (size_t)n };
+    return n;
+}
+
+void way_loop_keep(struct way_loop *l, struct way_buf *rest, struct way_span all,
+                   size_t took)
+{
+    if (all.p != l->scratch) {
+        rest->off += took;
+    } else {
+        way_buf_reset(rest);
+        if (took < all.n && !rest->p && all.n - took <= WAY_BLOCK_BYTES)
+            way_loop_borrow(l, rest);
+        if (took < all.n)
+            way_buf_put(rest, all.p + took, all.n - took);
+    }
+    if (way_buf_held(rest) == 0) {
+        way_buf_reset(rest);
+        way_loop_return(l, rest);
+    }
 }

@@ -11,6 +11,7 @@
 #include "base.h"
 
 #include <ev.h>
+#include <sys/types.h>
 
 /* Embedded in what it serves; zeroed is ready. Queued at most once. */
 struct way_task {
@@ -65,5 +66,14 @@ void way_loop_reclaim(struct way_loop *l, void *p, void (*free_it)(void *p));
  * loop's own list, last given first taken; one that grew is freed. */
 void way_loop_borrow(struct way_loop *l, struct way_buf *b);
 void way_loop_return(struct way_loop *l, struct way_buf *b); /* must hold nothing */
+
+/* One read of a socket, behind what `rest` kept of the last one. A small rest is put before
+ * the new bytes in the scratch, so that no buffer grows; a large one is read into itself.
+ * Returns as recv does (EINTR aside); with > 0, `all` is what can be parsed now, and
+ * way_loop_keep must follow: it keeps what is behind the first `took` bytes. */
+ssize_t way_loop_receive(struct way_loop *l, int fd, struct way_buf *rest,
+                         struct way_span *all);
+void way_loop_keep(struct way_loop *l, struct way_buf *rest, struct way_span all,
+                   size_t took);
 
 #endif

@@ -34,6 +34,8 @@ struct way_request *way_request_take(struct way_request_pool *pool)
         add_slab(pool);
     struct way_request *r = pool->free;
     pool->free = r->next;
+    if (pool->free)
+        way_request_prefetch(pool->free);
     pool->live++;
     memset(r, 0, sizeof *r);
     r->avoid = r->target = r->last.node = WAY_NONE_NODE;

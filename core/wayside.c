@@ -19,6 +19,7 @@
 #include "resolve.h"
 
 #include <errno.h>
+#include <malloc.h>
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
@@ -66,6 +67,9 @@ struct wayside {
     struct way_stats **stats;
     _Atomic uint64_t clients;
     double started;
+    ev_timer rest;      /* gives memory back to the system after a load */
+    uint64_t requests;  /* at the last look */
+    bool trimmed;
     int stop_fd; /* eventfd */
     sigset_t signals, old_signals;
 };
@@ -267,8 +271,24 @@ static int open_table(struct wayside *w, struct way_err *err)
     return 0;
 }
 
+/* A load leaves buffers behind that malloc keeps: once nobody asks for anything any more,
+ * they go back. */
+static void on_rest(struct ev_loop *ev, ev_timer *t, int events)
+{
+    (void)ev, (void)events;
+    struct wayside *w = way_container(t, struct wayside, rest);
+    uint64_t requests = 0;
+    for (unsigned i = 0; i < w->workers; i++)
+        requests += way_stat_get(w->stats[i], WAY_STAT_REQUESTS);
+    if (requests == w->requests && !w->trimmed)
+        malloc_trim(0);
+    w->trimmed = requests == w->requests;
+    w->requests = requests;
+}
+
 static int build_control(struct wayside *w, struct way_err *err)
 {
+    enum { LOOK_SECONDS = 1 };
     struct thread *t = &w->control_thread;
     struct way_control_options o = {
         .loop = &t->loop, .resolver = t->resolver, .config = w->config,
@@ -279,6 +299,8 @@ static int build_control(struct wayside *w, struct way_err *err)
         return -1;
     t->loop.owner = w;
     t->loop.woken = on_control_woken;
+    ev_timer_init(&w->rest, on_rest, LOOK_SECONDS, LOOK_SECONDS);
+    ev_timer_start(t->loop.ev, &w->rest);
     if (w->config->console && way_admin_new(&w->admin, w->control, w->config->console, err))
         return -1;
     if (w->config->http && way_http_new(&w->http, w->control, w->config->http, err))
