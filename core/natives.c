@@ -53,8 +53,48 @@ static int n_strings(lua_State *L)
     return call_real(L);
 }
 
+/* Turning one string into a number can take 100 us ("1e-308"), and these take hundreds. */
+static void check_numbers(lua_State *L)
+{
+    for (int i = 1; i <= lua_gettop(L); i++)
+        if (lua_type(L, i) != LUA_TNUMBER)
+            luaL_argerror(
+                L, i, lua_pushfstring(L, "number expected, got %s", luaL_typename(L, i)));
+}
+
+/* band, bor, bxor */
+static int n_numbers(lua_State *L)
+{
+    check_numbers(L);
+    return call_real(L);
+}
+
+/* No call of the real ones: policies use these two on every event. */
+static int n_max(lua_State *L)
+{
+    double most = luaL_checknumber(L, 1);
+    check_numbers(L);
+    for (int i = 2; i <= lua_gettop(L); i++) {
+        double n = lua_tonumber(L, i);
+        most = n > most ? n : most;
+    }
+    return lua_pushnumber(L, most), 1;
+}
+
+static int n_min(lua_State *L)
+{
+    double least = luaL_checknumber(L, 1);
+    check_numbers(L);
+    for (int i = 2; i <= lua_gettop(L); i++) {
+        double n = lua_tonumber(L, i);
+        least = n < least ? n : least;
+    }
+    return lua_pushnumber(L, least), 1;
+}
+
 static int n_char(lua_State *L)
 {
+    check_numbers(L);
     check_length(L, (size_t)lua_gettop(L));
     return call_real(L);
 }
@@ -94,13 +134,32 @@ static int n_tostring(lua_State *L)
     return call_real(L);
 }
 
+/* Of the items that take an argument, which is 2 for the first. */
+static void check_item(lua_State *L, char letter, int index)
+{
+    if (letter == 'p')
+        luaL_error(L, "format: '%%p' is not supported");
+    if (letter != 's' && letter != 'q' && lua_type(L, index) == LUA_TSTRING)
+        luaL_argerror(L, index, "number expected, got string");
+}
+
+static void check_items(lua_State *L, struct way_span format)
+{
+    int index = 2;
+    for (size_t i = 0; i + 1 < format.n; i++) {
+        if (format.p[i] != '%' || format.p[++i] == '%')
+            continue;
+        while (i + 1 < format.n && memchr("-+ #0123456789.", format.p[i], 15))
+            i++;
+        check_item(L, format.p[i], index++);
+    }
+}
+
 static int n_format(lua_State *L)
 {
     struct way_span format = check_string(L, 1);
     size_t sum = 0;
-    for (size_t i = 0; i + 1 < format.n; i++)
-        if (format.p[i] == '%' && format.p[++i] == 'p')
-            return luaL_error(L, "format: '%%p' is not supported");
+    check_items(L, format);
     for (int i = 2; i <= lua_gettop(L); i++) {
         if (luaL_callmeta(L, i, "__tostring"))
             lua_replace(L, i);
@@ -291,8 +350,10 @@ static void add_replacement(lua_State *L, struct text *out, const struct way_pat
                             const char *from, const char *end)
 {
     if (lua_type(L, 3) == LUA_TFUNCTION) {
+        way_script_deeper(L);
         lua_pushvalue(L, 3);
         lua_call(L, push_captures(L, m, from, end), 1);
+        way_script_back(L);
     } else if (lua_type(L, 3) == LUA_TTABLE) {
         if (m->captures)
             push_capture(L, m, 0);
@@ -415,9 +476,17 @@ static int n_remove(lua_State *L)
 
 static int n_sort(lua_State *L)
 {
-    size_t n = check_list(L, "sort");
-    way_script_charge(L, 1 + 10 * n);
-    return call_real(L);
+    size_t n = check_list(L, "sort"), bytes = 0;
+    for (size_t i = 1; i <= n; i++) {
+        lua_rawgeti(L, 1, (int)i);
+        bytes += lua_type(L, -1) == LUA_TSTRING ? lua_objlen(L, -1) : 0;
+        lua_pop(L, 1);
+    }
+    way_script_charge(L, 1 + 10 * (n + bytes / BYTES_PER_INSTRUCTION));
+    way_script_deeper(L);
+    call_real(L);
+    way_script_back(L);
+    return 0;
 }
 
 static int n_unpack(lua_State *L)
@@ -439,16 +508,19 @@ struct guarded {
 };
 
 static const struct guarded list[] = {
-    { "_G", "tonumber", n_strings },  { "_G", "tostring", n_tostring },
-    { "_G", "unpack", n_unpack },     { "string", "byte", n_strings },
-    { "string", "char", n_char },     { "string", "find", n_find },
-    { "string", "format", n_format }, { "string", "gmatch", n_gmatch },
-    { "string", "gsub", n_gsub },     { "string", "len", n_strings },
-    { "string", "lower", n_strings }, { "string", "match", n_match },
-    { "string", "rep", n_rep },       { "string", "reverse", n_strings },
-    { "string", "sub", n_strings },   { "string", "upper", n_strings },
-    { "table", "concat", n_concat },  { "table", "insert", n_insert },
-    { "table", "remove", n_remove },  { "table", "sort", n_sort },
+    { "_G", "tonumber", n_strings },    { "_G", "tostring", n_tostring },
+    { "_G", "unpack", n_unpack },       { "bit", "band", n_numbers },
+    { "bit", "bor", n_numbers },        { "bit", "bxor", n_numbers },
+    { "math", "max", n_max },           { "math", "min", n_min },
+    { "string", "byte", n_strings },    { "string", "char", n_char },
+    { "string", "find", n_find },       { "string", "format", n_format },
+    { "string", "gmatch", n_gmatch },   { "string", "gsub", n_gsub },
+    { "string", "len", n_strings },     { "string", "lower", n_strings },
+    { "string", "match", n_match },     { "string", "rep", n_rep },
+    { "string", "reverse", n_strings }, { "string", "sub", n_strings },
+    { "string", "upper", n_strings },   { "table", "concat", n_concat },
+    { "table", "insert", n_insert },    { "table", "remove", n_remove },
+    { "table", "sort", n_sort },
 };
 
 void way_natives_push(lua_State *L)

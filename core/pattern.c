@@ -5,7 +5,7 @@
 
 #include <ctype.h>
 
-enum { DEPTH_MAX = 200 };
+enum { DEPTH_MAX = 200, ITEM_BYTES = 4 /* of a set, for one step */ };
 
 static const char *match(struct way_pattern *m, const char *s, const char *p);
 
@@ -21,12 +21,24 @@ static const char *bad(struct way_pattern *m, const char *error)
     return NULL;
 }
 
-static bool step(struct way_pattern *m)
+static bool steps(struct way_pattern *m, size_t n)
 {
-    if (++m->steps <= m->steps_max)
+    m->steps += n;
+    if (m->steps <= m->steps_max)
         return true;
     bad(m, "the pattern takes too many steps");
     return false;
+}
+
+static bool step(struct way_pattern *m)
+{
+    return steps(m, 1);
+}
+
+/* Of looking at the item p to after once: a set is walked from end to end. */
+static size_t item_steps(const char *p, const char *after)
+{
+    return 1 + (size_t)(after - p) / ITEM_BYTES;
 }
 
 /* Behind the single-character item at p: x, %x, [set]. NULL: malformed. */
@@ -112,7 +124,7 @@ static const char *greedy(struct way_pattern *m, const char *s, const char *p,
 {
     const char *last = s;
     while (is_item(m, last, p, after)) {
-        if (!step(m))
+        if (!steps(m, item_steps(p, after)))
             return NULL;
         last++;
     }
@@ -128,7 +140,8 @@ static const char *lazy(struct way_pattern *m, const char *s, const char *p,
 {
     for (;; s++) {
         const char *got = match(m, s, after + 1);
-        if (got || m->error || !is_item(m, s, p, after) || !step(m))
+        if (got || m->error || !is_item(m, s, p, after) ||
+            !steps(m, item_steps(p, after)))
             return got;
     }
 }
@@ -189,7 +202,7 @@ static const char *frontier(struct way_pattern *m, const char *s, const char *p)
     if (set >= end_of(m->pattern) || *set != '[')
         return bad(m, "the pattern's '%f' needs a set");
     const char *after = item_end(m, set);
-    if (!after)
+    if (!after || !steps(m, 3 * item_steps(set, after)))
         return NULL;
     int before = s > m->subject.p ? (unsigned char)s[-1] : 0;
     int here = s < end_of(m->subject) ? (unsigned char)*s : 0;
@@ -216,7 +229,7 @@ static bool item(struct way_pattern *m, const char **s, const char **p)
 {
     const char *after = item_end(m, *p);
     char repeat = after && after < end_of(m->pattern) ? *after : 0;
-    if (!after) {
+    if (!after || !steps(m, 2 * item_steps(*p, after) - 2)) {
         *s = NULL;
         return false;
     }

@@ -24,11 +24,15 @@
 #include <lualib.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <time.h>
 
 enum {
-    INTERVAL = 200,       /* instructions between two looks at budget and clock */
+    INTERVAL = 10,        /* instructions between two calls of the hook */
+    UNLOOKED = 200,       /* instructions between two looks at the clock, or earlier */
+    TICKS = 20000,        /* when so many ticks have passed: instructions can be slow */
     CYCLE_BYTES = 262144, /* allocated since the last cycle's end: time for another */
     SLICE_WORK = 32,      /* of lua_gc's step, in KiB */
+    TRACED = 8,           /* calls that a traceback tells, the innermost */
     LOADING = 50,         /* times a call's instructions */
     LOADING_WALL = 500,   /* times its seconds: a busy machine must not refuse a file */
     AT_HANDLER = 1,
@@ -50,10 +54,13 @@ struct way_script {
     bool running, tripped;
     double instructions, wall;
     int64_t left;     /* instructions of this call */
-    int64_t unlooked; /* charged by C since the clock was looked at */
+    int64_t unlooked; /* since the clock was looked at */
     int64_t granted;
     double allowed;  /* seconds of this call */
-    double deadline; /* 0: set at the first look */
+    double deadline; /* by the clock; 0: set at the first look */
+    double cpu_end;  /* by this thread's time; 0: the first half is not over */
+    uint64_t ticked; /* at the last look */
+    unsigned depth;  /* of functions called by C that scripts called */
     const char *cause;
     way_script_fn fn;
     void *arg;
@@ -128,15 +135,46 @@ static int trip(lua_State *L, struct way_script *s, const char *cause)
     return lua_error(L);
 }
 
+/* A cheap clock of no certain unit, some 0.3 to 10 ns. */
+static uint64_t ticks(void)
+{
+#if defined(__x86_64__)
+    return __builtin_ia32_rdtsc();
+#else
+    return (uint64_t)(way_clock() * 1e9);
+#endif
+}
+
+static double thread_seconds(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
+}
+
+/* Half of the time is over by the clock. The other half counts only while this thread
+ * runs: on a busy machine a script is not guilty of having been preempted. */
+static void late(lua_State *L, struct way_script *s, double now)
+{
+    double spent = thread_seconds();
+    if (s->cpu_end == 0)
+        s->cpu_end = spent + s->allowed / 2;
+    else if (spent >= s->cpu_end)
+        trip(L, s, "deadline");
+    s->deadline = now + (s->cpu_end - spent);
+}
+
 static void look(lua_State *L, struct way_script *s)
 {
     if (s->left < 0)
         trip(L, s, "budget");
     double now = way_clock();
     if (s->deadline == 0)
-        s->deadline = now + s->allowed;
+        s->deadline = now + s->allowed / 2;
     else if (now > s->deadline)
-        trip(L, s, "deadline");
+        late(L, s, now);
+    s->unlooked = 0;
+    s->ticked = ticks();
 }
 
 static void hook(lua_State *L, lua_Debug *ar)
@@ -148,7 +186,9 @@ static void hook(lua_State *L, lua_Debug *ar)
     if (s->tripped)
         trip(L, s, s->cause);
     s->left -= INTERVAL;
-    look(L, s);
+    s->unlooked += INTERVAL;
+    if (s->left < 0 || s->unlooked >= UNLOOKED || ticks() - s->ticked > TICKS)
+        look(L, s);
 }
 
 void way_script_charge(lua_State *L, size_t instructions)
@@ -156,13 +196,57 @@ void way_script_charge(lua_State *L, size_t instructions)
     struct way_script *s = way_script_of(L);
     s->left -= (int64_t)instructions;
     s->unlooked += (int64_t)instructions;
-    if (s->unlooked < INTERVAL && s->left >= 0)
-        return;
-    s->unlooked = 0;
-    look(L, s);
+    if (s->left < 0 || s->unlooked >= UNLOOKED)
+        look(L, s);
+}
+
+void way_script_deeper(lua_State *L)
+{
+    struct way_script *s = way_script_of(L);
+    if (s->depth == WAY_SCRIPT_DEPTH)
+        luaL_error(L, "functions given to sort and gsub call each other too deep");
+    s->depth++;
+}
+
+void way_script_back(lua_State *L)
+{
+    way_script_of(L)->depth--;
 }
 
 /* ---- entries ---- */
+
+/* Where a function of the stack is: false if there is nothing to tell of it. */
+static bool push_frame(lua_State *L, lua_Debug *ar)
+{
+    lua_getinfo(L, "Snl", ar);
+    bool c = *ar->what == 'C';
+    if (c && !ar->name)
+        return false; /* our own trampoline, and library functions without a name */
+    if (ar->currentline > 0)
+        lua_pushfstring(L, "\n\t%s:%d: in ", ar->short_src, ar->currentline);
+    else
+        lua_pushfstring(L, "\n\t%s: in ", ar->short_src);
+    if (ar->name)
+        lua_pushfstring(L, "function '%s'", ar->name);
+    else if (*ar->what == 'm')
+        lua_pushliteral(L, "main chunk");
+    else
+        lua_pushfstring(L, "function <%s:%d>", ar->short_src, ar->linedefined);
+    lua_concat(L, 2);
+    return true;
+}
+
+/* Behind the text on top. Of the innermost calls only: the library's own traceback looks
+ * for the outermost ones too, which takes milliseconds in a deep recursion. */
+static void add_traceback(lua_State *L)
+{
+    lua_Debug ar;
+    int pieces = 2;
+    lua_pushliteral(L, "\nstack traceback:");
+    for (int level = 1; level <= TRACED && lua_getstack(L, level, &ar); level++)
+        pieces += push_frame(L, &ar);
+    lua_concat(L, pieces);
+}
 
 static int on_error(lua_State *L)
 {
@@ -170,7 +254,8 @@ static int on_error(lua_State *L)
         lua_pushfstring(L, "raised a %s instead of a text", luaL_typename(L, 1));
         lua_replace(L, 1);
     }
-    luaL_traceback(L, L, lua_tostring(L, 1), 1);
+    lua_settop(L, 1);
+    add_traceback(L);
     return 1;
 }
 
@@ -216,9 +301,6 @@ static void note_failure(struct way_script *s, int status)
                  s->cap, WAY_SCRIPT_ALLOCATION);
     else
         snprintf(s->failure.text, sizeof s->failure.text, "%s", text ? text : "?");
-    char *own_frame = strstr(s->failure.text, "\n\t[C]: at 0x"); /* the trampoline */
-    if (own_frame)
-        *own_frame = 0;
     if (s->refused)
         s->full = true;
 }
@@ -233,7 +315,9 @@ static int enter(struct way_script *s, way_script_fn fn, void *arg, double instr
     s->left = s->granted = (int64_t)instructions;
     s->unlooked = 0;
     s->allowed = wall;
-    s->deadline = 0;
+    s->deadline = s->cpu_end = 0;
+    s->ticked = ticks();
+    s->depth = 0;
     s->refused = s->tripped = false;
     s->running = true;
     s->calls++;

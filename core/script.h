@@ -2,7 +2,7 @@
  *
  * One state belongs to one thread. Its memory is capped (by state and by allocation), the
  * JIT is off so that the count hook always fires, and every entry runs under an
- * instruction budget with a wall deadline as backstop. Scripts see the allow-list of
+ * instruction budget with a deadline as backstop, which a preempted thread does not miss. Scripts see the allow-list of
  * core/runtime/allow.lua and nothing else: no pcall, no coroutines, no way to the real
  * string functions. What C functions do on a script's behalf is charged to its budget.
  *
@@ -23,6 +23,7 @@ enum {
     WAY_SCRIPT_STRING = 4096, /* bytes: string functions take and give no longer ones */
     WAY_SCRIPT_LIST = 1024,   /* elements that one table function may walk or move */
     WAY_SCRIPT_TEXT = 262144, /* bytes of a script's text */
+    WAY_SCRIPT_DEPTH = 16, /* calls of a script's function by C that it called, nested */
 };
 
 /* 0 in a field: the default in brackets. */
@@ -80,6 +81,10 @@ void *way_script_user(struct lua_State *L);
 void way_script_user_set(struct way_script *s, void *user);
 /* Charges work done by C to the call, in instructions. Raises once the budget is spent. */
 void way_script_charge(struct lua_State *L, size_t instructions);
+/* Around what C has to ask of a script's function. Raises at WAY_SCRIPT_DEPTH: to unwind
+ * hundreds of C frames takes milliseconds. An error ends the call, so needs no way back. */
+void way_script_deeper(struct lua_State *L);
+void way_script_back(struct lua_State *L);
 
 /* The state, for those who push and read inside way_script_call. */
 struct lua_State *way_script_lua(struct way_script *s);
