@@ -56,11 +56,18 @@
 #include <unistd.h>
 
 enum { UP, DOWN };
-enum { RULES_MAX = 64, BYTES_MAX = 512, QUEUE_MAX = 262144, CHUNK = 16384, LINE_MAX_ = 4096 };
+enum {
+    RULES_MAX = 64,
+    BYTES_MAX = 512,
+    QUEUE_MAX = 262144,
+    CHUNK = 16384,
+    LINE_MAX_ = 4096
+};
 enum { FILLERS = 4, DRAIN_MS = 1000 };
 enum act { CUT, STALL, SWALLOW, DELAY, TRICKLE, CORRUPT, INJECT, SKIP, DROP };
-static const char *const act_names[] = { "cut",     "stall",  "swallow", "delay", "trickle",
-                                         "corrupt", "inject", "skip",    "drop" };
+static const char *const act_names[] = { "cut",    "stall",   "swallow",
+                                         "delay",  "trickle", "corrupt",
+                                         "inject", "skip",    "drop" };
 
 struct bytes {
     unsigned char p[BYTES_MAX];
@@ -74,7 +81,8 @@ struct rule {
     long on; /* 0 all, -1 new, else a connection */
     long long at;
     struct bytes match, with;
-    unsigned short border[BYTES_MAX + 1]; /* of match, as Knuth, Morris and Pratt have it */
+    unsigned short
+        border[BYTES_MAX + 1]; /* of match, as Knuth, Morris and Pratt have it */
     long nth, times;
     long amount, ms;
 };
@@ -101,7 +109,8 @@ struct stream { /* one direction */
     size_t off, len;
     struct piece *piece;
     size_t first, pieces, room;
-    long long passed; /* bytes of the source that were passed on, thrown away or replaced */
+    long long
+        passed; /* bytes of the source that were passed on, thrown away or replaced */
     bool eof, shut, stalled, swallow;
     double delay, trickle_every, trickle_due;
     long trickle_bytes, skip;
@@ -237,7 +246,8 @@ static void cut_step(struct conn *c)
     bool late = ev_now(loop) > c->drain_until;
     if (!late && !queues_empty(c))
         return;
-    if (!late && !c->discard && (unsent_in_kernel(c->client) || unsent_in_kernel(c->node)))
+    if (!late && !c->discard &&
+        (unsent_in_kernel(c->client) || unsent_in_kernel(c->node)))
         return;
     if (late || c->client_rst) {
         conn_close(c, c->client_rst, c->node_rst);
@@ -288,10 +298,10 @@ static void piece_put(struct stream *s, size_t n)
         return;
     }
     if (s->first + s->pieces == s->room) {
-        if (s->first > 0)
+        if (s->first > 0 && s->piece)
             memmove(s->piece, s->piece + s->first, s->pieces * sizeof *s->piece);
         s->first = 0;
-        if (s->pieces == s->room) {
+        if (s->pieces == s->room || !s->piece) {
             s->room = s->room ? s->room * 2 : 16;
             s->piece = realloc(s->piece, s->room * sizeof *s->piece);
             if (!s->piece)
@@ -306,7 +316,7 @@ static void queue_put(struct stream *s, const unsigned char *p, size_t n)
     if (n == 0)
         return;
     if (s->off == s->len || s->off > QUEUE_MAX) {
-        if (s->queue)
+        if (s->queue && s->off > 0)
             memmove(s->queue, s->queue + s->off, s->len - s->off);
         s->len -= s->off;
         s->off = 0;
@@ -454,19 +464,13 @@ static void act(struct conn *c, struct stream *s, struct rule *r)
     if (r->times > 0 && --r->times == 0)
         r->used = false;
     switch (r->act) {
-    case CUT:
-        cut(c, r->client_rst, r->node_rst);
-        break;
+    case CUT: cut(c, r->client_rst, r->node_rst); break;
     case STALL:
         s->stalled = true;
         ev_io_stop(loop, s->reader);
         break;
-    case SWALLOW:
-        s->swallow = true;
-        break;
-    case DELAY:
-        s->delay = (double)r->ms / 1000;
-        break;
+    case SWALLOW: s->swallow = true; break;
+    case DELAY: s->delay = (double)r->ms / 1000; break;
     case TRICKLE:
         s->trickle_bytes = r->amount;
         s->trickle_every = (double)r->ms / 1000;
@@ -475,15 +479,9 @@ static void act(struct conn *c, struct stream *s, struct rule *r)
         s->replace = r->with;
         s->replaced = 0;
         break;
-    case INJECT:
-        queue_put(s, r->with.p, r->with.n);
-        break;
-    case SKIP:
-        s->skip = r->amount;
-        break;
-    case DROP:
-        drop_conn(c);
-        break;
+    case INJECT: queue_put(s, r->with.p, r->with.n); break;
+    case SKIP: s->skip = r->amount; break;
+    case DROP: drop_conn(c); break;
     }
 }
 
@@ -639,8 +637,8 @@ static void on_node_room(struct ev_loop *l, ev_io *w, int events)
 
 /* ---- listening ---- */
 
-static void watch(ev_io *io, void (*call)(struct ev_loop *, ev_io *, int), int fd, int what,
-                  void *data)
+static void watch(ev_io *io, void (*call)(struct ev_loop *, ev_io *, int), int fd,
+                  int what, void *data)
 {
     ev_io_init(io, call, fd, what);
     io->data = data;
@@ -935,8 +933,9 @@ static void answer(int fd, const char *line)
         wrong = "no such command";
     if (wrong)
         snprintf(out, sizeof out - 1, "err %s", wrong);
-    strcat(out, "\n");
-    if (send(fd, out, strlen(out), MSG_NOSIGNAL) < 0)
+    size_t n = strlen(out);
+    out[n++] = '\n';
+    if (send(fd, out, n, MSG_NOSIGNAL) < 0)
         perror("control");
 }
 
@@ -983,7 +982,7 @@ static void open_control(const char *path)
         errno = ENAMETOOLONG;
         die("control");
     }
-    strcpy(at.sun_path, path);
+    memcpy(at.sun_path, path, strlen(path) + 1);
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (fd < 0 || bind(fd, (struct sockaddr *)&at, sizeof at) < 0 || listen(fd, 8) < 0)
         die("control");
@@ -1005,7 +1004,8 @@ int main(int argc, char **argv)
             control = argv[i + 1];
     }
     if (!listen_port || !node_port || !control) {
-        fprintf(stderr, "usage: mitm --listen PORT --to PORT --control PATH [--rcvbuf BYTES]\n");
+        fprintf(stderr,
+                "usage: mitm --listen PORT --to PORT --control PATH [--rcvbuf BYTES]\n");
         return 2;
     }
     loop = ev_default_loop(0);

@@ -107,7 +107,7 @@ int posix_memalign(void **out, size_t align, size_t n)
 #define REAL(type, name)                                                                 \
     static type real;                                                                    \
     if (!real)                                                                           \
-        real = (type)(uintptr_t)dlsym(RTLD_NEXT, name)
+    real = (type)(uintptr_t)dlsym(RTLD_NEXT, name)
 
 typedef int (*mutex_fn)(pthread_mutex_t *);
 typedef int (*timed_fn)(pthread_mutex_t *, const struct timespec *);
@@ -137,7 +137,8 @@ int pthread_mutex_timedlock(pthread_mutex_t *m, const struct timespec *until)
     return real(m, until);
 }
 
-int pthread_mutex_clocklock(pthread_mutex_t *m, clockid_t clock, const struct timespec *until)
+int pthread_mutex_clocklock(pthread_mutex_t *m, clockid_t clock,
+                            const struct timespec *until)
 {
     REAL(clock_fn, "pthread_mutex_clocklock");
     count(LOCKS);
