@@ -297,7 +297,7 @@ static void piece_put(struct stream *s, size_t n)
         last->n += n;
         return;
     }
-    if (s->first + s->pieces == s->room) {
+    if (!s->piece || s->first + s->pieces == s->room) {
         if (s->first > 0 && s->piece)
             memmove(s->piece, s->piece + s->first, s->pieces * sizeof *s->piece);
         s->first = 0;
