@@ -1,0 +1,594 @@
+/* decide: the one path of an error. What the policy says is committed whole or asked again;
+ * where it can't say anything the fallback does; nobody is blamed for what was known. */
+#include "decide.h"
+
+#include "health_kit.h"
+#include "log.h"
+
+#include <pthread.h>
+
+enum { A, B, A0, NODES, ENTRIES = 256 };
+
+struct bed {
+    struct way_policy_text text;
+    struct way_limits limits;
+    struct way_health *health;
+    struct way_decider *decider;
+    struct way_stats stats;
+    struct way_ring *ring;
+    unsigned told; /* times that journaled() was called */
+    unsigned node[NODES];
+    double now;
+};
+
+#define POLICY(body)                                                                     \
+    "local wayside = require 'wayside'\n"                                                \
+    "return wayside.policy { name = 'test', version = '1', " body " }\n"
+
+static void must(int rc, const struct way_err *err)
+{
+    if (rc < 0)
+        fail_msg("%s", err->text);
+}
+
+static void on_journaled(void *arg)
+{
+    ((struct bed *)arg)->told++;
+}
+
+static struct way_decider *new_decider(struct bed *b)
+{
+    struct way_err err;
+    struct way_decider *d;
+    struct way_decider_options o = { .health = b->health,
+                                     .text = &b->text,
+                                     .limits = &b->limits,
+                                     .stats = &b->stats,
+                                     .ring = b->ring,
+                                     .thread = 3,
+                                     .journaled = on_journaled,
+                                     .arg = b };
+    must(way_decider_new(&d, &o, &err), &err);
+    return d;
+}
+
+static void publish(struct bed *b)
+{
+    static const char *const ids[] = { "a", "b", "a0" };
+    struct way_topology *t = kit_topology(NODES);
+    kit_node(t, "a", 7000, NULL, 1);
+    kit_node(t, "b", 7001, NULL, 2);
+    kit_node(t, "a0", 7002, "a", 1);
+    kit_slots(t, 0, 0, 8191);
+    kit_slots(t, 1, 8192, WAY_SLOTS - 1);
+    kit_publish(b->health, t, b->now);
+    kit_topology_free(t);
+    for (unsigned i = 0; i < NODES; i++)
+        b->node[i] = kit_find(b->health, ids[i]);
+}
+
+static void begin(struct bed *b, const char *policy)
+{
+    struct way_err err;
+    struct way_policy *p;
+    memset(b, 0, sizeof *b);
+    b->now = 1000;
+    way_limits_default(&b->limits);
+    must(way_policy_read(&b->text, "none", NULL, 0, &b->limits, &err), &err);
+    if (policy) {
+        way_free(b->text.path);
+        b->text.path = way_strdup("test.lua");
+        b->text.text = way_strdup(policy);
+        b->text.n = strlen(policy);
+    }
+    must(way_policy_load(&p, &b->text, &err), &err);
+    struct way_health_options o = { .layout = way_policy_plan(p)->layout,
+                                    .guard = true,
+                                    .failing_share = 1 };
+    way_policy_free(p);
+    b->health = kit_open(&o);
+    b->ring = way_ring_new(ENTRIES);
+    b->decider = new_decider(b);
+    publish(b);
+    b->now += 10;
+}
+
+static void end(struct bed *b)
+{
+    way_decider_free(b->decider);
+    way_ring_free(b->ring);
+    way_health_check(b->health);
+    way_health_close(b->health);
+    way_policy_text_fini(&b->text);
+}
+
+static struct way_event refused(struct bed *b)
+{
+    return (struct way_event){ .kind = WAY_KIND_CONNECTION,
+                               .phase = WAY_PHASE_CONNECT,
+                               .step = WAY_STEP_DIAL,
+                               .error = WAY_ERROR_REFUSED,
+                               .n = 1,
+                               .began = b->now - 0.1,
+                               .now = b->now,
+                               .unix_time = 1,
+                               .deadline_left = -1 };
+}
+
+static struct way_event replied(struct bed *b, const char *message)
+{
+    struct way_event e = { .kind = WAY_KIND_RESULT,
+                           .phase = WAY_PHASE_READ,
+                           .step = WAY_STEP_REPLY,
+                           .n = 1,
+                           .began = b->now - 0.1,
+                           .now = b->now,
+                           .unix_time = 1,
+                           .deadline_left = -1 };
+    if (message) {
+        e.error = WAY_ERROR_REPLY;
+        snprintf(e.message, sizeof e.message, "%s", message);
+        snprintf(e.reply, sizeof e.reply, "%.*s", (int)strcspn(message, " "), message);
+    }
+    return e;
+}
+
+static struct way_decision decide(struct bed *b, unsigned node, struct way_event e)
+{
+    struct way_decision d;
+    way_decide(b->decider, b->node[node], &e, &d);
+    return d;
+}
+
+/* The next entry of the journal; there must be one. */
+static struct way_entry entry(struct bed *b)
+{
+    const struct way_entry *e = way_ring_peek(b->ring);
+    assert_non_null(e);
+    struct way_entry out = *e;
+    way_ring_pop(b->ring);
+    return out;
+}
+
+static void assert_no_entry(struct bed *b)
+{
+    assert_null(way_ring_peek(b->ring));
+}
+
+static uint64_t stat_of(struct bed *b, enum way_stat which)
+{
+    return way_stat_get(&b->stats, which);
+}
+
+static unsigned failures_of(struct bed *b, unsigned node)
+{
+    return atomic_load(&way_health_node(b->health, b->node[node])->failures);
+}
+
+/* ---- classify, mark, commit ---- */
+
+static const char marks[] = POLICY(
+    "mark = function(_, node, e) if e.error then return { state = 'failing', reason "
+    "= e.error, seconds = 7 } end if node.state ~= 'healthy' then return { state = "
+    "'healthy' } end end");
+
+static void an_error_is_classified_marked_committed_and_written_down(void **state)
+{
+    (void)state;
+    struct bed b;
+    begin(&b, marks);
+    struct way_decision d = decide(&b, A, refused(&b));
+    assert_true(d.asked);
+    assert_true(d.refresh);
+    assert_int_equal(d.commit, WAY_COMMIT_DONE);
+    assert_true(d.outcome.changed);
+    assert_int_equal(d.outcome.from, WAY_STATE_HEALTHY);
+    assert_int_equal(d.outcome.to, WAY_STATE_FAILING);
+    assert_int_equal(kit_state(b.health, b.node[A]), WAY_STATE_FAILING);
+    struct way_verdict v;
+    way_health_verdict(b.health, b.node[A], &v);
+    assert_string_equal(v.reason, "refused");
+    assert_true(v.ends > b.now + 6.9 && v.ends < b.now + 7.1);
+    assert_int_equal(failures_of(&b, A), 1);
+    struct way_entry e = entry(&b);
+    assert_int_equal(e.function, WAY_FN_MARK);
+    assert_int_equal(e.thread, 3);
+    assert_int_equal(e.seq, 1);
+    assert_int_equal(e.node, b.node[A]);
+    assert_string_equal(e.address, "127.0.0.1:7000");
+    assert_string_equal(e.class_name, "down");
+    assert_string_equal(e.did, "healthy -> failing");
+    assert_non_null(strstr(e.where, "test.lua:"));
+    assert_false(e.fallback);
+    assert_no_entry(&b);
+    assert_int_equal(b.told, 1);
+    assert_int_equal(stat_of(&b, WAY_STAT_COMMITS), 1);
+    assert_int_equal(stat_of(&b, WAY_STAT_POLICY_CALLS), 1);
+    end(&b);
+}
+
+static void what_began_before_the_mark_is_known_already(void **state)
+{
+    (void)state;
+    struct bed b;
+    begin(&b, marks);
+    decide(&b, A, refused(&b));
+    entry(&b);
+    for (unsigned i = 0; i < 15; i++) { /* they died together with the first */
+        struct way_decision d = decide(&b, A, refused(&b));
+        assert_false(d.asked);
+        assert_true(d.refresh); /* the class still says so */
+        assert_true(entry(&b).straggler);
+    }
+    assert_int_equal(failures_of(&b, A), 1);
+    assert_int_equal(stat_of(&b, WAY_STAT_POLICY_CALLS), 1);
+    b.now += 1; /* what begins after it is news */
+    assert_true(decide(&b, A, refused(&b)).asked);
+    assert_int_equal(failures_of(&b, A), 2);
+    end(&b);
+}
+
+static void only_what_blames_the_node_reaches_mark(void **state)
+{
+    (void)state;
+    static const char *const others[] = { "TRYAGAIN x",  "CLUSTERDOWN x", "READONLY x",
+                                          "WRONGPASS x", "WRONGTYPE x",   "ERR x" };
+    struct bed b;
+    begin(&b, marks);
+    for (unsigned i = 0; i < way_count(others); i++) {
+        struct way_decision d = decide(&b, A, replied(&b, others[i]));
+        assert_false(d.asked);
+        assert_int_equal(d.refresh, i == 1 || i == 2);
+        assert_int_equal(entry(&b).function, WAY_FN_NONE);
+    }
+    assert_int_equal(failures_of(&b, A), 0);
+    assert_true(decide(&b, A0, replied(&b, "LOADING x")).asked);
+    assert_int_equal(kit_state(b.health, b.node[A0]), WAY_STATE_FAILING);
+    end(&b);
+}
+
+static void a_trial_is_heard_of_whatever_it_ended_with(void **state)
+{
+    (void)state;
+    struct bed b;
+    begin(&b, marks);
+    struct way_event e = replied(&b, "TRYAGAIN x");
+    e.trial = true;
+    assert_true(decide(&b, A, e).asked);
+    end(&b);
+}
+
+static void a_success_that_changes_nothing_is_not_written_down(void **state)
+{
+    (void)state;
+    struct bed b;
+    begin(&b, marks);
+    struct way_decision d = decide(&b, A, replied(&b, NULL));
+    assert_true(d.asked);
+    assert_false(d.mark.given);
+    assert_no_entry(&b);
+    decide(&b, A, refused(&b));
+    entry(&b);
+    b.now += 1;
+    d = decide(&b, A, replied(&b, NULL));
+    assert_int_equal(d.outcome.to, WAY_STATE_HEALTHY);
+    assert_string_equal(entry(&b).did, "failing -> healthy");
+    end(&b);
+}
+
+static void the_guard_is_told_with_the_entry(void **state)
+{
+    (void)state;
+    struct bed b;
+    begin(&b, marks);
+    struct way_event e = replied(&b, "LOADING x");
+    struct way_decision d = decide(&b, B, e); /* b has no replica */
+    assert_int_equal(d.outcome.refused, WAY_REFUSED_LAST_NODE);
+    assert_int_equal(kit_state(b.health, b.node[B]), WAY_STATE_SUSPECT);
+    assert_non_null(strstr(entry(&b).did, "suspect (guard: the last node that serves)"));
+    end(&b);
+}
+
+static void a_policys_own_class_blames_as_it_says(void **state)
+{
+    (void)state;
+    struct bed b;
+    begin(&b,
+          POLICY("classes = { { error = 'reply', message = 'slow disk', class = 'disk', "
+                 "blame = 'node' }, wayside.default.classes }, mark = function(_, _, e) "
+                 "return { state = 'failing', reason = e.class } end"));
+    struct way_event e = replied(&b, "ERR slow disk");
+    struct way_decision d;
+    way_decide(b.decider, b.node[A], &e, &d);
+    assert_true(d.asked);
+    assert_string_equal(way_decider_class_name(b.decider, e.class), "disk");
+    assert_string_equal(entry(&b).class_name, "disk");
+    end(&b);
+}
+
+/* ---- where the policy can't ---- */
+
+static void the_fallback_decides_where_the_policy_fails(void **state)
+{
+    (void)state;
+    struct bed b;
+    begin(&b, POLICY("memory = { node = { n = 0 } }, mark = function(_, node) "
+                     "node.memory.n = 5 error('oh') end"));
+    way_log_level(WAY_ERROR + 1);
+    struct way_decision d = decide(&b, A, refused(&b));
+    assert_int_equal(d.outcome.to, WAY_STATE_FAILING);
+    struct way_entry e = entry(&b);
+    assert_true(e.fallback);
+    assert_string_equal(e.where, "fallback");
+    assert_int_equal(stat_of(&b, WAY_STAT_POLICY_ERRORS), 1);
+    assert_int_equal(stat_of(&b, WAY_STAT_FALLBACK), 1);
+    struct way_snapshot s;
+    way_health_snapshot(b.health, b.node[A], b.now, &s);
+    assert_true(s.view.memory.node[0] < 1); /* what the failed call set is not kept */
+    end(&b);
+}
+
+static void a_policy_that_fails_too_often_is_set_aside(void **state)
+{
+    (void)state;
+    struct bed b;
+    begin(&b, POLICY("mark = function() error('oh') end"));
+    b.limits.policy_errors = 3;
+    b.limits.policy_window = 60;
+    way_log_level(WAY_ERROR + 1);
+    decide(&b, A, refused(&b));
+    b.now += 100; /* another window */
+    decide(&b, A, refused(&b));
+    b.now += 1;
+    decide(&b, A, refused(&b));
+    assert_false(way_decider_set_aside(b.decider));
+    b.now += 1;
+    decide(&b, A, refused(&b));
+    assert_true(way_decider_set_aside(b.decider));
+    assert_int_equal(stat_of(&b, WAY_STAT_POLICY_CALLS), 4);
+    b.now += 1;
+    struct way_decision d = decide(&b, B, refused(&b));
+    assert_int_equal(d.outcome.to, WAY_STATE_FAILING);
+    assert_int_equal(stat_of(&b, WAY_STAT_POLICY_CALLS), 4);
+    assert_int_equal(stat_of(&b, WAY_STAT_FALLBACK), 5);
+    end(&b);
+}
+
+static void without_a_policy_the_fallback_decides(void **state)
+{
+    (void)state;
+    struct bed b;
+    begin(&b, NULL);
+    assert_int_equal(decide(&b, A, refused(&b)).outcome.to, WAY_STATE_FAILING);
+    struct way_event e = refused(&b);
+    struct way_retry r;
+    struct way_entry en;
+    way_decide_classify(b.decider, &e);
+    e.attempt = 1;
+    e.commands = WAY_COMMANDS_READS;
+    way_decide_retry(b.decider, b.node[A], &e, &r, &en);
+    assert_int_equal(r.kind, WAY_RETRY_OTHER);
+    struct way_probe p;
+    way_decide_probe(b.decider, b.node[A], &e, &p);
+    assert_true(p.given);
+    struct way_redial rd;
+    way_decide_redial(b.decider, b.node[A], &e, &rd);
+    assert_false(rd.given);
+    assert_int_equal(stat_of(&b, WAY_STAT_POLICY_ERRORS), 0);
+    end(&b);
+}
+
+/* ---- the other questions ---- */
+
+static void backoff_and_what_came_of_it_are_one_entry(void **state)
+{
+    (void)state;
+    struct bed b;
+    begin(&b,
+          POLICY("backoff = function(_, node, e) if node.role == 'master' and e.commands "
+                 "== 'writes' and e.certainty == 'unsent' and e.attempt == 2 then return "
+                 "{ retry = 'hold', within = 1.5, after = 0.25, unknown_writes = true } "
+                 "end end"));
+    struct way_event e = refused(&b);
+    struct way_retry r;
+    struct way_entry en;
+    way_decide_classify(b.decider, &e);
+    e.kind = WAY_KIND_COMMANDS;
+    e.commands = WAY_COMMANDS_WRITES;
+    e.certainty = WAY_CERTAINTY_UNSENT;
+    e.has_certainty = true;
+    e.attempt = 2;
+    way_decide_retry(b.decider, b.node[A], &e, &r, &en);
+    assert_int_equal(r.kind, WAY_RETRY_HOLD);
+    assert_true(r.within > 1.4 && r.within < 1.6 && r.after > 0.2 && r.after < 0.3);
+    assert_true(r.unknown_writes);
+    assert_false(r.stale_reads);
+    assert_no_entry(&b);
+    way_decide_did(b.decider, &en, "%u held", 12u);
+    struct way_entry written = entry(&b);
+    assert_int_equal(written.function, WAY_FN_BACKOFF);
+    assert_int_equal(written.retry.kind, WAY_RETRY_HOLD);
+    assert_string_equal(written.did, "12 held");
+    way_decide_retry(b.decider, b.node[A0], &e, &r, &en);
+    assert_int_equal(r.kind, WAY_RETRY_NONE);
+    end(&b);
+}
+
+static void what_is_permanent_is_not_asked_about(void **state)
+{
+    (void)state;
+    struct bed b;
+    begin(&b, POLICY("backoff = function() return { retry = 'same' } end"));
+    struct way_event e = replied(&b, "NOPERM x");
+    struct way_retry r;
+    struct way_entry en;
+    way_decide_classify(b.decider, &e);
+    assert_true(e.permanent);
+    way_decide_retry(b.decider, b.node[A], &e, &r, &en);
+    assert_int_equal(r.kind, WAY_RETRY_NONE);
+    assert_int_equal(stat_of(&b, WAY_STAT_POLICY_CALLS), 0);
+    end(&b);
+}
+
+static void reconnect_and_probe_are_asked(void **state)
+{
+    (void)state;
+    struct bed b;
+    begin(&b,
+          POLICY("reconnect = function(_, _, e) return { after = e.attempt } end, probe "
+                 "= function(_, node) if node.state == 'failing' then return { after = "
+                 "2, command = { 'PING', 'x' } } end end"));
+    struct way_event e = refused(&b);
+    struct way_redial rd;
+    struct way_probe p;
+    e.attempt = 3;
+    way_decide_redial(b.decider, b.node[A], &e, &rd);
+    assert_true(rd.given && rd.after > 2.9 && rd.after < 3.1);
+    way_decide_probe(b.decider, b.node[A], &e, &p);
+    assert_false(p.given);
+    kit_hard(b.health, b.node[A], b.now, WAY_STATE_FAILING, 0);
+    way_decide_probe(b.decider, b.node[A], &e, &p);
+    assert_true(p.given && p.after > 1.9 && p.after < 2.1);
+    assert_int_equal(p.words, 2);
+    assert_memory_equal(p.command, "PING\0x", 7);
+    end(&b);
+}
+
+/* ---- the journal has an end ---- */
+
+static void a_full_journal_loses_the_new_entry_and_counts_it(void **state)
+{
+    (void)state;
+    struct bed b;
+    begin(&b, marks);
+    unsigned written = 0;
+    while (stat_of(&b, WAY_STAT_JOURNAL_LOST) == 0) {
+        assert_true(written++ <= 2 * ENTRIES);
+        decide(&b, A, replied(&b, "ERR x"));
+    }
+    assert_int_equal(b.told, written - 1);
+    assert_int_equal(entry(&b).seq, 1);
+    assert_int_equal(decide(&b, A, refused(&b)).outcome.to, WAY_STATE_FAILING);
+    end(&b);
+}
+
+/* ---- commits under contention ---- */
+
+static void a_verdict_that_finds_the_lock_taken_holds_here_until_it_can_be_committed(
+    void **state)
+{
+    (void)state;
+    struct bed b;
+    enum way_state pending;
+    begin(&b, marks);
+    assert_int_equal(way_health_lock(b.health), 0);
+    struct way_decision d = decide(&b, A, refused(&b));
+    assert_int_equal(d.commit, WAY_COMMIT_BUSY);
+    assert_string_equal(entry(&b).did, "holds in this worker: the lock is busy");
+    assert_int_equal(way_decider_pending(b.decider), 1);
+    assert_true(way_decider_pending_state(b.decider, b.node[A], &pending));
+    assert_int_equal(pending, WAY_STATE_FAILING);
+    assert_false(way_decider_pending_state(b.decider, b.node[B], &pending));
+    assert_int_equal(kit_state(b.health, b.node[A]), WAY_STATE_HEALTHY);
+    way_decide_pass(b.decider, b.now);
+    assert_int_equal(way_decider_pending(b.decider), 1);
+    b.now += 1;
+    decide(&b, A, refused(&b)); /* the same node: it waits once */
+    assert_int_equal(way_decider_pending(b.decider), 1);
+    way_health_unlock(b.health);
+    way_decide_pass(b.decider, b.now);
+    assert_int_equal(way_decider_pending(b.decider), 0);
+    assert_int_equal(kit_state(b.health, b.node[A]), WAY_STATE_FAILING);
+    end(&b);
+}
+
+enum { THREADS = 4, EACH = 500 };
+
+struct counter {
+    struct bed *bed;
+    struct way_decider *decider;
+    struct way_stats stats;
+    struct way_ring *ring;
+    unsigned done;
+};
+
+static void *count_up(void *arg)
+{
+    struct counter *c = arg;
+    struct bed *b = c->bed;
+    for (unsigned i = 0; i < EACH; i++) {
+        struct way_event e = refused(b);
+        struct way_decision d;
+        e.began = e.now = b->now + i;
+        way_decide(c->decider, b->node[A], &e, &d);
+        c->done += d.commit == WAY_COMMIT_DONE;
+        while (way_ring_peek(c->ring))
+            way_ring_pop(c->ring);
+    }
+    return NULL;
+}
+
+/* Each call adds one to what it read: none may be lost, none counted twice. */
+static void decisions_of_many_threads_are_each_a_transaction(void **state)
+{
+    (void)state;
+    struct bed b;
+    struct counter c[THREADS];
+    pthread_t id[THREADS];
+    begin(&b,
+          POLICY("memory = { node = { n = 0 }, shard = { n = 0 }, cluster = { n = 0 } }, "
+                 "mark = function(self, node) node.memory.n = node.memory.n + 1 "
+                 "node.shard.memory.n = node.shard.memory.n + 1 self.cluster.memory.n = "
+                 "self.cluster.memory.n + 1 end"));
+    for (unsigned i = 0; i < THREADS; i++) {
+        struct way_err err;
+        c[i] = (struct counter){ .bed = &b, .ring = way_ring_new(16) };
+        struct way_decider_options o = { .health = b.health,
+                                         .text = &b.text,
+                                         .limits = &b.limits,
+                                         .stats = &c[i].stats,
+                                         .ring = c[i].ring };
+        must(way_decider_new(&c[i].decider, &o, &err), &err);
+    }
+    for (unsigned i = 0; i < THREADS; i++)
+        assert_int_equal(pthread_create(&id[i], NULL, count_up, &c[i]), 0);
+    unsigned done = 0;
+    for (unsigned i = 0; i < THREADS; i++) {
+        pthread_join(id[i], NULL);
+        done += c[i].done;
+        assert_int_equal(way_stat_get(&c[i].stats, WAY_STAT_POLICY_ERRORS), 0);
+        way_decider_free(c[i].decider);
+        way_ring_free(c[i].ring);
+    }
+    struct way_snapshot s;
+    way_health_snapshot(b.health, b.node[A], b.now, &s);
+    assert_true(done > 0);
+    assert_int_equal((int)s.view.memory.node[0], done);
+    assert_int_equal((int)s.view.memory.shard[0], done);
+    assert_int_equal((int)s.view.memory.cluster[0], done);
+    end(&b);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(an_error_is_classified_marked_committed_and_written_down),
+        cmocka_unit_test(what_began_before_the_mark_is_known_already),
+        cmocka_unit_test(only_what_blames_the_node_reaches_mark),
+        cmocka_unit_test(a_trial_is_heard_of_whatever_it_ended_with),
+        cmocka_unit_test(a_success_that_changes_nothing_is_not_written_down),
+        cmocka_unit_test(the_guard_is_told_with_the_entry),
+        cmocka_unit_test(a_policys_own_class_blames_as_it_says),
+        cmocka_unit_test(the_fallback_decides_where_the_policy_fails),
+        cmocka_unit_test(a_policy_that_fails_too_often_is_set_aside),
+        cmocka_unit_test(without_a_policy_the_fallback_decides),
+        cmocka_unit_test(backoff_and_what_came_of_it_are_one_entry),
+        cmocka_unit_test(what_is_permanent_is_not_asked_about),
+        cmocka_unit_test(reconnect_and_probe_are_asked),
+        cmocka_unit_test(a_full_journal_loses_the_new_entry_and_counts_it),
+        cmocka_unit_test(
+            a_verdict_that_finds_the_lock_taken_holds_here_until_it_can_be_committed),
+        cmocka_unit_test(decisions_of_many_threads_are_each_a_transaction),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
