@@ -155,6 +155,8 @@ struct way_retry {
     enum way_retry_kind kind; /* NONE: nil, the client gets the error */
     double after;
     double within; /* with hold; < 0: not given */
+    double over;   /* a hold whose time has been over for so long: kind is NONE. What is
+                      younger than the policy was told may have some left */
     bool stale_reads;
     bool unknown_writes;
 };

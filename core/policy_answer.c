@@ -178,8 +178,10 @@ static void backoff_field(struct way_asking *a, lua_State *L, int field)
     case B_AFTER: r->after = number(a, L, "after", 0, wait_max); break;
     case B_WITHIN:
         r->within = number(a, L, "within", -seconds_max, seconds_max);
-        if (r->within <= 0)
+        if (r->within <= 0) {
+            r->over = -r->within;
             r->within = 0;
+        }
         break;
     case B_STALE: r->stale_reads = boolean(a, L, "stale_reads"); break;
     case B_UNKNOWN: r->unknown_writes = boolean(a, L, "unknown_writes"); break;

@@ -365,7 +365,7 @@ static bool plan_wait(struct way_dispatch *d, struct group *g, struct way_reques
     }
     double until = latest;
     if (g->retry.within >= 0) /* of a command as old as the policy was told */
-        until = r->arrived + g->age + g->retry.within;
+        until = r->arrived + g->age + g->retry.within - g->retry.over;
     if (until > r->until) /* what it was promised before stands */
         r->until = until;
     if (r->until > latest)
@@ -496,6 +496,8 @@ static void ask_group(struct way_dispatch *d, unsigned node, const struct way_ev
     e.waited = g->waited;
     way_decide_retry(d->o.decider, node, &e, &g->retry, &g->entry);
     g->asked = true;
+    if (g->retry.kind == WAY_RETRY_NONE && g->retry.over > 0)
+        g->retry.kind = WAY_RETRY_HOLD; /* over for the oldest: plan_wait looks at each */
     if (s)
         *s = (struct way_standing){ .epoch = epoch, .retry = g->retry, .age = g->age };
 }
