@@ -9,6 +9,7 @@
 --            when a probe has read data, or when the cluster has made it a master.
 -- Knobs      `hold` should be longer than a failover: cluster-node-timeout and one to two seconds.
 -- Caveats    timeouts.total has to be longer than `hold`, or it ends the wait; limits.held_bytes bounds what may wait.
+--            limits.retry_burst bounds how many reads may go again when a node with all of them in flight is lost.
 --            Reads may see the past, for as long as the master is out.
 local wayside = require "wayside"
 
