@@ -239,6 +239,14 @@ static const char *pick_name(enum way_pick pick)
     return (unsigned)pick < way_count(words) ? words[pick] : "?";
 }
 
+static int64_t policy_errors(const struct way_control *c)
+{
+    int64_t sum = 0;
+    for (int i = WAY_STAT_POLICY_FIRST; i <= WAY_STAT_POLICY_LAST; i++)
+        sum += (int64_t)way_control_stat(c, (enum way_stat)i);
+    return sum;
+}
+
 static void run_policy(struct way_control *c, unsigned argc, char *const *argv,
                        struct way_tell *t)
 {
@@ -262,8 +270,7 @@ static void run_policy(struct way_control *c, unsigned argc, char *const *argv,
     way_tell_end(t, &options);
     way_tell_field_integer(t, &m, "calls",
                            (int64_t)way_control_stat(c, WAY_STAT_POLICY_CALLS));
-    way_tell_field_integer(t, &m, "errors",
-                           (int64_t)way_control_stat(c, WAY_STAT_POLICY_ERRORS));
+    way_tell_field_integer(t, &m, "errors", policy_errors(c));
     way_tell_field_integer(t, &m, "fallback",
                            (int64_t)way_control_stat(c, WAY_STAT_FALLBACK));
     way_tell_end(t, &m);

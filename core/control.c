@@ -496,6 +496,7 @@ int way_control_new(struct way_control **out, const struct way_control_options *
         .limits = &o->config->limits,
         .stats = o->stats[o->threads - 1],
         .ring = o->rings[o->threads - 1],
+        .aside = o->aside,
         .thread = WAY_NONE,
         .journaled = on_journaled,
         .arg = c,

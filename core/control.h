@@ -23,6 +23,7 @@
 
 struct way_resolver;
 struct way_control;
+struct way_aside;
 
 struct way_control_options {
     struct way_loop *loop;
@@ -33,6 +34,7 @@ struct way_control_options {
     struct way_ring *const *rings;      /* borrowed: [threads], all threads' journals */
     struct way_stats *const *stats;     /* borrowed: [threads] */
     unsigned threads;                   /* workers, and the control thread as the last */
+    struct way_aside *aside;            /* borrowed; NULL: one of its own */
 };
 /* Before the loop runs, or from its thread. -1: the policy can't be loaded. */
 int way_control_new(struct way_control **out, const struct way_control_options *o,

@@ -22,9 +22,7 @@ struct way_decider {
     struct way_random random;
     struct way_gate gate;
     uint64_t entries; /* journal entries published */
-    double window_began;
-    unsigned window_errors;
-    bool set_aside;
+    struct way_aside own_aside, *aside;
     unsigned pending_count;
     struct pending pending[PENDING_MAX];
 };
@@ -34,6 +32,7 @@ int way_decider_new(struct way_decider **out, const struct way_decider_options *
 {
     struct way_decider *d = way_zalloc(sizeof *d);
     d->o = *o;
+    d->aside = o->aside ? o->aside : &d->own_aside;
     if (way_policy_load(&d->policy, o->text, err) < 0) {
         way_free(d);
         return -1;
@@ -58,7 +57,7 @@ const struct way_plan *way_decider_plan(const struct way_decider *d)
 
 bool way_decider_set_aside(const struct way_decider *d)
 {
-    return d->set_aside;
+    return atomic_load_explicit(&d->aside->set, memory_order_relaxed);
 }
 
 const char *way_decider_class_name(const struct way_decider *d, unsigned class)
@@ -84,24 +83,31 @@ struct question {
     enum way_commit commit;
 };
 
-static void note_policy_error(struct way_decider *d, double now)
+/* Errors in this window, this one included. */
+static unsigned count_error(struct way_decider *d, double now)
+{
+    struct way_aside *a = d->aside;
+    double began = atomic_load_explicit(&a->window_began, memory_order_relaxed);
+    if (now - began > d->o.limits->policy_window &&
+        atomic_compare_exchange_strong(&a->window_began, &began, now))
+        atomic_store(&a->window_errors, 0);
+    return atomic_fetch_add(&a->window_errors, 1) + 1;
+}
+
+static void note_policy_error(struct way_decider *d, enum way_asked_function fn,
+                              double now)
 {
     const struct way_policy_failure *f = way_policy_failure(d->policy);
-    way_stat_add(d->o.stats, WAY_STAT_POLICY_ERRORS, 1);
+    way_stat_add(d->o.stats, way_stat_of_failure(fn, f->cause), 1);
     if (way_gate_open(&d->gate, now, 5))
         way_log(WAY_ERROR, "policy=%s function=%s cause=%s error=\"%s\"",
                 way_policy_plan(d->policy)->name, f->function, f->cause, f->text);
-    if (now - d->window_began > d->o.limits->policy_window) {
-        d->window_began = now;
-        d->window_errors = 0;
-    }
-    if (++d->window_errors >= d->o.limits->policy_errors && !d->set_aside) {
-        d->set_aside = true;
+    unsigned errors = count_error(d, now);
+    if (errors >= d->o.limits->policy_errors && !atomic_exchange(&d->aside->set, true))
         way_log(WAY_ERROR,
                 "policy=%s set_aside=true errors=%u: the built-in fallback decides until "
                 "the next reload",
-                way_policy_plan(d->policy)->name, d->window_errors);
-    }
+                way_policy_plan(d->policy)->name, errors);
 }
 
 static enum way_asked ask_policy(struct way_decider *d, struct question *q,
@@ -138,13 +144,13 @@ static void ask(struct way_decider *d, struct question *q, const struct way_view
 {
     enum way_asked how = WAY_ASKED_ABSENT;
     memset(&q->answer, 0, sizeof q->answer);
-    if (!d->set_aside) {
+    if (!way_decider_set_aside(d)) {
         struct way_memory before = *m;
         way_stat_add(d->o.stats, WAY_STAT_POLICY_CALLS, 1);
         how = ask_policy(d, q, view, m);
         if (how == WAY_ASKED_FAILED) {
             *m = before;
-            note_policy_error(d, q->event->now);
+            note_policy_error(d, q->fn, q->event->now);
         }
     }
     q->fallback = how != WAY_ASKED_ANSWERED;
@@ -167,6 +173,15 @@ static enum way_commit ask_once(struct way_decider *d, struct question *q, bool 
     return way_health_commit(d->o.health, &seen, &p, locked, &q->outcome);
 }
 
+static void count_commit(struct way_decider *d, enum way_refusal refused)
+{
+    way_stat_add(d->o.stats, WAY_STAT_COMMITS, 1);
+    if (refused == WAY_REFUSED_LAST_NODE)
+        way_stat_add(d->o.stats, WAY_STAT_REFUSED_LAST, 1);
+    else if (refused == WAY_REFUSED_SHARE)
+        way_stat_add(d->o.stats, WAY_STAT_REFUSED_SHARE, 1);
+}
+
 static void ask_and_commit(struct way_decider *d, struct question *q)
 {
     q->seed = way_random_next(&d->random) | 1;
@@ -184,7 +199,7 @@ static void ask_and_commit(struct way_decider *d, struct question *q)
         }
     }
     if (q->commit == WAY_COMMIT_DONE)
-        way_stat_add(d->o.stats, WAY_STAT_COMMITS, 1);
+        count_commit(d, q->outcome.refused);
 }
 
 /* ---- verdicts that wait for the lock ---- */
@@ -217,7 +232,8 @@ static void keep_pending(struct way_decider *d, const struct question *q)
         return; /* 64 nodes wait already: this one is found again by its next error */
     if (i == d->pending_count)
         d->pending_count++;
-    d->pending[i] = (struct pending){ .node = (uint16_t)q->node, .mark = q->answer.mark,
+    d->pending[i] = (struct pending){ .node = (uint16_t)q->node,
+                                      .mark = q->answer.mark,
                                       .hard = way_event_hard(q->event) };
 }
 
@@ -228,7 +244,8 @@ void way_decide_pass(struct way_decider *d, double now)
         struct way_outcome outcome;
         struct pending *w = &d->pending[i];
         way_health_snapshot(d->o.health, w->node, now, &seen);
-        struct way_proposal p = { .memory = seen.view.memory, .mark = w->mark,
+        struct way_proposal p = { .memory = seen.view.memory,
+                                  .mark = w->mark,
                                   .hard = w->hard };
         enum way_commit how = way_health_commit(d->o.health, &seen, &p, false, &outcome);
         if (how == WAY_COMMIT_BUSY)
@@ -317,13 +334,13 @@ static void did_mark(struct way_entry *entry, const struct question *q)
 
 void way_decide_classify(struct way_decider *d, struct way_event *e)
 {
-    if (d->set_aside) {
+    if (way_decider_set_aside(d)) {
         way_event_classify_default(e);
         return;
     }
     uint64_t before = way_policy_calls(d->policy);
     if (way_policy_classify(d->policy, e) == WAY_ASKED_FAILED)
-        note_policy_error(d, e->now);
+        note_policy_error(d, WAY_FN_CLASSIFY, e->now);
     if (way_policy_calls(d->policy) != before)
         way_stat_add(d->o.stats, WAY_STAT_POLICY_CALLS, 1);
 }
@@ -362,8 +379,7 @@ void way_decide(struct way_decider *d, unsigned node, struct way_event *e,
     memset(out, 0, sizeof *out);
     way_decide_classify(d, e);
     bool straggler = is_straggler(d, node, e);
-    if (e->error && e->blame == WAY_BLAME_NODE && !straggler &&
-        e->kind != WAY_KIND_PROBE)
+    if (e->error && e->blame == WAY_BLAME_NODE && !straggler && e->kind != WAY_KIND_PROBE)
         way_health_failure(d->o.health, node);
     struct question q = { .fn = WAY_FN_MARK, .node = node, .event = e };
     out->asked = !straggler && mark_hears(e);
@@ -423,7 +439,7 @@ void way_decide_redial(struct way_decider *d, unsigned node, struct way_event *e
                        struct way_redial *out)
 {
     memset(out, 0, sizeof *out);
-    if (!way_policy_plan(d->policy)->has_reconnect || d->set_aside)
+    if (!way_policy_plan(d->policy)->has_reconnect || way_decider_set_aside(d))
         return;
     struct question q = { .fn = WAY_FN_RECONNECT, .node = node, .event = e };
     ask_and_commit(d, &q);

@@ -17,14 +17,23 @@
 
 struct way_decider;
 
+/* What threads share of a policy's errors: they count them together, and one that finds
+ * too many sets the policy aside for all. To be zeroed; any thread. */
+struct way_aside {
+    _Atomic double window_began; /* private, as the rest */
+    _Atomic uint32_t window_errors;
+    _Atomic bool set;
+};
+
 struct way_decider_options {
     struct way_health *health;
     const struct way_policy_text *text;
-    const struct way_limits *limits;   /* borrowed */
-    struct way_stats *stats;           /* borrowed, this thread's */
-    struct way_ring *ring;             /* borrowed, this thread writes */
-    uint16_t thread;                   /* worker number; WAY_NONE: control */
-    void (*journaled)(void *arg);      /* an entry was pushed: wakes the reader; or NULL */
+    const struct way_limits *limits; /* borrowed */
+    struct way_stats *stats;         /* borrowed, this thread's */
+    struct way_ring *ring;           /* borrowed, this thread writes */
+    struct way_aside *aside;         /* borrowed; NULL: one of its own */
+    uint16_t thread;                 /* worker number; WAY_NONE: control */
+    void (*journaled)(void *arg);    /* an entry was pushed: wakes the reader; or NULL */
     void *arg;
 };
 int way_decider_new(struct way_decider **out, const struct way_decider_options *o,
@@ -42,8 +51,8 @@ bool way_decider_set_aside(const struct way_decider *d); /* by its errors */
 const char *way_decider_class_name(const struct way_decider *d, unsigned class);
 
 struct way_decision {
-    bool asked;       /* mark was asked */
-    bool refresh;     /* the policy wants the topology refreshed, or the class says so */
+    bool asked;   /* mark was asked */
+    bool refresh; /* the policy wants the topology refreshed, or the class says so */
     struct way_mark mark;
     struct way_outcome outcome;
     enum way_commit commit;
@@ -63,7 +72,7 @@ void way_decide_retry(struct way_decider *d, unsigned node, struct way_event *e,
                       struct way_retry *out, struct way_entry *entry);
 /* Says in `entry` what the host did of it, and publishes it in the journal. */
 void way_decide_did(struct way_decider *d, struct way_entry *entry, const char *fmt, ...)
-        WAY_PRINTF(3, 4);
+    WAY_PRINTF(3, 4);
 
 /* Asks probe: when a node is first seen, after each probe, after mark returned a table. */
 void way_decide_probe(struct way_decider *d, unsigned node, struct way_event *e,

@@ -9,6 +9,19 @@
 
 #include <stdatomic.h>
 
+/* Functions in the order of enum way_asked_function, causes in that of
+ * way_stat_of_failure: what a failure counts as is computed. */
+#define WAY_STATS_OF_FUNCTION(X, F, function)                                            \
+    WAY_STATS_OF_CAUSE(X, F##_ERROR, function, "error")                                  \
+    WAY_STATS_OF_CAUSE(X, F##_BUDGET, function, "budget")                                \
+    WAY_STATS_OF_CAUSE(X, F##_DEADLINE, function, "deadline")                            \
+    WAY_STATS_OF_CAUSE(X, F##_MEMORY, function, "memory")                                \
+    WAY_STATS_OF_CAUSE(X, F##_ANSWER, function, "answer")
+#define WAY_STATS_OF_CAUSE(X, N, function, cause)                                        \
+    X(POLICY_##N, "policy_errors_total",                                                 \
+      "function=\"" function "\",cause=\"" cause "\"",                                   \
+      "questions the policy failed to answer")
+
 /* X(NAME, metric, labels or "", help). Metrics of one name stand together. */
 #define WAY_STATS(X)                                                                     \
     X(CLIENTS_TOTAL, "client_connections_total", "", "client connections accepted")      \
@@ -38,8 +51,15 @@
     X(DIALS, "dials_total", "", "connections to nodes begun")                            \
     X(BREAKS, "breaks_total", "", "connections to nodes broken or not made")             \
     X(POLICY_CALLS, "policy_calls_total", "", "questions put to the policy")             \
-    X(POLICY_ERRORS, "policy_errors_total", "", "questions the policy failed to answer") \
+    WAY_STATS_OF_FUNCTION(X, CLASSIFY, "classify")                                       \
+    WAY_STATS_OF_FUNCTION(X, MARK, "mark")                                               \
+    WAY_STATS_OF_FUNCTION(X, BACKOFF, "backoff")                                         \
+    WAY_STATS_OF_FUNCTION(X, PROBE, "probe")                                             \
+    WAY_STATS_OF_FUNCTION(X, RECONNECT, "reconnect")                                     \
     X(FALLBACK, "policy_fallback_total", "", "questions the fallback answered")          \
+    X(REFUSED_LAST, "marks_refused_total", "limit=\"guard\"",                             \
+      "marks of failing that a limit turned into suspect")                               \
+    X(REFUSED_SHARE, "marks_refused_total", "limit=\"failing_share\"", "")               \
     X(COMMITS, "commits_total", "", "verdicts committed to the node table")              \
     X(CONFLICTS, "commit_conflicts_total", "", "questions asked again: the node changed")\
     X(JOURNAL_LOST, "journal_lost_total", "", "journal entries that found no room")
@@ -60,6 +80,14 @@ static inline uint64_t way_stat_get(const struct way_stats *s, enum way_stat whi
 {
     return atomic_load_explicit(&s->at[which], memory_order_relaxed);
 }
+
+/* What a policy's failure counts as: enum way_asked_function, and the words "error",
+ * "budget", "deadline", "memory" or "answer". */
+enum way_stat way_stat_of_failure(unsigned function, const char *cause);
+enum { /* all of them */
+    WAY_STAT_POLICY_FIRST = WAY_STAT_POLICY_CLASSIFY_ERROR,
+    WAY_STAT_POLICY_LAST = WAY_STAT_POLICY_RECONNECT_ANSWER,
+};
 
 struct way_stat_info {
     const char *metric, *labels, *help;

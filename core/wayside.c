@@ -65,6 +65,7 @@ struct wayside {
     struct way_front **fronts;
     struct way_ring **rings;
     struct way_stats **stats;
+    struct way_aside aside;
     _Atomic uint64_t clients;
     double started;
     ev_timer rest;      /* gives memory back to the system after a load */
@@ -213,7 +214,8 @@ static int worker_init(struct worker *k, struct wayside *w, unsigned number,
         return -1;
     struct way_decider_options d = {
         .health = w->health, .text = &w->text, .limits = &w->config->limits,
-        .stats = k->t.stats, .ring = k->t.ring, .thread = (uint16_t)number,
+        .stats = k->t.stats, .ring = k->t.ring, .aside = &w->aside,
+        .thread = (uint16_t)number,
         .journaled = on_journaled, .arg = w,
     };
     if (way_decider_new(&k->decider, &d, err) < 0)
@@ -293,7 +295,7 @@ static int build_control(struct wayside *w, struct way_err *err)
     struct way_control_options o = {
         .loop = &t->loop, .resolver = t->resolver, .config = w->config,
         .health = w->health, .text = &w->text, .rings = w->rings, .stats = w->stats,
-        .threads = w->workers + 1,
+        .threads = w->workers + 1, .aside = &w->aside,
     };
     if (way_control_new(&w->control, &o, err) < 0)
         return -1;
