@@ -113,6 +113,10 @@ end
 --- Puts the cluster right again.
 function failover.repair(of, victim)
   if victim.frozen then victim:thaw() end
+  if victim.refusing then
+    victim:accept()
+    victim.refusing = nil
+  end
   if not victim.process:alive() then victim:restart() end
   -- It may believe for a moment that it is what it was.
   waits.wait_for(function()
@@ -131,10 +135,12 @@ function failover.repair(of, victim)
   end, 20, "nobody to be suspected")
 end
 
-local function first_success(commands, kind, since)
+--- When the first of a kind succeeded at or after `since`; of those sent at or after `sent`, where that is given.
+local function first_success(commands, kind, since, sent)
   local at
   for _, c in ipairs(commands) do
-    if c.client == kind and not c.error and c.done >= since and c.sent >= since - 30 and (not at or c.done < at) then at = c.done end
+    local counts = c.client == kind and not c.error and c.done >= since and (not sent or c.sent >= sent)
+    if counts and (not at or c.done < at) then at = c.done end
   end
   return at
 end
@@ -151,7 +157,10 @@ end
 local faults = {
   kill = function(victim) victim:kill() end,
   freeze = function(victim) victim:freeze() end,
-  refuse = function(victim) victim:refuse() end,
+  refuse = function(victim)
+    victim:refuse()
+    victim.refusing = true
+  end,
   failover = function(_, replica) assert(replica:call("CLUSTER", "FAILOVER") == "OK") end,
 }
 
@@ -159,7 +168,8 @@ local faults = {
 ---@param options table `cluster`, `way`, `slot` (whose master is the victim), `how` (kill, freeze, refuse, failover),
 ---  `victim` (default that master), `before` 0.6, `after` 1, `every` 0.02, `promotes` (default true), `folder`
 ---@return table `commands`, `fault`, `marked`, `promoted` (times), `reads`, `writes`, `others` (sums since the fault),
----  `success` (first on the victim's slots after the promotion), `recovered`, `executed`, `acknowledged`, `unknown`
+---  `success` (first write on the victim's slots after the promotion), `read_success` (first read sent after the fault),
+---  `recovered` (nothing fails or waits any more), `executed`, `acknowledged`, `unknown`
 function failover.run(options)
   local of, way = options.cluster, options.way
   local master = of:master_of(options.slot)
@@ -173,6 +183,7 @@ function failover.run(options)
   socket.sleep(options.before or 0.6)
   local out = { fault = socket.gettime(), victim = victim }
   faults[options.how](victim, replicas[1])
+  out.struck = socket.gettime()
   if options.promotes ~= false then out.promoted = watch(replicas, 15) end
   socket.sleep(options.after or 1)
   out.commands = load:finish()
@@ -181,8 +192,8 @@ function failover.run(options)
     return openloop.sum(out.commands, function(c) return c.client == kind and c.done >= out.fault end)
   end
   out.reads, out.writes, out.other_reads, out.other_writes = since "reads", since "writes", since "other reads", since "other writes"
-  out.success = first_success(out.commands, "writes", out.promoted or out.fault)
-  out.read_success = first_success(out.commands, "reads", out.fault)
+  out.success = first_success(out.commands, "writes", out.promoted or out.struck, not out.promoted and out.struck or nil)
+  out.read_success = first_success(out.commands, "reads", out.struck, out.struck)
   out.recovered = recovered(out.commands, out.fault)
   out.executed = executed(way, clients)
   local counted = openloop.sum(out.commands, function(c) return c.client:find "writes" ~= nil end)
