@@ -69,6 +69,8 @@ static inline size_t way_buf_held(const struct way_buf *b)
 }
 static inline void way_buf_put(struct way_buf *b, const void *p, size_t n)
 {
+    if (!n)
+        return;
     way_buf_room(b, n);
     memcpy(b->p + b->len, p, n);
     b->len += n;

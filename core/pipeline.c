@@ -338,9 +338,9 @@ static void join_orphan(struct way_join *j)
             last[r->slot % WAY_DETOUR_BUCKETS] = true;
         abandon(p, r);
     }
-    for (uint16_t slot = 0; slot < WAY_DETOUR_BUCKETS; slot++)
+    for (unsigned slot = 0; slot < WAY_DETOUR_BUCKETS; slot++)
         if (last[slot])
-            go_straight(p, slot);
+            go_straight(p, (uint16_t)slot);
 }
 
 static bool join_failed(const struct way_join *j, struct way_buf *out)

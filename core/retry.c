@@ -508,8 +508,10 @@ static void ask_groups(struct way_dispatch *d, unsigned node, const struct way_e
 {
     for (unsigned i = 0; i < count && node != WAY_NONE; i++) {
         const struct way_request *first = all;
-        while (!in_group(&groups[i], first) || first->flags & WAY_FLAG_ABANDONED)
+        while (first && (first->flags & WAY_FLAG_ABANDONED || !in_group(&groups[i], first)))
             first = first->link;
+        if (!first)
+            continue;
         ask_group(d, node, e, &groups[i], first);
     }
 }
@@ -542,7 +544,7 @@ static void deal_with(struct way_dispatch *d, unsigned node, const struct way_ev
             way_retry_fail(d, r);
         } else {
             struct way_span bytes = { r->own_bytes, r->bytes };
-            if (!r->own_bytes)
+            if (!r->own_bytes && c)
                 bytes = way_conn_bytes(c, r);
             go_again(d, node, g, r, e, bytes.p, bytes.n);
         }

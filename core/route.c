@@ -110,11 +110,11 @@ static unsigned nearest(struct way_router *w, const struct candidates *c)
         if (best < 0 || latency[i] < best)
             best = latency[i];
     }
-    unsigned near[CANDIDATES_MAX], n = 0;
+    unsigned near[CANDIDATES_MAX] = { 0 }, n = 0;
     for (unsigned i = 0; i < c->count; i++)
         if (latency[i] <= best + w->tolerance)
             near[n++] = c->node[i];
-    return near[way_random_next(&w->random) % n];
+    return n ? near[way_random_next(&w->random) % n] : c->node[0];
 }
 
 static unsigned least_inflight(struct way_router *w, const struct candidates *c)
