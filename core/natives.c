@@ -413,6 +413,15 @@ static int n_gsub(lua_State *L)
 
 /* ---- tables ---- */
 
+/* Scripts set no metatables: a table that has one is the host's, and read-only, which the
+ * real functions, working behind its back, would not see. */
+static void check_own(lua_State *L, const char *what)
+{
+    luaL_checktype(L, 1, LUA_TTABLE);
+    if (lua_getmetatable(L, 1))
+        luaL_error(L, "%s: the table is read-only", what);
+}
+
 static size_t check_list(lua_State *L, const char *what)
 {
     luaL_checktype(L, 1, LUA_TTABLE);
@@ -451,7 +460,7 @@ static void charge_move(lua_State *L, size_t n, double position, const char *wha
 
 static int n_insert(lua_State *L)
 {
-    luaL_checktype(L, 1, LUA_TTABLE);
+    check_own(L, "insert");
     size_t n = lua_objlen(L, 1);
     if (lua_gettop(L) > 2) {
         double position = luaL_checknumber(L, 2);
@@ -466,7 +475,7 @@ static int n_insert(lua_State *L)
 
 static int n_remove(lua_State *L)
 {
-    luaL_checktype(L, 1, LUA_TTABLE);
+    check_own(L, "remove");
     size_t n = lua_objlen(L, 1);
     if (lua_gettop(L) > 1)
         charge_move(L, n, luaL_checknumber(L, 2), "remove");
@@ -477,6 +486,7 @@ static int n_remove(lua_State *L)
 
 static int n_sort(lua_State *L)
 {
+    check_own(L, "sort");
     size_t n = check_list(L, "sort"), bytes = 0;
     for (size_t i = 1; i <= n; i++) {
         lua_rawgeti(L, 1, (int)i);

@@ -22,6 +22,7 @@
 #include <lua.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/stat.h>
 
 static const char *const question_names[WAY_ASK_COUNT] = { "classify", "mark", "backoff",
                                                            "probe", "reconnect" };
@@ -284,15 +285,49 @@ static bool plain_name(const char *name, size_t n)
     return n > 0 && n < 64;
 }
 
+enum { PATH_BYTES = 4096 }; /* what realpath needs */
+
+/* The folder that a path's file really lies in, by way of all links; false: there is no
+ * such file. */
+static bool real_folder(const char *path, char folder[PATH_BYTES])
+{
+    if (!realpath(path, folder))
+        return false;
+    *strrchr(folder, '/') = 0;
+    return true;
+}
+
+/* Reads a file beside the policy: where the policy's path says it is, and, links followed,
+ * where that folder or the policy's file really is. So a folder of links to a versioned
+ * one works, and a link to anywhere else does not. */
+static int read_sibling(const struct way_policy_text *t, const char *file, char **text,
+                        size_t *n, struct way_err *err)
+{
+    char path[PATH_BYTES], there[PATH_BYTES], beside[PATH_BYTES];
+    struct stat st;
+    const char *slash = strrchr(t->path, '/');
+    int folder = slash ? (int)(slash - t->path) : 1;
+    snprintf(path, sizeof path, "%.*s/%s", folder, slash ? t->path : ".", file);
+    if (!real_folder(path, there) || stat(path, &st) < 0)
+        return way_fail(err, "%s: %s", path, strerror(errno));
+    bool is_beside = real_folder(t->path, beside) && !strcmp(there, beside);
+    path[folder] = 0;
+    if (!is_beside &&
+        (!realpath(*path ? path : "/", beside) || strcmp(there, beside) != 0))
+        return way_fail(err, "%s: a link out of the policy's folder", file);
+    path[folder] = '/';
+    if (!S_ISREG(st.st_mode))
+        return way_fail(err, "%s: not a regular file", path);
+    return read_file(path, text, n, err);
+}
+
 static int require_sibling(lua_State *L, struct way_policy *p, const char *name)
 {
-    char path[4096], file[80];
+    char file[80];
     struct way_err err = { "" };
     char *text = NULL;
     size_t n = 0;
-    const char *own = p->loading->path, *slash = strrchr(own, '/');
     snprintf(file, sizeof file, "%s.lua", name);
-    snprintf(path, sizeof path, "%.*s%s", slash ? (int)(slash - own) + 1 : 0, own, file);
     for (unsigned i = 0; i < p->files; i++) {
         if (strcmp(p->file[i].name, file) != 0)
             continue;
@@ -303,7 +338,7 @@ static int require_sibling(lua_State *L, struct way_policy *p, const char *name)
     }
     if (p->files == way_count(p->file))
         return luaL_error(L, "require: more than %d files", WAY_SIBLINGS_MAX);
-    if (read_file(path, &text, &n, &err) < 0)
+    if (read_sibling(p->loading, file, &text, &n, &err) < 0)
         return luaL_error(L, "require: %s", err.text);
     struct way_policy_file *f = add_file(p, file, text, n);
     way_script_run(L, f->name, f->text, f->n);
