@@ -15,7 +15,9 @@
 
 #include <stdio.h>
 
-enum { GROUPS_MAX = 12 };
+/* Groups: one for each kind, certainty and whether it was held before (SORTS) at least, and
+ * some for their attempts. */
+enum { SORTS = 12, GROUPS_MAX = 24 };
 #define TICK_SECONDS 0.01
 #define AGAIN_SECONDS 0.05
 
@@ -334,10 +336,13 @@ static bool may_go_again(struct way_dispatch *d, const struct group *g,
 
 /* ---- what the policy said, done ---- */
 
-static void aim(struct way_request *r, unsigned node, const struct way_retry *retry)
+static void aim(struct way_request *r, unsigned node, const struct way_retry *retry,
+                const struct way_event *e)
 {
     r->avoid = WAY_NONE_NODE;
     r->flags &= (uint16_t)~WAY_FLAG_MASTER;
+    if (retry->kind == WAY_RETRY_HOLD && e->error == WAY_ERROR_NO_NODE)
+        r->flags &= (uint16_t)~WAY_FLAG_ASKED; /* its target went: the slot's owner knows */
     if (!(r->flags & WAY_FLAG_ASKED))
         r->target = WAY_NONE_NODE;
     if (retry->kind == WAY_RETRY_OTHER)
@@ -380,7 +385,7 @@ static void go_again(struct way_dispatch *d, unsigned node, struct group *g,
                      struct way_request *r, const struct way_event *e, const char *bytes,
                      size_t n)
 {
-    aim(r, node, &g->retry);
+    aim(r, node, &g->retry, e);
     if (r->pipeline)
         way_pipeline_detour(r->pipeline, r);
     if (g->retry.kind != WAY_RETRY_HOLD) {
@@ -412,21 +417,30 @@ static void go_again(struct way_dispatch *d, unsigned node, struct group *g,
 
 /* ---- groups ---- */
 
-static bool in_group(const struct group *g, const struct way_request *r)
+static bool of_sort(const struct group *g, const struct way_request *r)
 {
     return g->kind == (r->flags & WAY_FLAG_WRITE ? WAY_COMMANDS_WRITES
                                                  : WAY_COMMANDS_READS) &&
-           (unsigned)g->certainty == r->last.certainty && g->attempt == r->attempt &&
-           g->before == (r->until > 0);
+           (unsigned)g->certainty == r->last.certainty && g->before == (r->until > 0);
 }
 
+static bool in_group(const struct group *g, const struct way_request *r)
+{
+    return of_sort(g, r) && g->attempt == r->attempt;
+}
+
+/* Where too many attempts differ, the last of them go with others of their sort. */
 static struct group *group_of(struct group *groups, unsigned count,
                               const struct way_request *r)
 {
-    for (unsigned i = 0; i < count; i++)
+    struct group *alike = NULL;
+    for (unsigned i = 0; i < count; i++) {
         if (in_group(&groups[i], r))
             return &groups[i];
-    return NULL;
+        if (!alike && of_sort(&groups[i], r))
+            alike = &groups[i];
+    }
+    return count > GROUPS_MAX - SORTS ? alike : NULL;
 }
 
 static unsigned make_groups(struct group *groups, const struct way_request *all)
@@ -436,8 +450,6 @@ static unsigned make_groups(struct group *groups, const struct way_request *all)
         if (r->flags & WAY_FLAG_ABANDONED)
             continue;
         struct group *g = group_of(groups, count, r);
-        if (!g && count == GROUPS_MAX)
-            continue; /* more kinds than one pass knows: these get the error */
         if (!g) {
             g = &groups[count++];
             memset(g, 0, offsetof(struct group, entry));

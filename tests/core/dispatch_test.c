@@ -207,6 +207,27 @@ static void a_connection_with_many_commands_dies_as_one_event(void **state)
     end(&b);
 }
 
+/* More attempts differ than the policy is asked about: none is forgotten for that. */
+static void commands_of_many_attempts_die_together(void **state)
+{
+    (void)state;
+    enum { MANY = 40 };
+    struct bed b;
+    init(&b, again);
+    b.config.limits.attempts = 100;
+    start(&b);
+    rule(&b, A, "GET", NULL, MANY);
+    for (unsigned i = 0; i < MANY; i++)
+        get(&b, SLOT_A + i)->attempt = (uint16_t)(i + 1);
+    AWAIT(&b.loop, 5, b.node[A].requests == MANY);
+    close_clients(&b.node[A]);
+    AWAIT(&b.loop, 5, b.p.pending == 0);
+    assert_int_equal(way_buf_held(&b.p.out), MANY * strlen("$1\r\na\r\n"));
+    assert_int_equal(stat_of(&b, WAY_STAT_ERR_UNKNOWN), 0);
+    way_buf_reset(&b.p.out);
+    end(&b);
+}
+
 static void an_idle_connection_that_was_closed_is_made_anew(void **state)
 {
     (void)state;
@@ -454,6 +475,22 @@ static void asking_goes_with_its_command_when_the_target_dies(void **state)
     way_slot_key(SLOT_A, key);
     snprintf(order, sizeof order, "ASKING\nGET %s\nASKING\nGET %s\n", key, key);
     assert_string_equal(b.node[B].asked, order);
+    end(&b);
+}
+
+static void a_command_whose_asking_target_went_is_routed_afresh(void **state)
+{
+    (void)state;
+    struct bed b;
+    char reply[64];
+    begin(&b, holds);
+    moved(reply, sizeof reply, "ASK", SLOT_A, &b.node[B]);
+    kit_hard(b.health, b.index[B], b.loop.now, WAY_STATE_FAILING, 0);
+    rule(&b, A, "GET", reply, 1);
+    get(&b, SLOT_A);
+    AWAIT(&b.loop, 5, way_dispatch_waiting(b.dispatch, NULL) == 1);
+    kit_soft(b.health, b.index[A0], b.loop.now, WAY_STATE_SUSPECT, 0); /* any change */
+    expect(&b, "$1\r\na\r\n");
     end(&b);
 }
 
@@ -826,6 +863,7 @@ int main(void)
         cmocka_unit_test(doubt_about_a_write_stays),
         cmocka_unit_test(a_loading_node_is_told_and_another_asked),
         cmocka_unit_test(a_connection_with_many_commands_dies_as_one_event),
+        cmocka_unit_test(commands_of_many_attempts_die_together),
         cmocka_unit_test(an_idle_connection_that_was_closed_is_made_anew),
         cmocka_unit_test(attempts_end),
         cmocka_unit_test(attempts_end_where_no_socket_is_tried),
@@ -840,6 +878,7 @@ int main(void)
         cmocka_unit_test(moved_to_a_stranger_waits_for_the_topology),
         cmocka_unit_test(ask_is_followed_once_and_not_believed),
         cmocka_unit_test(asking_goes_with_its_command_when_the_target_dies),
+        cmocka_unit_test(a_command_whose_asking_target_went_is_routed_afresh),
         cmocka_unit_test(redirects_end_with_the_redirect_itself),
         cmocka_unit_test(moved_to_itself_dials_anew),
         cmocka_unit_test(later_commands_of_a_slot_wait_behind_a_detour),
