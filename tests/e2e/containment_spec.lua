@@ -372,7 +372,11 @@ describe("where the policy fails on hard evidence", function()
       if i <= 4 or i == 7 then
         local before = counters()
         provoke("arm reconnect " .. i)
-        under_load(function() end, clients) -- which connects to it
+        local served = replica:calls "get"
+        kit.wait_for(function() -- dials have a least interval, and one has just failed
+          under_load(function() end, clients)
+          return replica:calls "get" > served
+        end, 5, "the replica to be connected")
         replica:call("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
         under_load(function() end, clients)
         assert_contained(before, "reconnect", misdeed[3], misdeed[1] .. " in reconnect")
@@ -392,7 +396,7 @@ describe("a policy that asks for too much", function()
     connect_all(4)
   end)
 
-  it("for a probe every microsecond gets limits.node_probes_per_second", function()
+  it("for a probe every microsecond gets no more than limits.probes_per_second", function()
     provoke "arm storm 1"
     local before = counters()
     under_load(function() socket.sleep(1) end, clients)

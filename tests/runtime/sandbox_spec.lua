@@ -203,7 +203,8 @@ describe("require", function()
     local function refused(name, files, where)
         local folder = folder_of(files or {})
         if where then where(folder) end
-        write(folder .. "/p.lua", HEAD .. ("local x = require %q return wayside.policy { name = 'x', version = tostring(x.version) }"):format(name))
+        write(folder .. "/p.lua", HEAD .. ("local x = require %q\n"):format(name)
+            .. "return wayside.policy { name = 'x', version = tostring(x.version) }")
         return test.refused(folder .. "/p.lua"), folder
     end
 
