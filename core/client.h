@@ -19,6 +19,7 @@ struct way_client {
     uint64_t pushed;        /* commands read */
     uint64_t replied;       /* replies counted */
     double last_read;
+    struct way_transaction *transaction; /* in MULTI, or watching; NULL: neither */
     char *name;             /* CLIENT SETNAME; NULL: none */
     bool unix_socket;
     bool paused;            /* not read from: it has to take its replies first */
@@ -31,7 +32,18 @@ void way_local_answer(struct way_client *c, const struct way_command *command,
                       const char *p, const struct way_arg *arg, unsigned count,
                       struct way_buf *out);
 
-/* Of the front, for local.c. */
+/* Of the front, for local.c and transaction.c. */
+enum { WAY_KEYS_INLINE = 64 };
 const struct way_front_options *way_front_about(const struct way_front *f);
+/* Answers the next command in the client's order. */
+void way_front_reply(struct way_client *c, const char *bytes, size_t n);
+void way_front_error(struct way_client *c, const char *fmt, ...) WAY_PRINTF(2, 3);
+/* The request that is parsed is no command: Redis's words. */
+void way_front_unknown(struct way_client *c, const char *p, struct way_err *err);
+/* The positions of the keys of the request that is parsed; *key has WAY_KEYS_INLINE
+ * places and is replaced if there are more (*owned: to be freed). -1: err has Redis's
+ * words. */
+int way_front_keys(struct way_client *c, const struct way_command *command, const char *p,
+                   unsigned **key, bool *owned, struct way_err *err);
 
 #endif

@@ -40,7 +40,6 @@
 #define BLOCKS "it blocks its connection, which clients share"
 #define CHANGES "it changes its connection, which clients share"
 #define TAKES "it takes its connection over, which clients share"
-#define TRANSACTION "transactions need a connection of their own"
 #define PUBSUB "pub/sub needs a connection of its own"
 #define ONE_SERVER "it concerns one server: ask the node itself"
 #define EACH_SERVER "it concerns every server: ask each node itself"
@@ -311,11 +310,11 @@ static const struct way_command commands[] = {
     LOCAL("reset", 1, RESET),
 
     /* transactions, pub/sub */
-    REFUSE("multi", 1, TRANSACTION),
-    REFUSE("exec", 1, TRANSACTION),
-    REFUSE("discard", 1, TRANSACTION),
-    REFUSE("watch", -2, TRANSACTION),
-    REFUSE("unwatch", 1, TRANSACTION),
+    LOCAL("multi", 1, MULTI),
+    LOCAL("exec", 1, EXEC),
+    LOCAL("discard", 1, DISCARD),
+    ROW_("watch", -2, false, LOCAL, NONE, WATCH, RANGE, ALL_KEYS, false, NULL),
+    LOCAL("unwatch", 1, UNWATCH),
     REFUSE("subscribe", -2, PUBSUB),
     REFUSE("unsubscribe", -1, PUBSUB),
     REFUSE("psubscribe", -2, PUBSUB),

@@ -30,6 +30,11 @@ enum way_command_local {
     WAY_LOCAL_SELECT,
     WAY_LOCAL_AUTH,
     WAY_LOCAL_RESET,
+    WAY_LOCAL_MULTI, /* from here on: transaction.c */
+    WAY_LOCAL_EXEC,
+    WAY_LOCAL_DISCARD,
+    WAY_LOCAL_WATCH,
+    WAY_LOCAL_UNWATCH,
 };
 enum way_command_keyspec {
     WAY_KEYS_NONE,

@@ -4,7 +4,7 @@
  * pass's end ▶ on_reply ▶ way_pipeline_answer (one copy). No lock, no Lua, no allocation:
  * requests come from a pool, buffers stay with their connections.
  *
- * Whatever fails leaves it for retry.c: a broken connection (on_broke), an error reply
+ * Whatever fails leaves it for retry.c: a broken connection (way_upstream_broke), an error reply
  * that is no answer (on_error_reply), a command that finds no node or no connection. */
 #include "dispatch.h"
 
@@ -25,6 +25,8 @@ void way_upstream_answer(struct way_dispatch *d, struct way_request *r, const ch
         grew = way_pipeline_answer(p, r, bytes, n);
     else if (r->kind == WAY_REQUEST_PART)
         grew = way_join_answer(r, bytes, n);
+    else if (r->kind == WAY_REQUEST_OWN)
+        grew = way_own_answer(d, r, bytes, n);
     else
         way_request_give(d->o.pool, r);
     if (p && (grew || (double)p->held_live + (double)p->joining >
@@ -59,10 +61,11 @@ static void let_go(struct way_dispatch *d, struct way_conn *c)
  * open new ones. */
 static void drop_connections(struct way_dispatch *d, unsigned node, bool drain)
 {
-    enum { MOST = 64 };
-    struct way_conn *all[MOST];
-    unsigned n = 0;
-    for (struct way_link *l = d->links; l && n < MOST; l = l->next)
+    unsigned n = 0, most = 0;
+    for (struct way_link *l = d->links; l; l = l->next)
+        most += l->conn->node == node;
+    struct way_conn **all = way_alloc((most + 1) * sizeof *all);
+    for (struct way_link *l = d->links; l; l = l->next)
         if (l->conn->node == node)
             all[n++] = l->conn;
     for (unsigned i = 0; i < n; i++) {
@@ -75,6 +78,7 @@ static void drop_connections(struct way_dispatch *d, unsigned node, bool drain)
         else
             way_conn_break(all[i], WAY_ERROR_RESET, "dropped: its node was marked");
     }
+    way_free(all);
     count_inflight(d, node);
 }
 
@@ -217,8 +221,8 @@ static bool is_answer(const struct way_event *e)
 
 /* A trial that ended with an error reply: its place is given back unless that blames the
  * node. */
-static void fail_trial(struct way_dispatch *d, struct way_link *l, struct way_request *r,
-                       struct way_event *e)
+void way_upstream_fail_trial(struct way_dispatch *d, struct way_link *l,
+                             struct way_request *r, struct way_event *e)
 {
     if (!(r->flags & WAY_FLAG_TRIAL))
         return;
@@ -231,8 +235,8 @@ static void fail_trial(struct way_dispatch *d, struct way_link *l, struct way_re
 
 /* True: it is no answer, and went another way. What nobody waits for goes no further, but
  * is no success of the node either. */
-static bool on_error_reply(struct way_dispatch *d, struct way_conn *c,
-                           struct way_request *r, const char *reply, size_t n)
+bool way_upstream_error_reply(struct way_dispatch *d, struct way_conn *c,
+                              struct way_request *r, const char *reply, size_t n)
 {
     struct way_event e;
     bool waited_for = r->kind != WAY_REQUEST_ASKING && !(r->flags & WAY_FLAG_ABANDONED);
@@ -245,7 +249,7 @@ static bool on_error_reply(struct way_dispatch *d, struct way_conn *c,
     e.unix_time = way_unix();
     e.reused = c->answered > 1;
     e.connection_age = e.now - c->born;
-    fail_trial(d, c->data, r, &e);
+    way_upstream_fail_trial(d, c->data, r, &e);
     if (!waited_for) {
         way_upstream_answer(d, r, reply, n);
         return true;
@@ -258,12 +262,20 @@ static bool on_error_reply(struct way_dispatch *d, struct way_conn *c,
 
 /* ---- a connection's callbacks ---- */
 
+void way_upstream_good(struct way_dispatch *d, struct way_conn *c, struct way_request *r)
+{
+    struct way_link *l = c->data;
+    l->good++;
+    if (r->flags & WAY_FLAG_TRIAL)
+        end_trial(d, l, r, true);
+}
+
 static void on_reply(struct way_conn *c, struct way_request *r, const char *bytes, size_t n)
 {
     struct way_link *l = c->data;
     struct way_dispatch *d = l->dispatch;
     l->sampled = r->sent;
-    if (bytes[0] == '-' && on_error_reply(d, c, r, bytes, n))
+    if (bytes[0] == '-' && way_upstream_error_reply(d, c, r, bytes, n))
         return;
     l->good++;
     if (r->flags & WAY_FLAG_TRIAL)
@@ -271,7 +283,7 @@ static void on_reply(struct way_conn *c, struct way_request *r, const char *byte
     way_upstream_answer(d, r, bytes, n);
 }
 
-static void on_batch(struct way_conn *c, unsigned replies)
+void way_upstream_batch(struct way_conn *c, unsigned replies)
 {
     struct way_link *l = c->data;
     struct way_dispatch *d = l->dispatch;
@@ -300,14 +312,14 @@ static void unlink_conn(struct way_dispatch *d, struct way_conn *c)
         l->next->prev = l->prev;
 }
 
-static void on_drained(struct way_conn *c)
+void way_upstream_drained(struct way_conn *c)
 {
     struct way_link *l = c->data;
     unlink_conn(l->dispatch, c);
     way_loop_reclaim(l->dispatch->o.loop, l, way_free);
 }
 
-static void on_ready(struct way_conn *c)
+void way_upstream_ready(struct way_conn *c)
 {
     struct way_link *l = c->data;
     struct way_dispatch *d = l->dispatch;
@@ -354,7 +366,7 @@ static void end_trials(struct way_dispatch *d, struct way_link *l, struct way_ev
     }
 }
 
-static void on_broke(struct way_conn *c, struct way_event *e)
+void way_upstream_broke(struct way_conn *c, struct way_event *e)
 {
     struct way_link *l = c->data;
     struct way_dispatch *d = l->dispatch;
@@ -378,41 +390,49 @@ static void on_broke(struct way_conn *c, struct way_event *e)
 }
 
 static const struct way_conn_ops conn_ops = {
-    .reply = on_reply, .batch = on_batch, .ready = on_ready, .broke = on_broke,
-    .drained = on_drained,
+    .reply = on_reply, .batch = way_upstream_batch, .ready = way_upstream_ready, .broke = way_upstream_broke,
+    .drained = way_upstream_drained,
 };
 
 /* ---- connections ---- */
 
-struct way_conn *way_upstream_open(struct way_dispatch *d, unsigned node, uint8_t resp)
+struct way_link *way_upstream_link(struct way_dispatch *d, unsigned node, uint8_t resp,
+                                   const struct way_conn_ops *ops)
 {
     struct way_upstream *u = &d->up[node];
-    if (u->conn[resp - 2])
-        return u->conn[resp - 2];
     if (way_health_dial_at(d->o.health, node) > d->o.loop->now)
         return NULL;
     struct way_snapshot s;
     way_health_snapshot(d->o.health, node, d->o.loop->now, &s);
     struct way_conn_options o = {
         .loop = d->o.loop, .resolver = d->o.resolver, .timeouts = d->timeouts,
-        .ops = &conn_ops, .owner = d, .host = s.view.host, .port = s.view.port,
+        .ops = ops, .owner = d, .host = s.view.host, .port = s.view.port,
         .node = (uint16_t)node, .generation = s.view.generation, .resp = resp,
         .readonly = s.view.role == WAY_ROLE_REPLICA, .user = d->o.config->user,
         .password = d->o.config->password, .reply_bytes = (size_t)d->limits->reply_bytes,
     };
-    if (!u->conn[0] && !u->conn[1])
+    if (!u->conn[0] && !u->conn[1] && !u->own_count)
         u->drops = s.view.verdict.drops;
     struct way_link *l = way_zalloc(sizeof *l);
     struct way_conn *c = way_conn_open(&o);
     *l = (struct way_link){ .dispatch = d, .conn = c, .next = d->links,
-                            .prev = &d->links };
+                            .prev = &d->links, .exclusive = ops != &conn_ops };
     if (d->links)
         d->links->prev = &l->next;
     d->links = l;
     c->data = l;
-    u->conn[resp - 2] = c;
     way_stat_add(d->o.stats, WAY_STAT_DIALS, 1);
-    return c;
+    return l;
+}
+
+struct way_conn *way_upstream_open(struct way_dispatch *d, unsigned node, uint8_t resp)
+{
+    struct way_conn **place = &d->up[node].conn[resp - 2];
+    if (!*place) {
+        struct way_link *l = way_upstream_link(d, node, resp, &conn_ops);
+        *place = l ? l->conn : NULL;
+    }
+    return *place;
 }
 
 /* Nodes that left, changed role or address: their connections carry no new commands. */
@@ -435,9 +455,9 @@ static void retire_connections(struct way_dispatch *d)
 /* ---- the way to a node ---- */
 
 /* No connection to be had, no room on it, no node: an event of its own, without a socket. */
-static void fail_here(struct way_dispatch *d, struct way_request *r, unsigned node,
-                      enum way_error error, enum way_step step, const char *bytes,
-                      size_t n)
+void way_upstream_fail(struct way_dispatch *d, struct way_request *r, unsigned node,
+                       enum way_error error, enum way_step step, const char *bytes,
+                       size_t n)
 {
     struct way_event e = { .kind = WAY_KIND_COMMANDS, .error = error, .step = step };
     e.phase = WAY_PHASE_CONNECT;
@@ -471,25 +491,33 @@ static void send_on(struct way_dispatch *d, struct way_conn *c, struct way_reque
     count_inflight(d, c->node);
 }
 
+bool way_upstream_route(struct way_dispatch *d, struct way_request *r, const char *bytes,
+                        size_t n, struct way_route *to)
+{
+    *to = way_route_slow(&d->router, r, d->o.loop->now);
+    if (to->node != WAY_NONE)
+        return true;
+    unsigned master = WAY_NONE;
+    if (to->shard != WAY_NONE)
+        master = atomic_load(&way_health_shard(d->o.health, to->shard)->master);
+    way_upstream_fail(d, r, master, to->shed ? WAY_ERROR_SHED : WAY_ERROR_NO_NODE,
+                      WAY_STEP_ROUTE, bytes, n);
+    return false;
+}
+
 static void send_slowly(struct way_dispatch *d, struct way_request *r, const char *bytes,
                         size_t n)
 {
-    struct way_route to = way_route_slow(&d->router, r, d->o.loop->now);
-    if (to.node == WAY_NONE) {
-        unsigned master = WAY_NONE;
-        if (to.shard != WAY_NONE)
-            master = atomic_load(&way_health_shard(d->o.health, to.shard)->master);
-        fail_here(d, r, master, to.shed ? WAY_ERROR_SHED : WAY_ERROR_NO_NODE,
-                  WAY_STEP_ROUTE, bytes, n);
+    struct way_route to;
+    if (!way_upstream_route(d, r, bytes, n, &to))
         return;
-    }
     uint8_t resp = r->pipeline ? r->pipeline->resp : 2;
     struct way_conn *c = way_upstream_open(d, to.node, resp);
     if (!c) {
         if (to.trial)
             way_health_trial_end(d->o.health, to.node, d->o.row, true);
         enum way_error error = (enum way_error)d->up[to.node].error;
-        fail_here(d, r, to.node, error ? error : WAY_ERROR_REFUSED, WAY_STEP_QUEUE, bytes,
+        way_upstream_fail(d, r, to.node, error ? error : WAY_ERROR_REFUSED, WAY_STEP_QUEUE, bytes,
                   n);
         return;
     }
@@ -497,14 +525,14 @@ static void send_slowly(struct way_dispatch *d, struct way_request *r, const cha
         (double)(way_buf_held(&c->out) + n) > d->limits->node_bytes) {
         if (to.trial)
             way_health_trial_end(d->o.health, to.node, d->o.row, true);
-        fail_here(d, r, to.node, WAY_ERROR_OVERFLOW, WAY_STEP_QUEUE, bytes, n);
+        way_upstream_fail(d, r, to.node, WAY_ERROR_OVERFLOW, WAY_STEP_QUEUE, bytes, n);
         return;
     }
     send_on(d, c, r, to.trial, bytes, n);
 }
 
-void way_upstream_send(struct way_dispatch *d, struct way_request *r, const char *bytes,
-                       size_t n)
+void way_upstream_plain(struct way_dispatch *d, struct way_request *r, const char *bytes,
+                        size_t n)
 {
     bool plain = d->router.pick == WAY_PICK_MASTER || r->flags & WAY_FLAG_WRITE;
     if (plain && r->target == WAY_NONE_NODE && r->avoid == WAY_NONE_NODE && r->pipeline) {
@@ -519,6 +547,15 @@ void way_upstream_send(struct way_dispatch *d, struct way_request *r, const char
         }
     }
     send_slowly(d, r, bytes, n);
+}
+
+void way_upstream_send(struct way_dispatch *d, struct way_request *r, const char *bytes,
+                       size_t n)
+{
+    if (r->kind == WAY_REQUEST_OWN)
+        way_own_send(d, r, bytes, n);
+    else
+        way_upstream_plain(d, r, bytes, n);
 }
 
 /* ---- order per client and slot ---- */
@@ -548,7 +585,7 @@ static void find_detours(struct way_dispatch *d, struct way_pipeline *p)
     }
 }
 
-static void queue_behind(struct way_dispatch *d, struct way_pipeline *p,
+void way_upstream_behind(struct way_dispatch *d, struct way_pipeline *p,
                          struct way_request *r, const char *bytes, size_t n)
 {
     way_retry_own(r, bytes, n);
@@ -583,8 +620,10 @@ static void on_straight(struct way_pipeline *p, uint16_t slot)
         r->own_bytes = NULL;
         if (r->flags & WAY_FLAG_ABANDONED)
             way_upstream_answer(d, r, "", 0);
-        else
+        else if (r->kind != WAY_REQUEST_OWN)
             way_dispatch_submit(d, r, bytes, r->bytes);
+        else
+            way_own_submit(d, r, bytes, r->bytes);
         way_free(bytes);
     }
 }
@@ -600,11 +639,11 @@ void way_dispatch_submit(struct way_dispatch *d, struct way_request *r, const ch
             find_detours(d, p);
         }
         if (way_pipeline_has_detour(p, r->slot)) {
-            queue_behind(d, p, r, bytes, n);
+            way_upstream_behind(d, p, r, bytes, n);
             return;
         }
     }
-    way_upstream_send(d, r, bytes, n);
+    way_upstream_plain(d, r, bytes, n);
 }
 
 void way_dispatch_attach(struct way_dispatch *d, struct way_pipeline *p)
@@ -690,7 +729,7 @@ void way_dispatch_pass(struct way_dispatch *d)
     way_router_refresh(&d->router);
     retire_connections(d);
     for (unsigned i = 0; i < way_health_nodes(d->o.health) && i < WAY_NODES_MAX; i++)
-        if (d->up[i].conn[0] || d->up[i].conn[1])
+        if (d->up[i].conn[0] || d->up[i].conn[1] || d->up[i].own_count)
             apply_drops(d, i);
     way_retry_release(d);
 }
@@ -726,6 +765,7 @@ void way_dispatch_free(struct way_dispatch *d)
     while (d->links) {
         struct way_link *l = d->links;
         struct way_conn *c = l->conn;
+        way_own_close(l);
         for (struct way_request *r = way_conn_take(c), *next; r; r = next) {
             next = r->link;
             way_upstream_answer(d, r, "$-1\r\n", 5);

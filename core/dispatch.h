@@ -6,7 +6,8 @@
  * once: by a node's reply, or by an error that names node, phase and certainty. Order
  * holds per client and slot. Never calls back from inside way_dispatch_submit but grew().
  *
- * dispatch.c: the way to a node and back. retry.c: what becomes of commands that failed. */
+ * dispatch.c: the way to a node and back. retry.c: what becomes of commands that failed.
+ * own.c: connections that one client has for itself. */
 #ifndef WAY_DISPATCH_H
 #define WAY_DISPATCH_H
 
@@ -49,6 +50,28 @@ void way_dispatch_detach(struct way_dispatch *d, struct way_pipeline *p);
  * answered, and gone, when it returns. */
 void way_dispatch_submit(struct way_dispatch *d, struct way_request *r, const char *bytes,
                          size_t n);
+
+/* ---- connections of a client's own ----
+ * A session is what a client needs one for: a transaction, or all from a WATCH to EXEC. Its
+ * connection is taken from the worker's idle ones when the first command is sent, and goes
+ * back, clean, when the session was released and its commands are answered. */
+struct way_own;
+enum way_own_part { /* way_request.part */
+    WAY_OWN_PLAIN, /* a command of a watching client */
+    WAY_OWN_WATCH, /* WATCH: the session opens a connection for it */
+    WAY_OWN_UNIT,  /* MULTI, commands and EXEC, in one piece: answered by EXEC's reply */
+};
+struct way_own *way_own_new(struct way_dispatch *d);
+/* The client is done with it; commands that were submitted hold it as long as they need.
+ * What is watched and was not executed is unwatched. */
+void way_own_unref(struct way_own *s);
+/* What it watches is not protected any more: its EXEC will be an error. A watch is also
+ * lost when its connection breaks or its slot moves. */
+void way_own_lose(struct way_own *s);
+/* As way_dispatch_submit, over the session's connection: behind all that is in flight of
+ * r's client and bucket, and before all that comes after it. */
+void way_dispatch_own(struct way_dispatch *d, struct way_own *s, struct way_request *r,
+                      enum way_own_part part, const char *bytes, size_t n);
 
 /* Answers r with an error of the caller's time running out; what a node still says to it
  * is dropped. */

@@ -9,6 +9,7 @@
 #include "listen.h"
 #include "log.h"
 #include "slots.h"
+#include "transaction.h"
 
 #include <errno.h>
 #include <netinet/in.h>
@@ -18,7 +19,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-enum { HANDED_MAX = 1024, KEYS_INLINE = 64 };
+enum { HANDED_MAX = 1024 };
 
 struct way_front {
     struct way_front_options o;
@@ -67,6 +68,7 @@ static void close_client(struct way_client *c)
     ev_io_stop(f->o.loop->ev, &c->io);
     close(c->fd);
     way_loop_forget(f->o.loop, &c->flush);
+    way_transaction_end(c);
     way_dispatch_detach(f->o.dispatch, &c->pipeline);
     *c->prev = c->next;
     if (c->next)
@@ -178,8 +180,14 @@ static void lend(struct way_pipeline *p, struct way_buf *b)
 
 /* ---- commands ---- */
 
-static void answer_error(struct way_client *c, const char *fmt, ...) WAY_PRINTF(2, 3);
-static void answer_error(struct way_client *c, const char *fmt, ...)
+void way_front_reply(struct way_client *c, const char *bytes, size_t n)
+{
+    struct way_request *r = way_pipeline_push(&c->pipeline, c->front->o.loop->now);
+    if (way_pipeline_answer(&c->pipeline, r, bytes, n))
+        flush_later(c);
+}
+
+void way_front_error(struct way_client *c, const char *fmt, ...)
 {
     char text[512];
     va_list ap;
@@ -207,17 +215,18 @@ static void answer_locally(struct way_client *c, const struct way_command *comma
     }
 }
 
-static void answer_unknown(struct way_client *c, const char *p, const struct way_arg *arg,
-                           unsigned count)
+void way_front_unknown(struct way_client *c, const char *p, struct way_err *err)
 {
+    const struct way_arg *arg = c->parser.arg;
+    unsigned count = c->parser.count;
     char args[160] = "";
     size_t n = 0;
     for (unsigned i = 1; i < count && n < 128; i++)
         n += (size_t)snprintf(args + n, sizeof args - n, "'%.*s' ",
                               (int)(arg[i].n < 24 ? arg[i].n : 24), p + arg[i].off);
     way_stat_add(c->front->o.stats, WAY_STAT_REFUSED, 1);
-    answer_error(c, "ERR unknown command '%.*s', with args beginning with: %s",
-                 (int)(arg[0].n < 128 ? arg[0].n : 128), p + arg[0].off, args);
+    (void)way_fail(err, "ERR unknown command '%.*s', with args beginning with: %s",
+                   (int)(arg[0].n < 128 ? arg[0].n : 128), p + arg[0].off, args);
 }
 
 static uint16_t slot_of(const char *p, const struct way_arg *a)
@@ -241,20 +250,17 @@ static void forward_keyless(struct way_client *c, const struct way_command *comm
     submit(c, command, (uint16_t)(c->id % WAY_SLOTS), WAY_FLAG_NO_KEY, p, n);
 }
 
-/* The positions of the keys; the array is the caller's unless there are more. */
-static int find_keys(struct way_client *c, const struct way_command *command,
-                     const char *p, unsigned count, unsigned **key, unsigned *owned)
+int way_front_keys(struct way_client *c, const struct way_command *command, const char *p,
+                   unsigned **key, bool *owned, struct way_err *err)
 {
-    struct way_err err;
     const struct way_arg *arg = c->parser.arg;
-    int n = way_command_keys(command, p, arg, count, *key, KEYS_INLINE, &err);
-    if (n > KEYS_INLINE) {
-        *owned = (unsigned)n;
+    unsigned count = c->parser.count;
+    int n = way_command_keys(command, p, arg, count, *key, WAY_KEYS_INLINE, err);
+    *owned = n > WAY_KEYS_INLINE;
+    if (*owned) {
         *key = way_alloc((size_t)n * sizeof **key);
-        n = way_command_keys(command, p, arg, count, *key, (unsigned)n, &err);
+        n = way_command_keys(command, p, arg, count, *key, (unsigned)n, err);
     }
-    if (n < 0)
-        answer_error(c, "%s", err.text);
     return n;
 }
 
@@ -352,20 +358,24 @@ static void split(struct way_client *c, const struct way_command *command, const
 static void forward_many(struct way_client *c, const struct way_command *command,
                          const char *p, size_t n, unsigned count)
 {
-    unsigned inline_keys[KEYS_INLINE], *key = inline_keys, owned = 0;
+    unsigned inline_keys[WAY_KEYS_INLINE], *key = inline_keys;
+    bool owned = false;
+    struct way_err err;
     const struct way_arg *arg = c->parser.arg;
-    int keys = find_keys(c, command, p, count, &key, &owned);
-    if (keys == 0)
+    int keys = way_front_keys(c, command, p, &key, &owned, &err);
+    if (keys < 0)
+        way_front_error(c, "%s", err.text);
+    else if (keys == 0)
         forward_keyless(c, command, p, n);
     else if (keys > 0 && one_slot(p, arg, key, keys))
         submit(c, command, slot_of(p, &arg[key[0]]), 0, p, n);
     else if (keys > 0 && command->how == WAY_HOW_SPLIT && count % (unsigned)command->step
              != (command->step > 1 ? 1u : 0u))
-        answer_error(c, "ERR wrong number of arguments for '%s' command", command->name);
+        way_front_error(c, "ERR wrong number of arguments for '%s' command", command->name);
     else if (keys > 0 && command->how == WAY_HOW_SPLIT)
         split(c, command, p, key, (unsigned)keys);
     else if (keys > 0)
-        answer_error(c, "CROSSSLOT Keys in request don't hash to the same slot");
+        way_front_error(c, "CROSSSLOT Keys in request don't hash to the same slot");
     if (owned)
         way_free(key);
 }
@@ -374,7 +384,7 @@ static void serve_refused(struct way_client *c, const struct way_command *comman
                           const char *why)
 {
     way_stat_add(c->front->o.stats, WAY_STAT_REFUSED, 1);
-    answer_error(c, "ERR wayside does not serve '%s': %s", command->name, why);
+    way_front_error(c, "ERR wayside does not serve '%s': %s", command->name, why);
 }
 
 /* p[0..n) is one whole request, parsed. */
@@ -385,12 +395,15 @@ static void serve(struct way_client *c, const char *p, size_t n)
     struct way_err err;
     const struct way_command *command = way_command_find(p + arg[0].off, arg[0].n);
     c->pushed++;
+    if (c->transaction && way_transaction_takes(c, command, p, n))
+        return;
     if (!command) {
-        answer_unknown(c, p, arg, count);
+        way_front_unknown(c, p, &err);
+        way_front_error(c, "%s", err.text);
         return;
     }
     if (way_command_arity(command, count, &err) < 0) {
-        answer_error(c, "%s", err.text);
+        way_front_error(c, "%s", err.text);
         return;
     }
     if (command->how == WAY_HOW_FORWARD && command->keyspec == WAY_KEYS_RANGE &&
@@ -401,6 +414,8 @@ static void serve(struct way_client *c, const char *p, size_t n)
     const char *why = way_command_refused(command, p, arg, count);
     if (why)
         serve_refused(c, command, why);
+    else if (command->how == WAY_HOW_LOCAL && command->local >= WAY_LOCAL_MULTI)
+        way_transaction_command(c, command, p);
     else if (command->how == WAY_HOW_LOCAL)
         answer_locally(c, command, p, arg, count);
     else
@@ -422,7 +437,7 @@ static bool serve_inline(struct way_client *c, const char *p, size_t n)
     }
     if (!ok) {
         c->pushed++;
-        answer_error(c, "ERR %s", err.text);
+        way_front_error(c, "ERR %s", err.text);
     }
     way_buf_fini(&b);
     return ok;
@@ -432,7 +447,7 @@ static void bad_request(struct way_client *c, const struct way_err *err)
 {
     way_stat_add(c->front->o.stats, WAY_STAT_BAD_REQUESTS, 1);
     c->pushed++;
-    answer_error(c, "ERR %s", err->text);
+    way_front_error(c, "ERR %s", err->text);
     c->closing = true;
     flush_later(c);
 }

@@ -136,6 +136,13 @@ static const struct way_setting settings[] = {
           "phase=... certainty=..."),
     LIMIT(clients, "clients", 10000, 1, 1e6, "clients connected at once",
           "-ERR max number of clients reached, and the connection is closed"),
+    LIMIT(transaction_connections, "connections", 1024, 1, 1e6,
+          "connections for transactions and watching clients, per worker, idle ones "
+          "included",
+          "-WAYSIDE overflow ... step=queue certainty=unsent"),
+    LIMIT(transaction_commands, "commands", 16384, 1, 1e6,
+          "commands between MULTI and EXEC; their bytes are bounded as one request's",
+          "-ERR too many commands in a transaction, and EXEC answers EXECABORT"),
 
     /* the policy itself */
     LIMIT(instructions, "instructions", 100000, 1000, 1e9,

@@ -42,6 +42,8 @@ struct way_limits {
     double reply_bytes;
     double held_bytes; /* commands held or waiting, per worker */
     double clients;
+    double transaction_connections; /* per worker, idle ones included */
+    double transaction_commands;    /* queued by one client */
     double instructions;  /* per call of a policy */
     double policy_wall;   /* s */
     double policy_memory; /* bytes */

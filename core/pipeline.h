@@ -20,6 +20,7 @@ enum way_request_kind {
     WAY_REQUEST_PART,    /* of a join */
     WAY_REQUEST_ASKING,  /* the ASKING before a redirected command: its reply is dropped */
     WAY_REQUEST_ASK,     /* of a control connection: see cluster, control */
+    WAY_REQUEST_OWN,     /* of a pipeline, over a connection of its client's own */
 };
 enum way_request_state {
     WAY_REQUEST_NEW,
@@ -70,8 +71,8 @@ struct way_request {
         uint16_t node;
     } last;                   /* why it is not answered yet */
     struct way_join *join;    /* of a PART, or of the COMMAND that was split */
-    uint32_t part;            /* which part */
-    void *ask;                /* of an ASK: its owner's */
+    uint32_t part;            /* which part; of an OWN: see dispatch.h */
+    void *ask;                /* of an ASK: its owner's; of an OWN: its session */
 };
 #define WAY_NONE_NODE 0xffff /* == WAY_NONE of health.h */
 

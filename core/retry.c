@@ -17,7 +17,7 @@
 
 /* Groups: one for each kind, certainty and whether it was held before (SORTS) at least, and
  * some for their attempts. */
-enum { SORTS = 12, GROUPS_MAX = 24 };
+enum { SORTS = 18, GROUPS_MAX = 30 };
 #define TICK_SECONDS 0.01
 #define AGAIN_SECONDS 0.05
 
@@ -55,7 +55,7 @@ void way_retry_remember(struct way_request *r, unsigned node, const struct way_e
     r->words = e->error == WAY_ERROR_REPLY ? way_strdup(e->message) : NULL;
 }
 
-static const char *address_of(struct way_dispatch *d, unsigned node)
+const char *way_upstream_address(struct way_dispatch *d, unsigned node)
 {
     if (node >= WAY_NODES_MAX)
         return "none";
@@ -93,7 +93,7 @@ void way_retry_fail(struct way_dispatch *d, struct way_request *r)
                            way_step_name(r->last.step),
                            way_certainty_name(r->last.certainty),
                            way_decider_class_name(d->o.decider, r->last.class),
-                           address_of(d, r->last.node), certainty_words(r));
+                           way_upstream_address(d, r->last.node), certainty_words(r));
     way_upstream_answer(d, r, b.p, b.len);
     way_buf_fini(&b);
 }
@@ -417,11 +417,17 @@ static void go_again(struct way_dispatch *d, unsigned node, struct group *g,
 
 /* ---- groups ---- */
 
+static enum way_commands kind_of(const struct way_request *r)
+{
+    if (r->kind == WAY_REQUEST_OWN && r->part == WAY_OWN_UNIT)
+        return WAY_COMMANDS_TRANSACTION;
+    return r->flags & WAY_FLAG_WRITE ? WAY_COMMANDS_WRITES : WAY_COMMANDS_READS;
+}
+
 static bool of_sort(const struct group *g, const struct way_request *r)
 {
-    return g->kind == (r->flags & WAY_FLAG_WRITE ? WAY_COMMANDS_WRITES
-                                                 : WAY_COMMANDS_READS) &&
-           (unsigned)g->certainty == r->last.certainty && g->before == (r->until > 0);
+    return g->kind == kind_of(r) && (unsigned)g->certainty == r->last.certainty &&
+           g->before == (r->until > 0);
 }
 
 static bool in_group(const struct group *g, const struct way_request *r)
@@ -453,8 +459,7 @@ static unsigned make_groups(struct group *groups, const struct way_request *all)
         if (!g) {
             g = &groups[count++];
             memset(g, 0, offsetof(struct group, entry));
-            g->kind = r->flags & WAY_FLAG_WRITE ? WAY_COMMANDS_WRITES
-                                                : WAY_COMMANDS_READS;
+            g->kind = kind_of(r);
             g->certainty = (enum way_certainty)r->last.certainty;
             g->attempt = r->attempt;
             g->before = r->until > 0;
@@ -477,7 +482,7 @@ static struct way_standing *standing_of(struct way_dispatch *d, const struct way
 {
     unsigned shard = atomic_load(&d->router.slots[r->slot]);
     if (e->error != WAY_ERROR_NO_NODE || shard >= WAY_SHARDS_MAX || r->until > 0 ||
-        r->attempt > 1)
+        r->attempt > 1 || kind_of(r) == WAY_COMMANDS_TRANSACTION)
         return NULL;
     if (!d->standing)
         d->standing = way_zalloc(WAY_SHARDS_MAX * 4 * sizeof *d->standing);

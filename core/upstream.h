@@ -1,4 +1,4 @@
-/* upstream - what dispatch.c and retry.c share: the worker's side of the nodes. Only they
+/* upstream - what dispatch.c, retry.c and own.c share: the worker's side of the nodes. Only they
  * include this.
  *
  * A batch collects, within one loop pass, commands that failed in the same way at the same
@@ -18,6 +18,10 @@ struct way_link {
     unsigned good;     /* replies of this batch that are no failures */
     unsigned trials;   /* trials in flight */
     bool dropped;      /* we broke it, as a mark said */
+    bool exclusive;    /* of own.c, as is what follows */
+    bool is_idle;      /* nobody has it: it is in its node's list */
+    struct way_own *own;   /* who has it */
+    struct way_link *idle; /* the next in that list */
 };
 
 struct way_upstream { /* one node */
@@ -28,6 +32,9 @@ struct way_upstream { /* one node */
     int errnum;
     uint32_t named;           /* generation that `address` is of */
     char address[64];         /* for errors; "" until one is told */
+    struct way_link *idle;    /* exclusive connections that nobody has */
+    unsigned idle_count;
+    unsigned own_count;       /* exclusive ones, those included */
 };
 
 struct way_batch {
@@ -57,6 +64,7 @@ struct way_dispatch {
     uint64_t seen_epoch;
     struct way_upstream *up; /* [WAY_NODES_MAX] */
     struct way_link *links;
+    unsigned own_count;      /* exclusive connections */
     struct way_batch *batches, **batches_end;
     struct way_task run_batches;
     struct way_request *waiting, **waiting_end; /* held and delayed; each client's in its order */
@@ -78,6 +86,44 @@ void way_upstream_send(struct way_dispatch *d, struct way_request *r, const char
 void way_upstream_answer(struct way_dispatch *d, struct way_request *r, const char *bytes,
                          size_t n);
 struct way_conn *way_upstream_open(struct way_dispatch *d, unsigned node, uint8_t resp);
+/* As way_upstream_send, over the connection that clients share. */
+void way_upstream_plain(struct way_dispatch *d, struct way_request *r, const char *bytes,
+                        size_t n);
+/* A connection of nobody yet; NULL: the node must not be dialed now. */
+struct way_link *way_upstream_link(struct way_dispatch *d, unsigned node, uint8_t resp,
+                                   const struct way_conn_ops *ops);
+/* The node for r; false: there is none, and r was put to the policy. */
+bool way_upstream_route(struct way_dispatch *d, struct way_request *r, const char *bytes,
+                        size_t n, struct way_route *to);
+/* No connection to be had, no room, no node: an event of its own, without a socket. */
+void way_upstream_fail(struct way_dispatch *d, struct way_request *r, unsigned node,
+                       enum way_error error, enum way_step step, const char *bytes,
+                       size_t n);
+/* True: the error reply is no answer, and r went another way. */
+bool way_upstream_error_reply(struct way_dispatch *d, struct way_conn *c,
+                              struct way_request *r, const char *reply, size_t n);
+void way_upstream_fail_trial(struct way_dispatch *d, struct way_link *l,
+                             struct way_request *r, struct way_event *e);
+/* r was answered, and well: counted, and a trial ends. */
+void way_upstream_good(struct way_dispatch *d, struct way_conn *c, struct way_request *r);
+/* Behind a detour of its client. */
+void way_upstream_behind(struct way_dispatch *d, struct way_pipeline *p,
+                         struct way_request *r, const char *bytes, size_t n);
+/* A connection's callbacks. */
+void way_upstream_batch(struct way_conn *c, unsigned replies);
+void way_upstream_ready(struct way_conn *c);
+void way_upstream_drained(struct way_conn *c);
+void way_upstream_broke(struct way_conn *c, struct way_event *e);
+
+/* ---- own.c ---- */
+/* As way_dispatch_submit, in its client's order. */
+void way_own_submit(struct way_dispatch *d, struct way_request *r, const char *bytes,
+                    size_t n);
+void way_own_send(struct way_dispatch *d, struct way_request *r, const char *bytes,
+                  size_t n);
+bool way_own_answer(struct way_dispatch *d, struct way_request *r, const char *bytes,
+                    size_t n); /* true: its pipeline's out grew */
+void way_own_close(struct way_link *l); /* it is about to be closed */
 
 /* ---- retry.c ---- */
 void way_retry_init(struct way_dispatch *d);
@@ -94,6 +140,8 @@ void way_retry_hold_redirect(struct way_dispatch *d, struct way_request *r,
                              const char *bytes, size_t n);
 /* The table changed: what is held is routed afresh. */
 void way_retry_release(struct way_dispatch *d);
+/* The node's address, for an error's words. */
+const char *way_upstream_address(struct way_dispatch *d, unsigned node);
 /* Keeps r's bytes with it: for who must let go of the buffer they are in. */
 void way_retry_own(struct way_request *r, const char *bytes, size_t n);
 /* The error that a client sees. */

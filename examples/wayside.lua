@@ -93,6 +93,10 @@ return {
     -- held_bytes = 67108864,        -- commands that are held or wait for a retry, per
     --                               -- worker; 0: none are held
     -- clients = 10000,              -- clients connected at once
+    -- transaction_connections = 1024, -- connections for transactions and watching
+    --                               -- clients, per worker, idle ones included
+    -- transaction_commands = 16384, -- commands between MULTI and EXEC; their bytes are
+    --                               -- bounded as one request's
     -- instructions = 100000,        -- Lua instructions that one call of a policy may
     --                               -- take
     -- policy_wall = 0.002,          -- the time that one call of a policy may take,

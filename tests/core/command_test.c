@@ -188,7 +188,7 @@ static void nothing_that_harms_a_shared_connection_is_forwarded(void **state)
             fail_msg("%s (%s) is forwarded", f.name, f.flags);
     }
     static const char *const never[] = {
-        "multi",    "exec",           "watch",      "unwatch",    "discard",   "client",
+        "client",
         "hello",    "auth",           "select",     "reset",      "monitor",   "sync",
         "psync",    "debug",          "asking",     "readonly",   "readwrite", "script",
         "function", "subscribe",      "ssubscribe", "psubscribe", "publish",   "wait",
