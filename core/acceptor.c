@@ -49,7 +49,8 @@ static void hand_over(struct way_acceptor *a, int fd)
         (void)n; /* it is closed either way */
         close(fd);
         if (way_gate_open(&a->gate, a->loop->now, 1))
-            way_log(WAY_WARN, "limit=clients clients=%u: a connection was refused", total);
+            way_log(WAY_WARN, "limit=clients clients=%u: a connection was refused",
+                    total);
         return;
     }
     way_front_hand(f, fd);

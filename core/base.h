@@ -14,8 +14,7 @@
 
 #define WAY_MUST_CHECK __attribute__((warn_unused_result))
 #define WAY_PRINTF(fmt, first) __attribute__((format(printf, fmt, first)))
-#define way_container(ptr, type, member)                                                 \
-    ((type *)((char *)(ptr)-offsetof(type, member)))
+#define way_container(ptr, type, member) ((type *)((char *)(ptr)-offsetof(type, member)))
 #define way_count(array) (sizeof(array) / sizeof((array)[0]))
 
 /* An error as a person reads it; filled only by who returns -1. */
@@ -49,10 +48,10 @@ void way_free(void *p);
  * is what it holds. Hot: all fields are ro outside base, but for a reader into free room
  * (way_buf_room, then len +=). */
 struct way_buf {
-    char *p;     /* ro */
-    size_t off;  /* rw by the taker */
-    size_t len;  /* rw by the putter */
-    size_t cap;  /* ro */
+    char *p;    /* ro */
+    size_t off; /* rw by the taker */
+    size_t len; /* rw by the putter */
+    size_t cap; /* ro */
 };
 
 /* Makes room for n more bytes behind len: moves what is held to the front when at least

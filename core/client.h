@@ -13,17 +13,17 @@ struct way_client {
     ev_io io;
     struct way_task flush;
     struct way_pipeline pipeline;
-    struct way_buf in;      /* what was read and not yet parsed; usually nothing */
+    struct way_buf in; /* what was read and not yet parsed; usually nothing */
     struct way_request_parser parser;
     uint64_t id;
-    uint64_t pushed;        /* commands read */
-    uint64_t replied;       /* replies counted */
+    uint64_t pushed;  /* commands read */
+    uint64_t replied; /* replies counted */
     double last_read;
     struct way_transaction *transaction; /* in MULTI, or watching; NULL: neither */
-    char *name;             /* CLIENT SETNAME; NULL: none */
+    char *name;                          /* CLIENT SETNAME; NULL: none */
     bool unix_socket;
-    bool paused;            /* not read from: it has to take its replies first */
-    bool closing;           /* closes when its replies are written */
+    bool paused;  /* not read from: it has to take its replies first */
+    bool closing; /* closes when its replies are written */
     bool closed;
 };
 

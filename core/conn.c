@@ -39,7 +39,7 @@ struct way_conn_connect {
     unsigned addresses, tried;
     double dial_timeout;
     char *user, *password;
-    struct way_buf hello; /* bytes of the hello not yet accepted */
+    struct way_buf hello;               /* bytes of the hello not yet accepted */
     unsigned hello_replies, hello_auth; /* replies to come; which one is AUTH's (1..) */
     unsigned hello_read;
     char resolve_error[WAY_MESSAGE_MAX]; /* told inside way_conn_open: reported later */
@@ -190,8 +190,11 @@ static double began_at(const struct way_conn *c, enum way_phase phase)
 static void fill_event(struct way_conn *c, struct way_event *e, enum way_phase phase,
                        enum way_error error, int errnum, const char *message)
 {
-    *e = (struct way_event){ .kind = WAY_KIND_CONNECTION, .phase = phase, .error = error,
-                             .errnum = errnum, .n = c->inflight };
+    *e = (struct way_event){ .kind = WAY_KIND_CONNECTION,
+                             .phase = phase,
+                             .error = error,
+                             .errnum = errnum,
+                             .n = c->inflight };
     e->step = c->step;
     if (is_ready(c) && phase == WAY_PHASE_READ)
         e->step = reply_begun(c) ? WAY_STEP_REPLY : WAY_STEP_WAIT;

@@ -47,13 +47,13 @@ struct way_conn_options {
     void *owner;
     const char *host;
     uint16_t port;
-    uint16_t node;       /* index, or WAY_NONE_NODE */
+    uint16_t node; /* index, or WAY_NONE_NODE */
     uint32_t generation;
-    uint8_t resp;        /* 2, 3: with 3 the hello says HELLO 3 */
-    bool readonly;       /* READONLY in the hello: to a replica */
+    uint8_t resp;                /* 2, 3: with 3 the hello says HELLO 3 */
+    bool readonly;               /* READONLY in the hello: to a replica */
     const char *user, *password; /* AUTH in the hello; NULL: none */
-    double dial_timeout; /* 0: timeouts' */
-    size_t reply_bytes;  /* bound of one reply */
+    double dial_timeout;         /* 0: timeouts' */
+    size_t reply_bytes;          /* bound of one reply */
 };
 
 struct way_conn { /* ro outside conn, but for owner and data */
@@ -70,8 +70,8 @@ struct way_conn { /* ro outside conn, but for owner and data */
     struct way_buf in;
     struct way_reply_framer framer;
     size_t reply_bytes;
-    double last_reply;   /* when the last whole reply was read */
-    double last_accept;  /* when write() last accepted bytes, or the backlog began */
+    double last_reply;     /* when the last whole reply was read */
+    double last_accept;    /* when write() last accepted bytes, or the backlog began */
     double born, ready_at; /* dial began; connect phase ended, 0 not yet */
     ev_io io;
     ev_timer timer;
@@ -80,30 +80,32 @@ struct way_conn { /* ro outside conn, but for owner and data */
     uint32_t generation;
     uint8_t resp;
     bool readonly;
-    bool reused;      /* it answered a command before what is in flight */
-    bool backlog;     /* bytes wait that write() did not take */
-    bool draining;    /* no new requests; closes when empty */
+    bool reused;   /* it answered a command before what is in flight */
+    bool backlog;  /* bytes wait that write() did not take */
+    bool draining; /* no new requests; closes when empty */
     bool closed;
     enum way_step step; /* RESOLVE DIAL HELLO; SEND when ready (WAIT and REPLY are seen
                            from what is in flight) */
-    uint32_t burst_replies; /* replies since the queue was last empty */
-    uint64_t burst_start;   /* stream offset where it began */
-    uint64_t answered;  /* replies ever */
+    uint32_t burst_replies;         /* replies since the queue was last empty */
+    uint64_t burst_start;           /* stream offset where it began */
+    uint64_t answered;              /* replies ever */
     struct way_span answered_bytes; /* of the request that reply() is told of: valid until
                                        something is sent on this connection */
     struct way_conn_connect *connect; /* private: what the connect phase needs */
-    void *data;         /* rw by the owner */
+    void *data;                       /* rw by the owner */
 };
 
 /* Starts the connect phase. Never fails by itself: what goes wrong comes as broke(). */
 struct way_conn *way_conn_open(const struct way_conn_options *o);
 
 /* Queues r's n bytes (copied). r->bytes, end, conn, state, sent are set; attempt counts. */
-void way_conn_send(struct way_conn *c, struct way_request *r, const char *bytes, size_t n);
+void way_conn_send(struct way_conn *c, struct way_request *r, const char *bytes,
+                   size_t n);
 
 /* The bytes of a request in its queue; valid until the end of the pass. */
 struct way_span way_conn_bytes(const struct way_conn *c, const struct way_request *r);
-static inline bool way_conn_was_sent(const struct way_conn *c, const struct way_request *r)
+static inline bool way_conn_was_sent(const struct way_conn *c,
+                                     const struct way_request *r)
 {
     return r->end <= c->sent;
 }

@@ -29,16 +29,16 @@ void way_upstream_answer(struct way_dispatch *d, struct way_request *r, const ch
         grew = way_own_answer(d, r, bytes, n);
     else
         way_request_give(d->o.pool, r);
-    if (p && (grew || (double)p->held_live + (double)p->joining >
-                              d->limits->client_output_bytes))
+    if (p && (grew ||
+              (double)p->held_live + (double)p->joining > d->limits->client_output_bytes))
         d->grew(p); /* early replies without bound are the writer's business too */
 }
 
 static void count_inflight(struct way_dispatch *d, unsigned node)
 {
     struct way_upstream *u = &d->up[node];
-    uint64_t n = (u->conn[0] ? u->conn[0]->inflight : 0) +
-                 (u->conn[1] ? u->conn[1]->inflight : 0);
+    uint64_t n =
+        (u->conn[0] ? u->conn[0]->inflight : 0) + (u->conn[1] ? u->conn[1]->inflight : 0);
     atomic_store_explicit(&d->cells[node].inflight, n, memory_order_relaxed);
 }
 
@@ -53,8 +53,16 @@ static void count(_Atomic uint64_t *cell, uint64_t n)
 static void let_go(struct way_dispatch *d, struct way_conn *c)
 {
     struct way_conn **place = &d->up[c->node].conn[c->resp - 2];
-    if (*place == c)
-        *place = NULL;
+    if (*place != c)
+        return;
+    *place = NULL;
+    d->retired++;
+}
+
+/* What a client compares: it rises when the way of a command may be another one. */
+static uint64_t ways(const struct way_dispatch *d)
+{
+    return atomic_load_explicit(d->epoch, memory_order_acquire) + d->retired;
 }
 
 /* A mark said: drop, or drain, this node's connections. Listed first: what breaks may
@@ -124,8 +132,9 @@ static void end_trial(struct way_dispatch *d, struct way_link *l, struct way_req
     way_health_trial_end(d->o.health, node, d->o.row, !good);
     if (!good)
         return;
-    struct way_event e = { .trial = true, .n = 1, .began = r->sent,
-                           .latency = d->o.loop->now - r->sent };
+    struct way_event e = {
+        .trial = true, .n = 1, .began = r->sent, .latency = d->o.loop->now - r->sent
+    };
     tell_result(d, node, &e);
 }
 
@@ -172,7 +181,7 @@ static bool on_redirect(struct way_dispatch *d, struct way_conn *c, struct way_r
         return false;
     r->redirects++;
     r->attempt--; /* a redirect is no failed attempt */
-    r->flags &= (uint16_t)~(WAY_FLAG_ASKED | WAY_FLAG_MASTER);
+    r->flags &= (uint16_t) ~(WAY_FLAG_ASKED | WAY_FLAG_MASTER);
     r->target = WAY_NONE_NODE;
     if (r->pipeline)
         way_pipeline_detour(r->pipeline, r);
@@ -199,8 +208,11 @@ static void fill_reply_event(struct way_dispatch *d, const struct way_request *r
                              const char *reply, size_t n, struct way_event *e)
 {
     size_t len = n > 3 ? n - 3 : 0;
-    *e = (struct way_event){ .kind = WAY_KIND_RESULT, .phase = WAY_PHASE_READ,
-                             .step = WAY_STEP_REPLY, .error = WAY_ERROR_REPLY, .n = 1 };
+    *e = (struct way_event){ .kind = WAY_KIND_RESULT,
+                             .phase = WAY_PHASE_READ,
+                             .step = WAY_STEP_REPLY,
+                             .error = WAY_ERROR_REPLY,
+                             .n = 1 };
     e->now = d->o.loop->now;
     e->began = r->sent;
     e->latency = e->now - r->sent;
@@ -270,7 +282,8 @@ void way_upstream_good(struct way_dispatch *d, struct way_conn *c, struct way_re
         end_trial(d, l, r, true);
 }
 
-static void on_reply(struct way_conn *c, struct way_request *r, const char *bytes, size_t n)
+static void on_reply(struct way_conn *c, struct way_request *r, const char *bytes,
+                     size_t n)
 {
     struct way_link *l = c->data;
     struct way_dispatch *d = l->dispatch;
@@ -297,7 +310,8 @@ void way_upstream_batch(struct way_conn *c, unsigned replies)
     l->good = 0;
     if (good && (way_health_success(d->o.health, c->node) ||
                  way_decider_plan(d->o.decider)->watches_success)) {
-        struct way_event e = { .n = good, .began = l->sampled,
+        struct way_event e = { .n = good,
+                               .began = l->sampled,
                                .latency = now - l->sampled };
         tell_result(d, c->node, &e);
     }
@@ -343,8 +357,8 @@ static void space_dials(struct way_dispatch *d, unsigned node, struct way_event 
     asked.attempt = u->dials_failed ? u->dials_failed : 1;
     way_decide_redial(d->o.decider, node, &asked, &redial);
     double after = redial.given ? redial.after : 0;
-    double least = d->limits->dial_interval *
-                   (0.75 + 0.5 * way_random_unit(&d->router.random));
+    double least =
+        d->limits->dial_interval * (0.75 + 0.5 * way_random_unit(&d->router.random));
     if (dialing && after < least)
         after = least;
     if (after > 0)
@@ -390,7 +404,10 @@ void way_upstream_broke(struct way_conn *c, struct way_event *e)
 }
 
 static const struct way_conn_ops conn_ops = {
-    .reply = on_reply, .batch = way_upstream_batch, .ready = way_upstream_ready, .broke = way_upstream_broke,
+    .reply = on_reply,
+    .batch = way_upstream_batch,
+    .ready = way_upstream_ready,
+    .broke = way_upstream_broke,
     .drained = way_upstream_drained,
 };
 
@@ -405,18 +422,30 @@ struct way_link *way_upstream_link(struct way_dispatch *d, unsigned node, uint8_
     struct way_snapshot s;
     way_health_snapshot(d->o.health, node, d->o.loop->now, &s);
     struct way_conn_options o = {
-        .loop = d->o.loop, .resolver = d->o.resolver, .timeouts = d->timeouts,
-        .ops = ops, .owner = d, .host = s.view.host, .port = s.view.port,
-        .node = (uint16_t)node, .generation = s.view.generation, .resp = resp,
-        .readonly = s.view.role == WAY_ROLE_REPLICA, .user = d->o.config->user,
-        .password = d->o.config->password, .reply_bytes = (size_t)d->limits->reply_bytes,
+        .loop = d->o.loop,
+        .resolver = d->o.resolver,
+        .timeouts = d->timeouts,
+        .ops = ops,
+        .owner = d,
+        .host = s.view.host,
+        .port = s.view.port,
+        .node = (uint16_t)node,
+        .generation = s.view.generation,
+        .resp = resp,
+        .readonly = s.view.role == WAY_ROLE_REPLICA,
+        .user = d->o.config->user,
+        .password = d->o.config->password,
+        .reply_bytes = (size_t)d->limits->reply_bytes,
     };
     if (!u->conn[0] && !u->conn[1] && !u->own_count)
         u->drops = s.view.verdict.drops;
     struct way_link *l = way_zalloc(sizeof *l);
     struct way_conn *c = way_conn_open(&o);
-    *l = (struct way_link){ .dispatch = d, .conn = c, .next = d->links,
-                            .prev = &d->links, .exclusive = ops != &conn_ops };
+    *l = (struct way_link){ .dispatch = d,
+                            .conn = c,
+                            .next = d->links,
+                            .prev = &d->links,
+                            .exclusive = ops != &conn_ops };
     if (d->links)
         d->links->prev = &l->next;
     d->links = l;
@@ -517,8 +546,13 @@ static void send_slowly(struct way_dispatch *d, struct way_request *r, const cha
         if (to.trial)
             way_health_trial_end(d->o.health, to.node, d->o.row, true);
         enum way_error error = (enum way_error)d->up[to.node].error;
-        way_upstream_fail(d, r, to.node, error ? error : WAY_ERROR_REFUSED, WAY_STEP_QUEUE, bytes,
-                  n);
+        way_upstream_fail(d, r, to.node, error ? error : WAY_ERROR_REFUSED,
+                          WAY_STEP_QUEUE, bytes, n);
+        return;
+    }
+    if (way_retry_wait_turn(d, r, c, bytes, n)) {
+        if (to.trial)
+            way_health_trial_end(d->o.health, to.node, d->o.row, true);
         return;
     }
     if (c->inflight >= d->limits->node_inflight ||
@@ -534,12 +568,12 @@ static void send_slowly(struct way_dispatch *d, struct way_request *r, const cha
 void way_upstream_plain(struct way_dispatch *d, struct way_request *r, const char *bytes,
                         size_t n)
 {
-    bool plain = d->router.pick == WAY_PICK_MASTER || r->flags & WAY_FLAG_WRITE;
+    bool plain = (d->router.pick == WAY_PICK_MASTER || r->flags & WAY_FLAG_WRITE) &&
+                 !(r->flags & WAY_FLAG_DETOUR);
     if (plain && r->target == WAY_NONE_NODE && r->avoid == WAY_NONE_NODE && r->pipeline) {
         unsigned node = way_route_fast(&d->router, r->slot);
-        struct way_conn *c = node < WAY_NODES_MAX
-                                     ? d->up[node].conn[r->pipeline->resp - 2]
-                                     : NULL;
+        struct way_conn *c =
+            node < WAY_NODES_MAX ? d->up[node].conn[r->pipeline->resp - 2] : NULL;
         if (c && c->inflight < d->limits->node_inflight &&
             (double)(way_buf_held(&c->out) + n) <= d->limits->node_bytes) {
             way_conn_send(c, r, bytes, n);
@@ -560,14 +594,18 @@ void way_upstream_send(struct way_dispatch *d, struct way_request *r, const char
 
 /* ---- order per client and slot ---- */
 
-/* The map changed: what is in flight on a way that its slot no longer takes is a detour. */
+/* The map changed, or a connection was retired: what is in flight on a way that its slot
+ * no longer takes is a detour. */
 static void detour_if_stray(struct way_dispatch *d, struct way_pipeline *p,
                             struct way_request *r)
 {
     if (r->state != WAY_REQUEST_SENT || r->flags & WAY_FLAG_DETOUR)
         return;
-    if (!way_route_serves(&d->router, r->slot, r->conn->node, r->flags & WAY_FLAG_WRITE))
-        way_pipeline_detour(p, r);
+    if (!r->conn->draining &&
+        way_route_serves(&d->router, r->slot, r->conn->node, r->flags & WAY_FLAG_WRITE))
+        return;
+    way_pipeline_detour(p, r);
+    p->bucket[r->slot % WAY_DETOUR_BUCKETS].way = NULL;
 }
 
 static void find_detours(struct way_dispatch *d, struct way_pipeline *p)
@@ -632,7 +670,7 @@ void way_dispatch_submit(struct way_dispatch *d, struct way_request *r, const ch
                          size_t n)
 {
     struct way_pipeline *p = r->pipeline;
-    uint64_t epoch = atomic_load_explicit(d->epoch, memory_order_acquire);
+    uint64_t epoch = ways(d);
     if (p->detours || p->epoch != epoch) {
         if (p->epoch != epoch) {
             p->epoch = epoch;
@@ -650,7 +688,7 @@ void way_dispatch_attach(struct way_dispatch *d, struct way_pipeline *p)
 {
     p->router = d;
     p->straight = on_straight;
-    p->epoch = atomic_load_explicit(d->epoch, memory_order_acquire);
+    p->epoch = ways(d);
 }
 
 void way_dispatch_detach(struct way_dispatch *d, struct way_pipeline *p)
@@ -707,10 +745,12 @@ void way_dispatch_expire(struct way_dispatch *d, struct way_request *r)
 {
     struct way_pipeline *p = r->pipeline;
     unsigned node = WAY_NONE;
-    struct way_event e = { .error = WAY_ERROR_DEADLINE, .phase = WAY_PHASE_CONNECT,
-                           .step = WAY_STEP_QUEUE, .class = WAY_CLASS_CALLER };
-    enum way_certainty certainty = r->join ? how_far_split(r->join, &e, &node)
-                                           : how_far(r, &e, &node);
+    struct way_event e = { .error = WAY_ERROR_DEADLINE,
+                           .phase = WAY_PHASE_CONNECT,
+                           .step = WAY_STEP_QUEUE,
+                           .class = WAY_CLASS_CALLER };
+    enum way_certainty certainty =
+        r->join ? how_far_split(r->join, &e, &node) : how_far(r, &e, &node);
     struct way_request *stand_in = way_pipeline_replace(p, r);
     way_retry_remember(stand_in, node, &e, certainty);
     way_retry_fail(d, stand_in);

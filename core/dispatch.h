@@ -26,13 +26,13 @@ struct way_resolver;
 struct way_dispatch_options {
     struct way_loop *loop;
     struct way_resolver *resolver;
-    const struct way_config *config;    /* borrowed */
-    struct way_health *health;          /* borrowed */
-    struct way_decider *decider;        /* borrowed, this worker's */
-    struct way_stats *stats;            /* borrowed, this worker's */
-    struct way_request_pool *pool;      /* borrowed, this worker's */
-    int row;                            /* this worker's in the table */
-    void (*refresh)(void *arg);            /* the topology should be asked for again */
+    const struct way_config *config; /* borrowed */
+    struct way_health *health;       /* borrowed */
+    struct way_decider *decider;     /* borrowed, this worker's */
+    struct way_stats *stats;         /* borrowed, this worker's */
+    struct way_request_pool *pool;   /* borrowed, this worker's */
+    int row;                         /* this worker's in the table */
+    void (*refresh)(void *arg);      /* the topology should be asked for again */
     void *arg;
 };
 struct way_dispatch *way_dispatch_new(const struct way_dispatch_options *o);
@@ -56,10 +56,10 @@ void way_dispatch_submit(struct way_dispatch *d, struct way_request *r, const ch
  * connection is taken from the worker's idle ones when the first command is sent, and goes
  * back, clean, when the session was released and its commands are answered. */
 struct way_own;
-enum way_own_part { /* way_request.part */
-    WAY_OWN_PLAIN, /* a command of a watching client */
-    WAY_OWN_WATCH, /* WATCH: the session opens a connection for it */
-    WAY_OWN_UNIT,  /* MULTI, commands and EXEC, in one piece: answered by EXEC's reply */
+enum way_own_part {                /* way_request.part */
+                    WAY_OWN_PLAIN, /* a command of a watching client */
+                    WAY_OWN_WATCH, /* WATCH: the session opens a connection for it */
+                    WAY_OWN_UNIT, /* MULTI, commands and EXEC, in one piece: answered by EXEC's reply */
 };
 struct way_own *way_own_new(struct way_dispatch *d);
 /* The client is done with it; commands that were submitted hold it as long as they need.

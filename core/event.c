@@ -50,7 +50,8 @@ bool way_event_hard(const struct way_event *e)
 {
     if (e->error == WAY_ERROR_NONE)
         return false;
-    if (e->kind == WAY_KIND_PROBE) /* an error reply may be the cluster's, not the node's */
+    /* What a probe was told may be the cluster's fault, not the node's. */
+    if (e->kind == WAY_KIND_PROBE)
         return e->error != WAY_ERROR_REPLY || e->blame == WAY_BLAME_NODE;
     if (e->phase == WAY_PHASE_CONNECT)
         return e->step >= WAY_STEP_RESOLVE;
@@ -64,6 +65,7 @@ struct reply_class {
 };
 
 /* Error replies by how they begin, or, for those that scripts wrap, by what they hold. */
+/* clang-format off */
 static const struct reply_class reply_classes[] = {
     { "LOADING", WAY_CLASS_NOT_READY },    { "MASTERDOWN", WAY_CLASS_NOT_READY },
     { "READONLY", WAY_CLASS_STALE_ROUTE }, { "ERR READONLY", WAY_CLASS_STALE_ROUTE },
@@ -73,14 +75,15 @@ static const struct reply_class reply_classes[] = {
     { "WRONGPASS", WAY_CLASS_CONFIG },     { "NOAUTH", WAY_CLASS_CONFIG },
     { "NOPERM", WAY_CLASS_CONFIG },        { "ERR max number of clients", WAY_CLASS_BUSY },
 };
+/* clang-format on */
 
 static enum way_class class_of_reply(const char *message)
 {
     for (unsigned i = 0; i < way_count(reply_classes); i++) {
         size_t n = strlen(reply_classes[i].begins);
         if (!strncmp(message, reply_classes[i].begins, n)) {
-            bool word = strchr(reply_classes[i].begins, ' ') || !message[n] ||
-                        message[n] == ' ';
+            bool word =
+                strchr(reply_classes[i].begins, ' ') || !message[n] || message[n] == ' ';
             if (word) /* BUSY, but not BUSYGROUP or BUSYKEY */
                 return reply_classes[i].class;
         }

@@ -9,6 +9,7 @@
 
 #include "base.h"
 
+/* clang-format off */
 /* Each list is X(NAME, "word"); WAY_NONE_OF is told by a NULL word. */
 #define WAY_PHASES(X) X(CONNECT, "connect") X(WRITE, "write") X(READ, "read")
 #define WAY_STEPS(X)                                                                     \
@@ -46,6 +47,7 @@
     X(NONE, NULL) X(OTHER, "other") X(SAME, "same") X(MASTER, "master") X(HOLD, "hold")
 #define WAY_CONNECTIONS(X) X(KEEP, "keep") X(DRAIN, "drain") X(DROP, "drop")
 
+/* clang-format on */
 #define WAY_ENUM_PHASE(N, w) WAY_PHASE_##N,
 #define WAY_ENUM_STEP(N, w) WAY_STEP_##N,
 #define WAY_ENUM_ERROR(N, w) WAY_ERROR_##N,
@@ -100,14 +102,14 @@ struct way_event {
     enum way_kind kind;
     enum way_phase phase;
     enum way_step step;
-    enum way_error error; /* NONE: nothing failed */
-    int errnum;           /* errno, or 0 */
+    enum way_error error;          /* NONE: nothing failed */
+    int errnum;                    /* errno, or 0 */
     char message[WAY_MESSAGE_MAX]; /* the system's or the server's words */
     char reply[WAY_REPLY_MAX];     /* an error reply's first word */
-    uint8_t class;        /* enum way_class, or a policy's own */
+    uint8_t class;                 /* enum way_class, or a policy's own */
     enum way_blame blame;
-    bool permanent;       /* straight to the client, backoff is not asked */
-    uint32_t n;           /* commands concerned */
+    bool permanent; /* straight to the client, backoff is not asked */
+    uint32_t n;     /* commands concerned */
     bool reused;
     bool trial;
     double connection_age;
@@ -167,7 +169,7 @@ struct way_probe {
     double after;
     double timeout; /* 0: not given, the host's default */
     bool pooled;
-    unsigned words;  /* 0: "data", a read of a key in one of the node's slots */
+    unsigned words;    /* 0: "data", a read of a key in one of the node's slots */
     char command[256]; /* words, each ended by NUL */
 };
 

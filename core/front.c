@@ -26,7 +26,7 @@ struct way_front {
     const struct way_limits *limits;
     struct way_client *clients;
     _Atomic unsigned count;
-    ev_timer sweep; /* the total time of commands, idle clients */
+    ev_timer sweep;       /* the total time of commands, idle clients */
     pthread_mutex_t lock; /* of handed: new connections only */
     int handed[HANDED_MAX];
     unsigned handed_count;
@@ -305,7 +305,8 @@ static unsigned cut(const struct way_command *command, const char *p,
         }
         place[i] = (struct way_join_place){ k, piece[k].keys++ };
         for (unsigned w = 0; w < width; w++)
-            way_resp_put_bulk(&piece[k].bytes, p + arg[key[i] + w].off, arg[key[i] + w].n);
+            way_resp_put_bulk(&piece[k].bytes, p + arg[key[i] + w].off,
+                              arg[key[i] + w].n);
     }
     way_free(index);
     return count;
@@ -319,8 +320,8 @@ static void send_pieces(struct way_client *c, const struct way_command *command,
     bool ordered = command->join == WAY_JOIN_ARRAY;
     struct way_request *r = way_pipeline_push(&c->pipeline, c->front->o.loop->now);
     r->flags = command->write ? WAY_FLAG_WRITE : 0;
-    struct way_join *j = way_join_new(r, (enum way_command_join)command->join, count,
-                                      ordered ? keys : 0);
+    struct way_join *j =
+        way_join_new(r, (enum way_command_join)command->join, count, ordered ? keys : 0);
     if (ordered)
         memcpy(way_join_places(j), place, keys * sizeof *place);
     const struct way_arg *name = &c->parser.arg[0];
@@ -369,9 +370,10 @@ static void forward_many(struct way_client *c, const struct way_command *command
         forward_keyless(c, command, p, n);
     else if (keys > 0 && one_slot(p, arg, key, keys))
         submit(c, command, slot_of(p, &arg[key[0]]), 0, p, n);
-    else if (keys > 0 && command->how == WAY_HOW_SPLIT && count % (unsigned)command->step
-             != (command->step > 1 ? 1u : 0u))
-        way_front_error(c, "ERR wrong number of arguments for '%s' command", command->name);
+    else if (keys > 0 && command->how == WAY_HOW_SPLIT &&
+             count % (unsigned)command->step != (command->step > 1 ? 1u : 0u))
+        way_front_error(c, "ERR wrong number of arguments for '%s' command",
+                        command->name);
     else if (keys > 0 && command->how == WAY_HOW_SPLIT)
         split(c, command, p, key, (unsigned)keys);
     else if (keys > 0)
@@ -430,7 +432,8 @@ static bool serve_inline(struct way_client *c, const char *p, size_t n)
     bool ok = way_request_inline(p, n, &b, &err) == 0;
     if (ok && way_buf_held(&b)) {
         way_request_parser_reset(&c->parser);
-        ok = way_request_parse(&c->parser, b.p, b.len, (size_t)c->front->limits->request_args,
+        ok = way_request_parse(&c->parser, b.p, b.len,
+                               (size_t)c->front->limits->request_args,
                                (size_t)c->front->limits->request_bytes, &err) > 0;
         if (ok && c->parser.count)
             serve(c, b.p, b.len);

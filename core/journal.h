@@ -12,28 +12,32 @@
 #include <stdatomic.h>
 
 enum way_asked_function {
-    WAY_FN_CLASSIFY, WAY_FN_MARK, WAY_FN_BACKOFF, WAY_FN_PROBE, WAY_FN_RECONNECT,
+    WAY_FN_CLASSIFY,
+    WAY_FN_MARK,
+    WAY_FN_BACKOFF,
+    WAY_FN_PROBE,
+    WAY_FN_RECONNECT,
     WAY_FN_NONE, /* an event that was not asked about: a straggler, an answer */
 };
 const char *way_function_name(unsigned fn); /* "mark", ...; "none" */
 
 struct way_entry {
-    uint64_t seq;                /* of its thread */
-    uint16_t thread;             /* worker number; WAY_NONE: control */
+    uint64_t seq;    /* of its thread */
+    uint16_t thread; /* worker number; WAY_NONE: control */
     uint16_t node;
-    char address[64];            /* cut if longer */
-    uint8_t function;            /* enum way_asked_function */
-    bool fallback;               /* answered by the fallback */
-    bool straggler;              /* not put to mark: known already */
-    struct way_event event;      /* without `answer` */
+    char address[64];       /* cut if longer */
+    uint8_t function;       /* enum way_asked_function */
+    bool fallback;          /* answered by the fallback */
+    bool straggler;         /* not put to mark: known already */
+    struct way_event event; /* without `answer` */
     char class_name[24];
-    struct way_mark mark;        /* of MARK */
-    struct way_retry retry;      /* of BACKOFF */
-    struct way_probe probe;      /* of PROBE */
-    struct way_outcome outcome;  /* of MARK */
+    struct way_mark mark;       /* of MARK */
+    struct way_retry retry;     /* of BACKOFF */
+    struct way_probe probe;     /* of PROBE */
+    struct way_outcome outcome; /* of MARK */
     enum way_commit commit;
-    char where[64];              /* file:line that answered */
-    char did[96];                /* what the host did: "retried 12 on 127.0.0.1:7003" */
+    char where[64]; /* file:line that answered */
+    char did[96];   /* what the host did: "retried 12 on 127.0.0.1:7003" */
 };
 
 struct way_ring; /* single producer, single consumer */

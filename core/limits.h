@@ -44,11 +44,11 @@ struct way_limits {
     double clients;
     double transaction_connections; /* per worker, idle ones included */
     double transaction_commands;    /* queued by one client */
-    double instructions;  /* per call of a policy */
-    double policy_wall;   /* s */
-    double policy_memory; /* bytes */
-    double policy_errors; /* in policy_window, then the fallback decides */
-    double policy_window; /* s */
+    double instructions;            /* per call of a policy */
+    double policy_wall;             /* s */
+    double policy_memory;           /* bytes */
+    double policy_errors;           /* in policy_window, then the fallback decides */
+    double policy_window;           /* s */
 };
 
 enum way_setting_group { WAY_GROUP_TIMEOUTS, WAY_GROUP_LIMITS };

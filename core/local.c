@@ -97,12 +97,14 @@ static void hello(struct way_client *c, const struct words *w, struct way_buf *o
             if (!set_name(c, word(w, ++i), out))
                 return;
         } else if (is(w, i, "AUTH") && i + 2 < w->count) {
-            way_resp_put_error(out, "ERR wayside asks its clients for no password: its own "
-                                    "to the nodes is in the configuration");
+            way_resp_put_error(out,
+                               "ERR wayside asks its clients for no password: its own "
+                               "to the nodes is in the configuration");
             return;
         } else {
             way_resp_put_error(out, "ERR Syntax error in HELLO option '%.*s'",
-                               (int)(word(w, i).n < 64 ? word(w, i).n : 64), word(w, i).p);
+                               (int)(word(w, i).n < 64 ? word(w, i).n : 64),
+                               word(w, i).p);
             return;
         }
     }
@@ -189,9 +191,9 @@ static void client(struct way_client *c, const struct words *w, struct way_buf *
         put_simple(out, "OK");
     } else if (is(w, 1, "INFO") && w->count == 2) {
         char line[512];
-        int n = snprintf(line, sizeof line, "id=%llu name=%s resp=%u sub=0 psub=0 multi=-1\n",
-                         (unsigned long long)c->id, c->name ? c->name : "",
-                         c->pipeline.resp);
+        int n =
+            snprintf(line, sizeof line, "id=%llu name=%s resp=%u sub=0 psub=0 multi=-1\n",
+                     (unsigned long long)c->id, c->name ? c->name : "", c->pipeline.resp);
         way_resp_put_bulk(out, line, (size_t)n);
     } else {
         way_resp_put_error(out,
@@ -214,8 +216,9 @@ static void config(struct way_client *c, const struct words *w, struct way_buf *
     unsigned found = 0;
     struct way_buf pairs = { 0 };
     if (w->count < 3 || !is(w, 1, "GET")) {
-        way_resp_put_error(out, "ERR wayside does not serve 'CONFIG %.*s': of CONFIG it "
-                                "knows GET",
+        way_resp_put_error(out,
+                           "ERR wayside does not serve 'CONFIG %.*s': of CONFIG it "
+                           "knows GET",
                            (int)(word(w, 1).n < 64 ? word(w, 1).n : 64), word(w, 1).p);
         return;
     }
@@ -238,8 +241,9 @@ static void info(struct way_client *c, struct way_buf *out)
 {
     const struct way_front_options *f = way_front_about(c->front);
     struct way_buf text = { 0 };
-    way_buf_printf(&text, "# Server\r\nredis_version:7.0.0\r\nredis_mode:standalone\r\n"
-                          "wayside_version:" WAY_VERSION "\r\nprocess_id:%d\r\n",
+    way_buf_printf(&text,
+                   "# Server\r\nredis_version:7.0.0\r\nredis_mode:standalone\r\n"
+                   "wayside_version:" WAY_VERSION "\r\nprocess_id:%d\r\n",
                    (int)getpid());
     f->host.info(f->host.arg, &text);
     way_resp_put_bulk(out, text.p, text.len);
@@ -277,8 +281,9 @@ void way_local_answer(struct way_client *c, const struct way_command *k, const c
     case WAY_LOCAL_SELECT: select_db(&w, out); break;
     case WAY_LOCAL_RESET: reset(c, out); break;
     case WAY_LOCAL_AUTH:
-        way_resp_put_error(out, "ERR wayside asks its clients for no password: its own to "
-                                "the nodes is in the configuration");
+        way_resp_put_error(out,
+                           "ERR wayside asks its clients for no password: its own to "
+                           "the nodes is in the configuration");
         break;
     default: put_simple(out, "OK"); break;
     }

@@ -15,8 +15,8 @@
 
 /* Embedded in what it serves; zeroed is ready. Queued at most once. */
 struct way_task {
-    struct way_task *next; /* private */
-    bool queued;           /* ro */
+    struct way_task *next;           /* private */
+    bool queued;                     /* ro */
     void (*run)(struct way_task *t); /* set once by the owner */
 };
 
@@ -41,10 +41,10 @@ struct way_loop {
 };
 
 int way_loop_init(struct way_loop *l, struct way_err *err) WAY_MUST_CHECK;
-void way_loop_fini(struct way_loop *l); /* runs what is to be reclaimed */
-void way_loop_run(struct way_loop *l);  /* until way_loop_stop */
-void way_loop_stop(struct way_loop *l); /* any thread */
-void way_loop_wake(struct way_loop *l); /* any thread; wake-ups may fold into one */
+void way_loop_fini(struct way_loop *l);      /* runs what is to be reclaimed */
+void way_loop_run(struct way_loop *l);       /* until way_loop_stop */
+void way_loop_stop(struct way_loop *l);      /* any thread */
+void way_loop_wake(struct way_loop *l);      /* any thread; wake-ups may fold into one */
 double way_loop_refresh(struct way_loop *l); /* reads the clock anew: after long work */
 
 /* At the end of this pass; a task queued by a task runs in the same pass. */

@@ -149,8 +149,7 @@ static void check_items(lua_State *L, struct way_span format)
     for (size_t i = 0; i + 1 < format.n; i++) {
         if (format.p[i] != '%' || format.p[++i] == '%')
             continue;
-        while (i + 1 < format.n && format.p[i] &&
-               strchr("-+ #0123456789.", format.p[i]))
+        while (i + 1 < format.n && format.p[i] && strchr("-+ #0123456789.", format.p[i]))
             i++;
         check_item(L, format.p[i], index++);
     }

@@ -95,7 +95,9 @@ void way_pipeline_detour(struct way_pipeline *p, struct way_request *r)
         p->bucket = way_zalloc(WAY_DETOUR_BUCKETS * sizeof *p->bucket);
     r->flags |= WAY_FLAG_DETOUR;
     p->detours++;
-    p->bucket[r->slot % WAY_DETOUR_BUCKETS].detours++;
+    struct way_bucket *b = &p->bucket[r->slot % WAY_DETOUR_BUCKETS];
+    if (b->detours++ == 0)
+        b->way = NULL;
 }
 
 /* True: it was one, and the last of its bucket. Who gets that calls go_straight once the
@@ -115,7 +117,7 @@ static void abandon(struct way_pipeline *p, struct way_request *r)
 {
     if (r->flags & WAY_FLAG_LISTED)
         p->bucket[r->slot % WAY_DETOUR_BUCKETS].waiting--;
-    r->flags &= (uint16_t)~(WAY_FLAG_LISTED | WAY_FLAG_DETOUR);
+    r->flags &= (uint16_t) ~(WAY_FLAG_LISTED | WAY_FLAG_DETOUR);
     r->flags |= WAY_FLAG_ABANDONED;
     r->next = NULL;
     r->pipeline = NULL;
@@ -205,7 +207,8 @@ static void keep_early(struct way_pipeline *p, struct way_request *r, const char
 }
 
 /* In its place, or kept until its turn; true if out grew. */
-static bool place(struct way_pipeline *p, struct way_request *r, const char *reply, size_t n)
+static bool place(struct way_pipeline *p, struct way_request *r, const char *reply,
+                  size_t n)
 {
     if (r != p->head) {
         keep_early(p, r, reply, n);
@@ -230,7 +233,8 @@ bool way_pipeline_answer(struct way_pipeline *p, struct way_request *r, const ch
     return grew;
 }
 
-bool way_pipeline_error(struct way_pipeline *p, struct way_request *r, const char *fmt, ...)
+bool way_pipeline_error(struct way_pipeline *p, struct way_request *r, const char *fmt,
+                        ...)
 {
     char text[1024];
     va_list ap;
@@ -487,7 +491,7 @@ struct way_request *way_pipeline_replace(struct way_pipeline *p, struct way_requ
     new->slot = r->slot;
     new->turn = r->turn;
     new->arrived = r->arrived;
-    new->flags = r->flags & (WAY_FLAG_WRITE | WAY_FLAG_DETOUR | WAY_FLAG_DOUBT);
+    new->flags = r->flags &(WAY_FLAG_WRITE | WAY_FLAG_DETOUR | WAY_FLAG_DOUBT);
     new->next = r->next;
     *at = new;
     if (p->tail == r)

@@ -18,9 +18,9 @@ struct way_join;
 enum way_request_kind {
     WAY_REQUEST_COMMAND, /* of a pipeline */
     WAY_REQUEST_PART,    /* of a join */
-    WAY_REQUEST_ASKING,  /* the ASKING before a redirected command: its reply is dropped */
-    WAY_REQUEST_ASK,     /* of a control connection: see cluster, control */
-    WAY_REQUEST_OWN,     /* of a pipeline, over a connection of its client's own */
+    WAY_REQUEST_ASKING, /* the ASKING before a redirected command: its reply is dropped */
+    WAY_REQUEST_ASK,    /* of a control connection: see cluster, control */
+    WAY_REQUEST_OWN,    /* of a pipeline, over a connection of its client's own */
 };
 enum way_request_state {
     WAY_REQUEST_NEW,
@@ -31,48 +31,48 @@ enum way_request_state {
 enum way_request_flag {
     WAY_FLAG_WRITE = 1 << 0,
     WAY_FLAG_TRIAL = 1 << 1,
-    WAY_FLAG_DETOUR = 1 << 2,    /* counted in its pipeline's detours */
-    WAY_FLAG_ABANDONED = 1 << 3, /* nobody waits: its reply is read and dropped */
-    WAY_FLAG_STALE_OK = 1 << 4,  /* a read that the policy allowed to go to a replica */
-    WAY_FLAG_ASKED = 1 << 5,     /* to be sent with ASKING before it */
-    WAY_FLAG_MASTER = 1 << 6,    /* the policy said: to the master */
-    WAY_FLAG_UNKNOWN_OK = 1 << 7,/* may be sent again though its fate is unknown */
-    WAY_FLAG_NO_KEY = 1 << 8,    /* has no key: any master will do */
-    WAY_FLAG_HELD = 1 << 9,      /* waits for a change of the table */
-    WAY_FLAG_DOUBT = 1 << 10,    /* once it was of unknown fate: it stays so */
-    WAY_FLAG_LISTED = 1 << 11,   /* counted in its bucket's `waiting` */
+    WAY_FLAG_DETOUR = 1 << 2,     /* counted in its pipeline's detours */
+    WAY_FLAG_ABANDONED = 1 << 3,  /* nobody waits: its reply is read and dropped */
+    WAY_FLAG_STALE_OK = 1 << 4,   /* a read that the policy allowed to go to a replica */
+    WAY_FLAG_ASKED = 1 << 5,      /* to be sent with ASKING before it */
+    WAY_FLAG_MASTER = 1 << 6,     /* the policy said: to the master */
+    WAY_FLAG_UNKNOWN_OK = 1 << 7, /* may be sent again though its fate is unknown */
+    WAY_FLAG_NO_KEY = 1 << 8,     /* has no key: any master will do */
+    WAY_FLAG_HELD = 1 << 9,       /* waits for a change of the table */
+    WAY_FLAG_DOUBT = 1 << 10,     /* once it was of unknown fate: it stays so */
+    WAY_FLAG_LISTED = 1 << 11,    /* counted in its bucket's `waiting` */
 };
 
 struct way_request {
     struct way_request *next; /* in its pipeline, or the pool's free list */
     struct way_request *link; /* in its connection's queue, or the list that holds it */
     struct way_pipeline *pipeline; /* of a COMMAND or a PART; NULL: none */
-    struct way_conn *conn;    /* while SENT */
-    uint64_t end;             /* where its last byte lies in the connection's stream */
-    uint32_t bytes;           /* its length */
+    struct way_conn *conn;         /* while SENT */
+    uint64_t end;   /* where its last byte lies in the connection's stream */
+    uint32_t bytes; /* its length */
     uint16_t slot;
-    uint16_t flags;           /* enum way_request_flag */
+    uint16_t flags; /* enum way_request_flag */
     uint8_t kind, state;
-    uint32_t turn;            /* its place among its client's commands; wraps */
-    uint16_t attempt;         /* times it was given to a connection */
+    uint32_t turn;    /* its place among its client's commands; wraps */
+    uint16_t attempt; /* times it was given to a connection */
     uint16_t redirects;
-    uint16_t avoid;           /* node that failed it last, WAY_NONE_NODE: none */
-    uint16_t target;          /* node it must go to (ASK, same), else none */
-    double arrived;           /* when the client's bytes were read */
-    double sent;              /* when its last byte was accepted, once it was */
-    double until;             /* while held: not after this */
-    double waited;            /* the last delay a policy gave it */
-    char *own_bytes;          /* while WAITING; owned */
-    char *words;              /* the server's words of `last`; owned, or NULL */
+    uint16_t avoid;                /* node that failed it last, WAY_NONE_NODE: none */
+    uint16_t target;               /* node it must go to (ASK, same), else none */
+    double arrived;                /* when the client's bytes were read */
+    double sent;                   /* when its last byte was accepted, once it was */
+    double until;                  /* while held: not after this */
+    double waited;                 /* the last delay a policy gave it */
+    char *own_bytes;               /* while WAITING; owned */
+    char *words;                   /* the server's words of `last`; owned, or NULL */
     size_t reply_off, reply_bytes; /* while ANSWERED and early: in held */
-    double resume;            /* while WAITING: try again then, 0: when the table changes */
+    double resume; /* while WAITING: try again then, 0: when the table changes */
     struct {
         uint8_t error, phase, step, class, certainty;
         uint16_t node;
-    } last;                   /* why it is not answered yet */
-    struct way_join *join;    /* of a PART, or of the COMMAND that was split */
-    uint32_t part;            /* which part; of an OWN: see dispatch.h */
-    void *ask;                /* of an ASK: its owner's; of an OWN: its session */
+    } last;                /* why it is not answered yet */
+    struct way_join *join; /* of a PART, or of the COMMAND that was split */
+    uint32_t part;         /* which part; of an OWN: see dispatch.h */
+    void *ask;             /* of an ASK: its owner's; of an OWN: its session */
 };
 #define WAY_NONE_NODE 0xffff /* == WAY_NONE of health.h */
 
@@ -101,6 +101,8 @@ struct way_bucket {   /* of slots: what of it is off the straight way */
     uint32_t waiting; /* rw by dispatch: of them, those that are held or delayed */
     uint32_t last;    /* rw by dispatch: the turn of the last of those */
     uint32_t kept;    /* rw by dispatch: the round in which one of them stayed */
+    const struct way_conn
+        *way; /* rw by dispatch: where those in flight are; NULL: who knows */
 };
 
 struct way_pipeline {
@@ -111,22 +113,24 @@ struct way_pipeline {
     size_t held_live;                /* ro: bytes of them */
     size_t joining;                  /* ro: bytes of parts whose whole is not answered */
     struct way_request_pool *pool;
-    uint64_t epoch;                  /* rw by dispatch: the table's, when last compared */
-    unsigned detours;                /* ro: requests off the straight way */
-    struct way_bucket *bucket;       /* [WAY_DETOUR_BUCKETS]; NULL: never had a detour */
-    uint8_t resp;                    /* 2 or 3 */
-    uint32_t turns;                  /* private */
-    struct way_request *behind, **behind_end; /* rw by dispatch: wait for a detour's end */
-    size_t behind_bytes;             /* rw by dispatch: theirs */
+    uint64_t epoch;            /* rw by dispatch: the table's, when last compared */
+    unsigned detours;          /* ro: requests off the straight way */
+    struct way_bucket *bucket; /* [WAY_DETOUR_BUCKETS]; NULL: never had a detour */
+    uint8_t resp;              /* 2 or 3 */
+    uint32_t turns;            /* private */
+    struct way_request *behind,
+        **behind_end;    /* rw by dispatch: wait for a detour's end */
+    size_t behind_bytes; /* rw by dispatch: theirs */
     void *owner;
-    void *router;                    /* rw by dispatch: itself */
+    void *router;                                            /* rw by dispatch: itself */
     void (*straight)(struct way_pipeline *p, uint16_t slot); /* the last detour of the
                                             slot's bucket is answered, and its reply in
                                             its place; may be NULL */
     void (*lend)(struct way_pipeline *p, struct way_buf *b); /* gives memory to `out` or
                                                 `held` when it has none; may be NULL */
 };
-void way_pipeline_init(struct way_pipeline *p, struct way_request_pool *pool, void *owner);
+void way_pipeline_init(struct way_pipeline *p, struct way_request_pool *pool,
+                       void *owner);
 /* Gives back answered requests; those on a connection, held, or delayed are abandoned:
  * they stay alive, without pipeline, until who links them is done with them. */
 void way_pipeline_fini(struct way_pipeline *p);
@@ -138,8 +142,8 @@ struct way_request *way_pipeline_push(struct way_pipeline *p, double now);
  * to the pool (r too, unless it is early). True if out grew. */
 bool way_pipeline_answer(struct way_pipeline *p, struct way_request *r, const char *reply,
                          size_t n);
-bool way_pipeline_error(struct way_pipeline *p, struct way_request *r, const char *fmt, ...)
-        WAY_PRINTF(3, 4);
+bool way_pipeline_error(struct way_pipeline *p, struct way_request *r, const char *fmt,
+                        ...) WAY_PRINTF(3, 4);
 
 /* Puts a new request in r's place in the order and abandons r, which stays with its
  * connection: for a client that is answered before its node is. Returns the new one; a

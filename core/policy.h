@@ -20,21 +20,25 @@
 
 struct way_policy;
 
-enum way_option_type { WAY_OPTION_WORD, WAY_OPTION_NUMBER, WAY_OPTION_STRING,
-                       WAY_OPTION_BOOLEAN };
+enum way_option_type {
+    WAY_OPTION_WORD,
+    WAY_OPTION_NUMBER,
+    WAY_OPTION_STRING,
+    WAY_OPTION_BOOLEAN
+};
 /* As given by configuration (typed) or by --option k=v (a word, converted to the type of
  * the option's default). */
 struct way_option {
     char *name;
     enum way_option_type type;
-    char *text;     /* of WORD and STRING */
-    double number;  /* of NUMBER and BOOLEAN */
+    char *text;    /* of WORD and STRING */
+    double number; /* of NUMBER and BOOLEAN */
 };
 
 /* A policy's text, read once (way_policy_read) and loaded by every thread. */
 struct way_policy_text {
-    char *path;   /* as given; "default" for the built-in policies/default.lua; "none" */
-    char *text;   /* the file's bytes; NULL for none */
+    char *path; /* as given; "default" for the built-in policies/default.lua; "none" */
+    char *text; /* the file's bytes; NULL for none */
     size_t n;
     struct way_option *option;
     unsigned options;
@@ -53,21 +57,28 @@ int way_policy_load(struct way_policy **out, const struct way_policy_text *t,
                     struct way_err *err) WAY_MUST_CHECK;
 void way_policy_free(struct way_policy *p);
 
-enum way_pick { WAY_PICK_MASTER, WAY_PICK_REPLICA, WAY_PICK_REPLICA_ONLY,
-                WAY_PICK_RANDOM, WAY_PICK_ROUND_ROBIN, WAY_PICK_NEAREST,
-                WAY_PICK_LEAST_INFLIGHT, WAY_PICK_P2C };
+enum way_pick {
+    WAY_PICK_MASTER,
+    WAY_PICK_REPLICA,
+    WAY_PICK_REPLICA_ONLY,
+    WAY_PICK_RANDOM,
+    WAY_PICK_ROUND_ROBIN,
+    WAY_PICK_NEAREST,
+    WAY_PICK_LEAST_INFLIGHT,
+    WAY_PICK_P2C
+};
 
 /* What is fixed once loaded. */
 struct way_plan {
     const char *name, *version; /* never NULL; version "" if absent */
     struct way_layout layout;   /* with hash */
     enum way_pick pick;
-    char zone[WAY_ZONE_MAX];    /* of pick's knobs; "" none */
-    double tolerance;           /* of pick's knobs, seconds or share as documented */
+    char zone[WAY_ZONE_MAX]; /* of pick's knobs; "" none */
+    double tolerance;        /* of pick's knobs, seconds or share as documented */
     bool watches_success;
     bool has_classify, has_mark, has_backoff, has_probe, has_reconnect;
-                                /* own or the default's; `none` has none */
-    unsigned classes;           /* names known, built-in ones included */
+    /* own or the default's; `none` has none */
+    unsigned classes; /* names known, built-in ones included */
 };
 const struct way_plan *way_policy_plan(const struct way_policy *p);
 const char *way_policy_class_name(const struct way_policy *p, unsigned class);

@@ -88,12 +88,12 @@ void way_retry_fail(struct way_dispatch *d, struct way_request *r)
     if (r->words && r->last.certainty == WAY_CERTAINTY_ANSWERED)
         way_resp_put_error(&b, "%s", r->words);
     else
-        way_resp_put_error(&b, "WAYSIDE %s phase=%s step=%s certainty=%s class=%s node=%s %s",
-                           way_error_name(r->last.error), way_phase_name(r->last.phase),
-                           way_step_name(r->last.step),
-                           way_certainty_name(r->last.certainty),
-                           way_decider_class_name(d->o.decider, r->last.class),
-                           way_upstream_address(d, r->last.node), certainty_words(r));
+        way_resp_put_error(
+            &b, "WAYSIDE %s phase=%s step=%s certainty=%s class=%s node=%s %s",
+            way_error_name(r->last.error), way_phase_name(r->last.phase),
+            way_step_name(r->last.step), way_certainty_name(r->last.certainty),
+            way_decider_class_name(d->o.decider, r->last.class),
+            way_upstream_address(d, r->last.node), certainty_words(r));
     way_upstream_answer(d, r, b.p, b.len);
     way_buf_fini(&b);
 }
@@ -277,20 +277,70 @@ static bool has_room(struct way_dispatch *d, size_t n)
     return room;
 }
 
-void way_retry_hold_redirect(struct way_dispatch *d, struct way_request *r,
-                             const char *bytes, size_t n)
+/* A redirected command that can't follow yet waits as long as it lives. */
+static void wait_to_follow(struct way_dispatch *d, struct way_request *r,
+                           const char *bytes, size_t n)
 {
-    struct way_event e = { .error = WAY_ERROR_NO_NODE, .phase = WAY_PHASE_CONNECT,
-                           .step = WAY_STEP_ROUTE, .class = WAY_CLASS_LOCAL };
-    way_retry_remember(r, WAY_NONE, &e, WAY_CERTAINTY_ANSWERED);
+    struct way_event e = { .error = WAY_ERROR_NO_NODE,
+                           .phase = WAY_PHASE_CONNECT,
+                           .step = WAY_STEP_ROUTE,
+                           .class = WAY_CLASS_LOCAL };
+    if (!r->last.error)
+        way_retry_remember(r, WAY_NONE, &e, WAY_CERTAINTY_ANSWERED);
     if (!has_room(d, n)) {
         way_retry_fail(d, r);
         return;
     }
     way_retry_own(r, bytes, n);
-    r->until = r->arrived + d->timeouts->total;
-    r->flags |= WAY_FLAG_HELD;
+    if (!(r->until > 0))
+        r->until = r->arrived + d->timeouts->total;
     wait_for(d, r);
+}
+
+void way_retry_hold_redirect(struct way_dispatch *d, struct way_request *r,
+                             const char *bytes, size_t n)
+{
+    r->last.error = WAY_ERROR_NONE;
+    r->flags |= WAY_FLAG_HELD;
+    wait_to_follow(d, r, bytes, n);
+}
+
+static bool is_elsewhere(const struct way_request *a, const struct way_conn *c)
+{
+    return a && a->state == WAY_REQUEST_SENT && a->conn != c;
+}
+
+/* Is an earlier command of r's client and slot in flight, but not on c? Looked for only
+ * when the bucket's way changes. */
+static bool would_overtake(const struct way_request *r, const struct way_conn *c)
+{
+    struct way_bucket *b = bucket_of(r);
+    if (b->way == c)
+        return false;
+    for (const struct way_request *a = r->pipeline->head;
+         a && is_earlier(a->turn, r->turn); a = a->next) {
+        if (!a->join && same_bucket(a, r) && is_elsewhere(a, c))
+            return true;
+        for (unsigned i = 0; a->join && i < way_join_parts(a->join); i++) {
+            const struct way_request *part = way_join_pending(a->join, i);
+            if (part && same_bucket(part, r) && is_elsewhere(part, c))
+                return true;
+        }
+    }
+    b->way = c;
+    return false;
+}
+
+bool way_retry_wait_turn(struct way_dispatch *d, struct way_request *r,
+                         const struct way_conn *c, const char *bytes, size_t n)
+{
+    if (!r->pipeline || !(r->flags & WAY_FLAG_DETOUR))
+        return false;
+    if (!is_held_back(d, r) && !would_overtake(r, c))
+        return false;
+    r->resume = d->o.loop->now;
+    wait_to_follow(d, r, bytes, n);
+    return true;
 }
 
 /* ---- the limits ---- */
@@ -342,7 +392,8 @@ static void aim(struct way_request *r, unsigned node, const struct way_retry *re
     r->avoid = WAY_NONE_NODE;
     r->flags &= (uint16_t)~WAY_FLAG_MASTER;
     if (retry->kind == WAY_RETRY_HOLD && e->error == WAY_ERROR_NO_NODE)
-        r->flags &= (uint16_t)~WAY_FLAG_ASKED; /* its target went: the slot's owner knows */
+        r->flags &=
+            (uint16_t)~WAY_FLAG_ASKED; /* its target went: the slot's owner knows */
     if (!(r->flags & WAY_FLAG_ASKED))
         r->target = WAY_NONE_NODE;
     if (retry->kind == WAY_RETRY_OTHER)
@@ -360,9 +411,8 @@ static bool plan_wait(struct way_dispatch *d, struct group *g, struct way_reques
                       const struct way_event *e)
 {
     double now = d->o.loop->now, latest = r->arrived + d->timeouts->total;
-    r->resume = g->retry.after > 0 || g->retry.kind != WAY_RETRY_HOLD
-                        ? now + g->retry.after
-                        : 0;
+    r->resume =
+        g->retry.after > 0 || g->retry.kind != WAY_RETRY_HOLD ? now + g->retry.after : 0;
     r->waited = g->retry.after;
     if (g->retry.kind != WAY_RETRY_HOLD) {
         r->until = latest;
@@ -525,7 +575,8 @@ static void ask_groups(struct way_dispatch *d, unsigned node, const struct way_e
 {
     for (unsigned i = 0; i < count && node != WAY_NONE; i++) {
         const struct way_request *first = all;
-        while (first && (first->flags & WAY_FLAG_ABANDONED || !in_group(&groups[i], first)))
+        while (first &&
+               (first->flags & WAY_FLAG_ABANDONED || !in_group(&groups[i], first)))
             first = first->link;
         if (!first)
             continue;
@@ -537,8 +588,9 @@ static void tell_groups(struct way_dispatch *d, struct group *groups, unsigned c
 {
     for (unsigned i = 0; i < count; i++)
         if (groups[i].asked)
-            way_decide_did(d->o.decider, &groups[i].entry, "%u sent again, %u held, %u failed",
-                           groups[i].resent, groups[i].held, groups[i].failed);
+            way_decide_did(d->o.decider, &groups[i].entry,
+                           "%u sent again, %u held, %u failed", groups[i].resent,
+                           groups[i].held, groups[i].failed);
 }
 
 /* Asks and does. c: whose buffer has the bytes of requests without their own. */
@@ -580,8 +632,8 @@ void way_retry_broken(struct way_dispatch *d, unsigned node, struct way_event *e
             way_request_give(d->o.pool, r);
             continue;
         }
-        enum way_certainty certainty = way_conn_was_sent(c, r) ? WAY_CERTAINTY_UNKNOWN
-                                                               : WAY_CERTAINTY_UNSENT;
+        enum way_certainty certainty =
+            way_conn_was_sent(c, r) ? WAY_CERTAINTY_UNKNOWN : WAY_CERTAINTY_UNSENT;
         way_retry_remember(r, node, e, certainty);
         *end = r;
         end = &r->link;

@@ -61,7 +61,8 @@ static void add(const struct way_router *w, struct candidates *c, unsigned node)
         return;
     uint32_t word = word_of(w, node);
     unsigned state = word & WAY_ROUTE_STATE;
-    if (word & WAY_ROUTE_GONE || state == WAY_STATE_FAILING || state == WAY_STATE_DRAINING)
+    if (word & WAY_ROUTE_GONE || state == WAY_STATE_FAILING ||
+        state == WAY_STATE_DRAINING)
         return;
     c->node[c->count] = (uint16_t)node;
     c->state[c->count++] = (uint8_t)state;

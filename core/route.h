@@ -17,11 +17,11 @@ struct way_router {
     const _Atomic uint16_t *slots; /* of the table */
     enum way_pick pick;
     double tolerance;
-    const char *zone;              /* preferred, "" none */
-    uint8_t *in_zone;              /* [WAY_NODES_MAX], kept by way_router_refresh */
-    unsigned turn;                 /* of round_robin */
+    const char *zone; /* preferred, "" none */
+    uint8_t *in_zone; /* [WAY_NODES_MAX], kept by way_router_refresh */
+    unsigned turn;    /* of round_robin */
     struct way_random random;
-    int row;                       /* the worker's, for trials */
+    int row; /* the worker's, for trials */
 };
 
 void way_router_init(struct way_router *r, struct way_health *h, struct way_decider *d,

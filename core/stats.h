@@ -22,6 +22,7 @@
       "function=\"" function "\",cause=\"" cause "\"",                                   \
       "questions the policy failed to answer")
 
+/* clang-format off */
 /* X(NAME, metric, labels or "", help). Metrics of one name stand together. */
 #define WAY_STATS(X)                                                                     \
     X(CLIENTS_TOTAL, "client_connections_total", "", "client connections accepted")      \
@@ -64,6 +65,7 @@
     X(CONFLICTS, "commit_conflicts_total", "", "questions asked again: the node changed")\
     X(JOURNAL_LOST, "journal_lost_total", "", "journal entries that found no room")
 
+/* clang-format on */
 #define WAY_ENUM_STAT(N, metric, labels, help) WAY_STAT_##N,
 enum way_stat { WAY_STATS(WAY_ENUM_STAT) WAY_STAT_COUNT };
 
@@ -85,8 +87,8 @@ static inline uint64_t way_stat_get(const struct way_stats *s, enum way_stat whi
  * "budget", "deadline", "memory" or "answer". */
 enum way_stat way_stat_of_failure(unsigned function, const char *cause);
 enum { /* all of them */
-    WAY_STAT_POLICY_FIRST = WAY_STAT_POLICY_CLASSIFY_ERROR,
-    WAY_STAT_POLICY_LAST = WAY_STAT_POLICY_RECONNECT_ANSWER,
+       WAY_STAT_POLICY_FIRST = WAY_STAT_POLICY_CLASSIFY_ERROR,
+       WAY_STAT_POLICY_LAST = WAY_STAT_POLICY_RECONNECT_ANSWER,
 };
 
 struct way_stat_info {

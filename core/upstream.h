@@ -14,27 +14,27 @@ struct way_link {
     struct way_dispatch *dispatch;
     struct way_conn *conn;
     struct way_link *next, **prev; /* all connections of the worker */
-    double sampled;    /* when the last answered command was sent: for the latency */
-    unsigned good;     /* replies of this batch that are no failures */
-    unsigned trials;   /* trials in flight */
-    bool dropped;      /* we broke it, as a mark said */
-    bool exclusive;    /* of own.c, as is what follows */
-    bool is_idle;      /* nobody has it: it is in its node's list */
+    double sampled;        /* when the last answered command was sent: for the latency */
+    unsigned good;         /* replies of this batch that are no failures */
+    unsigned trials;       /* trials in flight */
+    bool dropped;          /* we broke it, as a mark said */
+    bool exclusive;        /* of own.c, as is what follows */
+    bool is_idle;          /* nobody has it: it is in its node's list */
     struct way_own *own;   /* who has it */
     struct way_link *idle; /* the next in that list */
 };
 
-struct way_upstream { /* one node */
+struct way_upstream {         /* one node */
     struct way_conn *conn[2]; /* RESP2, RESP3; NULL: none */
     uint32_t drops;           /* the verdict's, as applied */
     uint32_t dials_failed;    /* in a row */
     uint8_t error, step;      /* of the last failed dial: told to commands meanwhile */
     int errnum;
-    uint32_t named;           /* generation that `address` is of */
-    char address[64];         /* for errors; "" until one is told */
-    struct way_link *idle;    /* exclusive connections that nobody has */
+    uint32_t named;        /* generation that `address` is of */
+    char address[64];      /* for errors; "" until one is told */
+    struct way_link *idle; /* exclusive connections that nobody has */
     unsigned idle_count;
-    unsigned own_count;       /* exclusive ones, those included */
+    unsigned own_count; /* exclusive ones, those included */
 };
 
 struct way_batch {
@@ -62,18 +62,20 @@ struct way_dispatch {
     struct way_cell *cells;
     const _Atomic uint64_t *epoch;
     uint64_t seen_epoch;
+    uint64_t retired;        /* connections that were let go of */
     struct way_upstream *up; /* [WAY_NODES_MAX] */
     struct way_link *links;
-    unsigned own_count;      /* exclusive connections */
+    unsigned own_count; /* exclusive connections */
     struct way_batch *batches, **batches_end;
     struct way_task run_batches;
-    struct way_request *waiting, **waiting_end; /* held and delayed; each client's in its order */
+    struct way_request *waiting,
+        **waiting_end; /* held and delayed; each client's in its order */
     unsigned waiting_count;
     size_t waiting_bytes;
-    uint32_t round;          /* of looking after them */
-    ev_timer tick;           /* while something waits */
-    double tokens;           /* retry budget */
-    uint64_t tokens_at;      /* requests counted when it was last filled */
+    uint32_t round;                /* of looking after them */
+    ev_timer tick;                 /* while something waits */
+    double tokens;                 /* retry budget */
+    uint64_t tokens_at;            /* requests counted when it was last filled */
     struct way_standing *standing; /* [WAY_SHARDS_MAX][2][2]: at the first and the
                                      second time; reads, writes */
 };
@@ -122,7 +124,7 @@ void way_own_submit(struct way_dispatch *d, struct way_request *r, const char *b
 void way_own_send(struct way_dispatch *d, struct way_request *r, const char *bytes,
                   size_t n);
 bool way_own_answer(struct way_dispatch *d, struct way_request *r, const char *bytes,
-                    size_t n); /* true: its pipeline's out grew */
+                    size_t n);          /* true: its pipeline's out grew */
 void way_own_close(struct way_link *l); /* it is about to be closed */
 
 /* ---- retry.c ---- */
@@ -138,6 +140,10 @@ void way_retry_broken(struct way_dispatch *d, unsigned node, struct way_event *e
 /* A redirected command that has to wait for a topology that knows its node. */
 void way_retry_hold_redirect(struct way_dispatch *d, struct way_request *r,
                              const char *bytes, size_t n);
+/* True: an earlier command of r's client and slot waits, or is in flight otherwise than on
+ * c, so r waits too, and was taken over. Only for detours: others queue behind them. */
+bool way_retry_wait_turn(struct way_dispatch *d, struct way_request *r,
+                         const struct way_conn *c, const char *bytes, size_t n);
 /* The table changed: what is held is routed afresh. */
 void way_retry_release(struct way_dispatch *d);
 /* The node's address, for an error's words. */

@@ -68,8 +68,8 @@ struct wayside {
     struct way_aside aside;
     _Atomic uint64_t clients;
     double started;
-    ev_timer rest;      /* gives memory back to the system after a load */
-    uint64_t requests;  /* at the last look */
+    ev_timer rest;     /* gives memory back to the system after a load */
+    uint64_t requests; /* at the last look */
     bool trimmed;
     int stop_fd; /* eventfd */
     sigset_t signals, old_signals;
@@ -213,22 +213,37 @@ static int worker_init(struct worker *k, struct wayside *w, unsigned number,
     if (k->row < 0)
         return -1;
     struct way_decider_options d = {
-        .health = w->health, .text = &w->text, .limits = &w->config->limits,
-        .stats = k->t.stats, .ring = k->t.ring, .aside = &w->aside,
+        .health = w->health,
+        .text = &w->text,
+        .limits = &w->config->limits,
+        .stats = k->t.stats,
+        .ring = k->t.ring,
+        .aside = &w->aside,
         .thread = (uint16_t)number,
-        .journaled = on_journaled, .arg = w,
+        .journaled = on_journaled,
+        .arg = w,
     };
     if (way_decider_new(&k->decider, &d, err) < 0)
         return -1;
     struct way_dispatch_options o = {
-        .loop = &k->t.loop, .resolver = k->t.resolver, .config = w->config,
-        .health = w->health, .decider = k->decider, .stats = k->t.stats,
-        .pool = &k->pool, .row = k->row, .refresh = on_refresh, .arg = w,
+        .loop = &k->t.loop,
+        .resolver = k->t.resolver,
+        .config = w->config,
+        .health = w->health,
+        .decider = k->decider,
+        .stats = k->t.stats,
+        .pool = &k->pool,
+        .row = k->row,
+        .refresh = on_refresh,
+        .arg = w,
     };
     k->dispatch = way_dispatch_new(&o);
     struct way_front_options f = {
-        .loop = &k->t.loop, .dispatch = k->dispatch, .config = w->config,
-        .stats = k->t.stats, .pool = &k->pool,
+        .loop = &k->t.loop,
+        .dispatch = k->dispatch,
+        .config = w->config,
+        .stats = k->t.stats,
+        .pool = &k->pool,
         .host = { .info = put_info, .next_client_id = next_client_id, .arg = w },
     };
     k->front = w->fronts[number] = way_front_new(&f);
@@ -261,9 +276,12 @@ static int open_table(struct wayside *w, struct way_err *err)
     if (way_policy_load(&policy, &w->text, err) < 0)
         return -1;
     struct way_health_options o = {
-        .path = w->config->segment, .layout = way_policy_plan(policy)->layout,
+        .path = w->config->segment,
+        .layout = way_policy_plan(policy)->layout,
         .guard = w->config->limits.guard != 0,
-        .failing_share = w->config->limits.failing_share, .woken = on_epoch, .arg = w,
+        .failing_share = w->config->limits.failing_share,
+        .woken = on_epoch,
+        .arg = w,
     };
     way_policy_free(policy);
     if (way_health_open(&w->health, &o, err) < 0)
@@ -293,9 +311,15 @@ static int build_control(struct wayside *w, struct way_err *err)
     enum { LOOK_SECONDS = 1 };
     struct thread *t = &w->control_thread;
     struct way_control_options o = {
-        .loop = &t->loop, .resolver = t->resolver, .config = w->config,
-        .health = w->health, .text = &w->text, .rings = w->rings, .stats = w->stats,
-        .threads = w->workers + 1, .aside = &w->aside,
+        .loop = &t->loop,
+        .resolver = t->resolver,
+        .config = w->config,
+        .health = w->health,
+        .text = &w->text,
+        .rings = w->rings,
+        .stats = w->stats,
+        .threads = w->workers + 1,
+        .aside = &w->aside,
     };
     if (way_control_new(&w->control, &o, err) < 0)
         return -1;
@@ -303,18 +327,21 @@ static int build_control(struct wayside *w, struct way_err *err)
     t->loop.woken = on_control_woken;
     ev_timer_init(&w->rest, on_rest, LOOK_SECONDS, LOOK_SECONDS);
     ev_timer_start(t->loop.ev, &w->rest);
-    if (w->config->console && way_admin_new(&w->admin, w->control, w->config->console, err))
+    if (w->config->console &&
+        way_admin_new(&w->admin, w->control, w->config->console, err))
         return -1;
     if (w->config->http && way_http_new(&w->http, w->control, w->config->http, err))
         return -1;
-    return way_acceptor_new(&w->acceptor, &t->loop, w->config, w->fronts, w->workers, err);
+    return way_acceptor_new(&w->acceptor, &t->loop, w->config, w->fronts, w->workers,
+                            err);
 }
 
 static int build(struct wayside *w, struct way_err *err)
 {
     const struct way_config *c = w->config;
     if (way_resolver_library_init(err) < 0 ||
-        way_policy_read(&w->text, c->policy, c->option, c->options, &c->limits, err) < 0 ||
+        way_policy_read(&w->text, c->policy, c->option, c->options, &c->limits, err) <
+            0 ||
         open_table(w, err) < 0)
         return -1;
     w->workers = c->workers;
