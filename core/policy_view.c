@@ -19,40 +19,34 @@ struct handle {
 };
 
 /* Field names in the order of their numbers, from 1. */
+/* clang-format off */
 #define NODE_FIELDS(X)                                                                   \
     X(ID, "id")                                                                          \
     X(ADDRESS, "address")                                                                \
-    X(ROLE, "role")                                                                      \
-    X(ZONE, "zone")                                                                      \
-    X(STATE, "state")                                                                    \
-    X(SINCE, "since")                                                                    \
-    X(ENDS, "ends") X(REASON, "reason") X(WEIGHT, "weight") X(INFLIGHT, "inflight")      \
-        X(LATENCY, "latency") X(FAILURES, "failures") X(REPLICATION, "replication")      \
-            X(COUNTERS, "counters") X(MEMORY, "memory") X(SHARD, "shard")
+    X(ROLE, "role") X(ZONE, "zone") X(STATE, "state") X(SINCE, "since") X(ENDS, "ends")  \
+        X(REASON, "reason") X(WEIGHT, "weight") X(INFLIGHT, "inflight")                  \
+            X(LATENCY, "latency") X(FAILURES, "failures") X(REPLICATION, "replication")  \
+                X(COUNTERS, "counters") X(MEMORY, "memory") X(SHARD, "shard")
 #define EVENT_FIELDS(X)                                                                  \
     X(KIND, "kind")                                                                      \
     X(PHASE, "phase")                                                                    \
-    X(STEP, "step")                                                                      \
-    X(ERROR, "error")                                                                    \
-    X(ERRNO, "errno")                                                                    \
-    X(MESSAGE, "message")                                                                \
-    X(REPLY, "reply") X(CLASS, "class") X(BLAME, "blame") X(N, "n") X(REUSED, "reused")  \
-        X(CONN_AGE, "connection_age") X(WRITTEN, "bytes_written")                        \
-            X(REPLIES, "replies_read") X(BEGAN, "began") X(NOW, "now") X(UNIX, "unix")   \
-                X(LATENCY, "latency") X(TRIAL, "trial") X(ATTEMPT, "attempt")            \
-                    X(COMMANDS, "commands") X(CERTAINTY, "certainty") X(AGE, "age")      \
-                        X(LEFT, "deadline_left") X(WAITED, "waited")                     \
-                            X(COUNTER, "counter") X(CHANGE, "change")                    \
-                                X(ANSWER, "answer") X(LATE, "late")
+    X(STEP, "step") X(ERROR, "error") X(ERRNO, "errno") X(MESSAGE, "message")            \
+        X(REPLY, "reply") X(CLASS, "class") X(BLAME, "blame") X(N, "n")                  \
+            X(REUSED, "reused") X(CONN_AGE, "connection_age")                            \
+                X(WRITTEN, "bytes_written") X(REPLIES, "replies_read") X(BEGAN, "began") \
+                    X(NOW, "now") X(UNIX, "unix") X(LATENCY, "latency")                  \
+                        X(TRIAL, "trial") X(ATTEMPT, "attempt") X(COMMANDS, "commands")  \
+                            X(CERTAINTY, "certainty") X(AGE, "age")                      \
+                                X(LEFT, "deadline_left") X(WAITED, "waited")             \
+                                    X(COUNTER, "counter") X(CHANGE, "change")            \
+                                        X(ANSWER, "answer") X(LATE, "late")
 #define COUNT_FIELDS(X)                                                                  \
     X(HEALTHY, "healthy")                                                                \
     X(SUSPECT, "suspect")                                                                \
-    X(FAILING, "failing")                                                                \
-    X(PROBING, "probing")                                                                \
-    X(DRAINING, "draining")                                                              \
-    X(NODES, "nodes")                                                                    \
-    X(INFLIGHT, "inflight") X(RETRYING, "retrying") X(MEMORY, "memory")                  \
-        X(COUNTERS, "counters")
+    X(FAILING, "failing") X(PROBING, "probing") X(DRAINING, "draining")                  \
+        X(NODES, "nodes") X(INFLIGHT, "inflight") X(RETRYING, "retrying")                \
+            X(MEMORY, "memory") X(COUNTERS, "counters")
+/* clang-format on */
 #define NODE_ENUM(N, w) NODE_##N,
 #define EVENT_ENUM(N, w) EVENT_##N,
 #define COUNT_ENUM(N, w) COUNT_##N,
