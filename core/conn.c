@@ -28,7 +28,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-enum { OUT_KEPT = 1 << 18 }; /* bytes of `out` that a connection keeps when idle */
+enum { OUT_KEPT = 1 << 20 }; /* bytes of `out` that a connection keeps when idle */
 
 struct way_conn_connect {
     struct way_resolver *resolver;
