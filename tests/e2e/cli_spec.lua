@@ -275,9 +275,9 @@ describe("wayside serve refuses", function()
   it("an address that is taken", function()
     local taken = kit.owned { fd = assert(socket.socket(socket.AF_INET, socket.SOCK_STREAM, 0)),
       stop = function(self) unistd.close(self.fd) end }
-    assert(socket.bind(taken.fd, { family = socket.AF_INET, addr = "127.0.0.1", port = 0 }))
+    assert(socket.bind(taken.fd, { family = socket.AF_INET, addr = "127.0.0.1", port = port }))
     assert(socket.listen(taken.fd, 1))
-    local address = "127.0.0.1:" .. socket.getsockname(taken.fd).port
+    local address = "127.0.0.1:" .. port
     local text = serve("--listen", address, "--cluster", "127.0.0.1:1")
     assert.is_truthy(text:find(address, 1, true) and text:match "Address already in use", text)
   end)
