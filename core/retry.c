@@ -292,7 +292,7 @@ static void wait_to_follow(struct way_dispatch *d, struct way_request *r,
         return;
     }
     way_retry_own(r, bytes, n);
-    if (!(r->until > 0))
+    if (r->until <= d->o.loop->now)
         r->until = r->arrived + d->timeouts->total;
     wait_for(d, r);
 }
@@ -305,13 +305,14 @@ void way_retry_hold_redirect(struct way_dispatch *d, struct way_request *r,
     wait_to_follow(d, r, bytes, n);
 }
 
-static bool is_elsewhere(const struct way_request *a, const struct way_conn *c)
+/* Is a in flight elsewhere than on c, and of r's client and slot? Reads may pass reads. */
+static bool may_be_passed(const struct way_request *a, const struct way_request *r,
+                          const struct way_conn *c)
 {
-    return a && a->state == WAY_REQUEST_SENT && a->conn != c;
+    return a && a->state == WAY_REQUEST_SENT && a->conn != c && same_bucket(a, r) &&
+           (a->flags | r->flags) & WAY_FLAG_WRITE;
 }
 
-/* Is an earlier command of r's client and slot in flight, but not on c? Looked for only
- * when the bucket's way changes. */
 static bool would_overtake(const struct way_request *r, const struct way_conn *c)
 {
     struct way_bucket *b = bucket_of(r);
@@ -319,15 +320,13 @@ static bool would_overtake(const struct way_request *r, const struct way_conn *c
         return false;
     for (const struct way_request *a = r->pipeline->head;
          a && is_earlier(a->turn, r->turn); a = a->next) {
-        if (!a->join && same_bucket(a, r) && is_elsewhere(a, c))
+        if (!a->join && may_be_passed(a, r, c))
             return true;
-        for (unsigned i = 0; a->join && i < way_join_parts(a->join); i++) {
-            const struct way_request *part = way_join_pending(a->join, i);
-            if (part && same_bucket(part, r) && is_elsewhere(part, c))
+        for (unsigned i = 0; a->join && i < way_join_parts(a->join); i++)
+            if (may_be_passed(way_join_pending(a->join, i), r, c))
                 return true;
-        }
     }
-    b->way = c;
+    b->way = r->flags & WAY_FLAG_WRITE ? c : NULL; /* reads may be anywhere */
     return false;
 }
 
