@@ -179,6 +179,9 @@ static bool on_redirect(struct way_dispatch *d, struct way_conn *c, struct way_r
     char kind = way_redirect_parse(reply, n, &slot, host, &port);
     if (!kind || r->redirects >= d->limits->redirects)
         return false;
+    /* The other node's trials are others: this one ended with neither success nor blame. */
+    struct way_event neither = { .blame = WAY_BLAME_ROUTE };
+    way_upstream_fail_trial(d, c->data, r, &neither);
     r->redirects++;
     r->attempt--; /* a redirect is no failed attempt */
     r->flags &= (uint16_t) ~(WAY_FLAG_ASKED | WAY_FLAG_MASTER);

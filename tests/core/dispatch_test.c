@@ -811,6 +811,40 @@ static void trials_give_their_places_back(void **state)
     }
 }
 
+static void a_trial_that_is_redirected_is_over(void **state)
+{
+    (void)state;
+    for (unsigned known = 0; known < 2; known++) {
+        struct bed b;
+        char reply[64];
+        begin(&b, nothing);
+        for (unsigned i = 0; i < 2; i++) {
+            struct way_proposal p = kit_mark(WAY_STATE_PROBING, 0);
+            p.mark.has |= WAY_MARK_TRIALS;
+            p.mark.trials = 1;
+            kit_commit(b.health, b.index[i], b.loop.now, p);
+        }
+        moved(reply, sizeof reply, known ? "ASK" : "MOVED", SLOT_A,
+              &b.node[known ? B : SPARE]);
+        rule(&b, A, "GET", reply, 1);
+        get(&b, SLOT_A);
+        if (known) { /* the other node's trial is another, and ends with its success */
+            expect(&b, "$1\r\nb\r\n");
+            assert_false(way_health_trial_take(b.health, b.index[B], b.row, way_clock()));
+        } else {
+            AWAIT(&b.loop, 5, way_dispatch_waiting(b.dispatch, NULL) == 1);
+        }
+        assert_true(way_health_trial_take(b.health, b.index[A], b.row, way_clock()));
+        way_health_trial_end(b.health, b.index[A], b.row, true);
+        if (!known) {
+            close_clients(&b.node[A]);
+            way_dispatch_expire(b.dispatch, b.p.head);
+        }
+        way_buf_reset(&b.p.out);
+        end(&b);
+    }
+}
+
 static void an_error_that_nobody_waits_for_is_no_success(void **state)
 {
     (void)state;
@@ -843,6 +877,225 @@ static void a_role_that_changed_retires_the_connection(void **state)
     get(&b, SLOT_B);
     expect(&b, "$1\r\na\r\n");
     end(&b);
+}
+
+/* ---- everything at once ---- */
+
+enum { CLIENTS = 3, UNDER_WAY = 4096 };
+
+struct caller {
+    struct way_pipeline p;
+    bool here;
+    unsigned number[UNDER_WAY]; /* of the commands that are not answered, oldest first */
+    unsigned from, to, asked, answered;
+};
+
+static struct {
+    struct way_random random;
+    bool calm;
+} chaos;
+
+static unsigned one_of(unsigned n)
+{
+    return (unsigned)(way_random_next(&chaos.random) % n);
+}
+
+/* Says the command's number, when it says anything to the purpose. */
+static void answer_somehow(struct kit_node *n, const char *request, struct way_buf *out)
+{
+    unsigned what = chaos.calm ? 99 : one_of(100);
+    const char *number = strrchr(request, ' ');
+    if (!number || strncmp(request, "S", 1) != 0) {
+        way_buf_puts(out, "+OK\r\n"); /* to READONLY, ASKING */
+        return;
+    }
+    const struct kit_node *other = &the_bed->node[one_of(NODES)];
+    char redirect[64];
+    if (what < 3)
+        close_clients(n);
+    else if (what < 4)
+        way_buf_puts(out, "nonsense\r\n");
+    else if (what < 8)
+        way_buf_puts(out, "-LOADING x\r\n");
+    else if (what < 12)
+        way_buf_puts(out, "-TRYAGAIN x\r\n");
+    else if (what < 20) {
+        moved(redirect, sizeof redirect, what % 2 ? "MOVED" : "ASK", SLOT_A + one_of(40),
+              other);
+        way_buf_puts(out, redirect);
+    } else {
+        way_buf_printf(out, "+%s\r\n", number + 1);
+    }
+}
+
+static void ask_something(struct bed *b, struct caller *c)
+{
+    char number[16];
+    struct way_buf bytes = { 0 };
+    bool write = one_of(2);
+    unsigned slot = (one_of(2) ? SLOT_A : SLOT_B) + one_of(40);
+    if (c->to - c->from == UNDER_WAY)
+        return;
+    snprintf(number, sizeof number, "%u", c->asked);
+    put_command(&bytes, write ? "SET" : "SGET", slot, number);
+    way_stat_add(&b->stats, WAY_STAT_REQUESTS, 1);
+    c->number[c->to++ % UNDER_WAY] = c->asked++;
+    struct way_request *r = way_pipeline_push(&c->p, b->loop.now);
+    r->slot = (uint16_t)slot;
+    r->flags = write ? WAY_FLAG_WRITE : 0;
+    if (one_of(8)) {
+        way_dispatch_submit(b->dispatch, r, bytes.p, bytes.len);
+    } else { /* the same as a split command of one part */
+        struct way_request *part = way_join_part(way_join_new(r, WAY_JOIN_OK, 1, 0), 0);
+        part->slot = r->slot;
+        way_dispatch_submit(b->dispatch, part, bytes.p, bytes.len);
+    }
+    way_buf_fini(&bytes);
+}
+
+/* Each reply is an error or its command's own number: none is lost, doubled or mixed up. */
+static void check_replies(struct caller *c)
+{
+    struct way_buf *out = &c->p.out;
+    while (way_buf_held(out)) {
+        const char *p = out->p + out->off, *lf = memchr(p, '\n', way_buf_held(out));
+        assert_non_null(lf);
+        assert_true(c->from < c->to);
+        unsigned expected = c->number[c->from++ % UNDER_WAY], got;
+        bool ok = p[0] == '-' || !strncmp(p, "+OK\r", 4) ||
+                  (sscanf(p, "+%u\r", &got) == 1 && got == expected);
+        if (!ok)
+            fail_msg("command %u was answered by '%.*s'", expected, (int)(lf - p), p);
+        c->answered += p[0] == '+';
+        out->off += (size_t)(lf + 1 - p);
+    }
+    way_buf_reset(out);
+}
+
+static void leave(struct bed *b, struct caller *c)
+{
+    check_replies(c);
+    way_dispatch_detach(b->dispatch, &c->p);
+    c->here = false;
+}
+
+static void come(struct bed *b, struct caller *c)
+{
+    way_pipeline_init(&c->p, &b->pool, b);
+    way_dispatch_attach(b->dispatch, &c->p);
+    c->from = c->to;
+    c->here = true;
+}
+
+static void mark_somebody(struct bed *b)
+{
+    static const enum way_state states[] = { WAY_STATE_HEALTHY, WAY_STATE_SUSPECT,
+                                             WAY_STATE_FAILING, WAY_STATE_PROBING };
+    struct way_proposal p = kit_mark(states[one_of(4)], 0);
+    p.hard = true;
+    p.mark.has |= WAY_MARK_TRIALS | (one_of(3) ? 0 : WAY_MARK_CONNECTIONS);
+    p.mark.trials = 1 + one_of(3);
+    p.mark.connections = one_of(2) ? WAY_CONNECTIONS_DROP : WAY_CONNECTIONS_DRAIN;
+    kit_commit(b->health, b->index[one_of(3)], b->loop.now, p);
+}
+
+static void make_trouble(struct bed *b, struct caller *c)
+{
+    struct kit_node *n = &b->node[one_of(3)];
+    switch (one_of(40)) {
+    case 0: mark_somebody(b); break;
+    case 1: n->fd < 0 ? kit_node_up(n) : kit_node_down(n); break;
+    case 2: leave(b, c); break;
+    case 3:
+        if (c->p.head)
+            way_dispatch_expire(b->dispatch, c->p.head);
+        break;
+    case 4: way_pipeline_speak(&c->p, c->p.resp == 2 ? 3 : 2); break;
+    case 5: publish(b, one_of(2), way_clock()); break;
+    default: break;
+    }
+}
+
+static void calm_down(struct bed *b)
+{
+    chaos.calm = true;
+    for (unsigned i = 0; i < NODES; i++)
+        if (b->node[i].fd < 0)
+            kit_node_up(&b->node[i]);
+    publish(b, false, way_clock());
+    for (unsigned i = 0; i < 3; i++)
+        kit_hard(b->health, b->index[i], b->loop.now, WAY_STATE_HEALTHY, 0);
+}
+
+static bool all_answered(struct bed *b, struct caller *c)
+{
+    unsigned left = 0;
+    b->entries = 0;
+    for (unsigned i = 0; i < CLIENTS; i++) {
+        check_replies(&c[i]);
+        while (c[i].p.head && c[i].p.head->arrived + 2 < b->loop.now)
+            way_dispatch_expire(b->dispatch, c[i].p.head);
+        left += c[i].p.pending;
+    }
+    return left == 0;
+}
+
+static void whatever_happens_each_command_is_answered_once_and_nothing_is_left(
+    void **state)
+{
+    (void)state;
+    const char *seed = getenv("SEED");
+    struct bed b;
+    struct caller *c = way_zalloc(CLIENTS * sizeof *c);
+    chaos.calm = false;
+    way_random_seed(&chaos.random, (seed ? strtoull(seed, NULL, 10) : 0) + 7);
+    init(&b,
+         POLICY("mark = function(_, _, e) if e.error and wayside.random() < 0.1 then "
+                "return { state = 'failing', seconds = 0.05 } end end, backoff = "
+                "function() local x = wayside.random() local how = x < 0.2 and 'other' "
+                "or x < 0.4 and 'same' or x < 0.6 and 'hold' or x < 0.7 and 'master' or "
+                "nil return how and { retry = how, after = x * 0.05, within = how == "
+                "'hold' and x or nil, stale_reads = x < 0.5, unknown_writes = x < 0.3 "
+                "} or nil end"));
+    b.config.timeouts.read = 0.1;
+    b.config.limits.dial_interval = 0.01;
+    start(&b);
+    drop_client(&b);
+    for (unsigned i = 0; i < NODES; i++)
+        b.node[i].answer = answer_somehow;
+    for (unsigned step = 0; step < 3000; step++) {
+        struct caller *one = &c[step % CLIENTS];
+        if (!one->here)
+            come(&b, one);
+        for (unsigned i = one_of(6); i > 0; i--)
+            ask_something(&b, one);
+        make_trouble(&b, one);
+        ev_run(b.loop.ev, EVRUN_NOWAIT);
+        for (unsigned i = 0; i < CLIENTS; i++)
+            if (c[i].here)
+                check_replies(&c[i]);
+        for (unsigned i = 0; i < NODES; i++)
+            b.node[i].asked[0] = 0;
+        b.entries = 0;
+    }
+    calm_down(&b);
+    for (unsigned i = 0; i < CLIENTS; i++)
+        if (!c[i].here)
+            come(&b, &c[i]);
+    AWAIT(&b.loop, 10, all_answered(&b, c));
+    unsigned answered = 0;
+    for (unsigned i = 0; i < CLIENTS; i++) {
+        assert_int_equal(c[i].from, c[i].to);
+        assert_int_equal(c[i].p.detours, 0);
+        assert_int_equal(c[i].p.behind_bytes, 0);
+        assert_int_equal(c[i].p.held_live + c[i].p.joining, 0);
+        answered += c[i].answered;
+        leave(&b, &c[i]);
+    }
+    assert_true(answered > 100);
+    memset(&b.p, 0, sizeof b.p);
+    end(&b);
+    way_free(c);
 }
 
 int main(void)
@@ -893,8 +1146,11 @@ int main(void)
         cmocka_unit_test(dropped_connections_blame_nobody),
         cmocka_unit_test(drained_connections_finish_what_they_have),
         cmocka_unit_test(trials_give_their_places_back),
+        cmocka_unit_test(a_trial_that_is_redirected_is_over),
         cmocka_unit_test(an_error_that_nobody_waits_for_is_no_success),
         cmocka_unit_test(a_role_that_changed_retires_the_connection),
+        cmocka_unit_test(
+            whatever_happens_each_command_is_answered_once_and_nothing_is_left),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
