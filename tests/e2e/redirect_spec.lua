@@ -400,31 +400,38 @@ describe("a live reshard", function()
   end)
 end)
 
---- Who owns what, as one node sees it, in a line.
-local function map_of(of, node)
+--- Who owns what, and since which epoch, as one node sees it, in a line.
+local function map_of(node)
   local lines = {}
-  for _, one in ipairs(of:view(node)) do
-    local slots = {}
-    for _, range in ipairs(one.slots) do slots[#slots + 1] = range[1] .. "-" .. range[2] end
-    lines[#lines + 1] = one.id .. " " .. one.master .. " " .. table.concat(slots, " ")
+  for id, flags, master, epoch, slots in node:call("CLUSTER", "NODES"):gmatch "(%x+) %S+ (%S+) (%S+) %d+ %d+ (%d+) %S+([^\n]*)" do
+    lines[#lines + 1] = flags:find "master" and id .. " " .. epoch .. slots or id .. " of " .. master
   end
   table.sort(lines)
-  return table.concat(lines, ";")
+  return table.concat(lines, "; ")
 end
 
---- Waits until all that live see the same owners; only then slots can be moved.
-local function agree(of)
+--- Waits until all that live see the same owners; only then slots can be moved. A slot that moved just before an election
+-- is now and then left to nobody by some nodes, for good; that is put right as redis-cli --cluster fix does it.
+local function agree(of, slots)
+  local mend = socket.gettime() + 1.5
   waits.wait_for(function()
-    local map
+    local map, differs
     for _, node in ipairs(of.nodes) do
       if node.process:alive() then
-        local own = map_of(of, node)
-        if map and own ~= map then return false, own end
-        map = own
+        local own = map_of(node)
+        if map and own ~= map then differs = own end
+        map = map or own
       end
     end
-    return true
-  end, 10, "the nodes to agree")
+    if differs and socket.gettime() > mend then
+      local owner = of:master_of(slots[1])
+      for _, node in ipairs(of.nodes) do
+        for _, slot in ipairs(node.process:alive() and slots or {}) do node:call("CLUSTER", "SETSLOT", slot, "NODE", owner.id) end
+      end
+      mend = socket.gettime() + 1.5
+    end
+    return not differs, differs
+  end, 15, "the nodes to agree")
 end
 
 describe("the order of a client's writes to a slot", function()
@@ -437,7 +444,7 @@ describe("the order of a client's writes to a slot", function()
     list[#list + 1] = reader(way, slots, 0.03)
     local load = openloop.start { folder = kit.folder(), clients = list }
     local function move(to)
-      agree(of)
+      agree(of, slots)
       for _, slot in ipairs(slots) do
         if of:master_of(slot) ~= to then of:move_slot(slot, to) end
       end
@@ -447,14 +454,25 @@ describe("the order of a client's writes to a slot", function()
       for _, one in ipairs(of:view()) do
         if one.master == node.id then heir = one.node end
       end
-      assert.equal("OK", heir:call("CLUSTER", "FAILOVER"))
-      waits.wait_for(function() return heir:is_master() and not node:is_master() end, 10, "the failover")
+      -- Its voters may still have an older map of the slots; then it ends without effect.
+      local again = 0
+      waits.wait_for(function()
+        if heir:is_master() and not node:is_master() then return true end
+        if socket.gettime() > again and not heir:is_master() then
+          heir:call("CLUSTER", "FAILOVER")
+          again = socket.gettime() + 2
+        end
+      end, 20, "the failover")
       of:wait_ok(10)
       return heir
     end
-    for _ = 1, kit.count(1, 20) do
+    for round = 1, kit.count(1, 12) do
       move(of:master_of(8000))
+      agree(of, slots)
+      -- A voter has one vote for a master in two node time-outs; what comes sooner, Redis itself gets wrong.
+      if round > 1 then socket.sleep(1.5) end
       hand_over(of:master_of(slots[1]))
+      agree(of, slots)
       move(of:master_of(16000))
     end
     local victim = of:master_of(slots[1])
