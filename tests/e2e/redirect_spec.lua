@@ -410,42 +410,35 @@ local function map_of(node)
   return table.concat(lines, "; ")
 end
 
---- Waits until all that live see the same owners; only then slots can be moved. A slot that moved just before an election
--- is now and then left to nobody by some nodes, for good; that is put right as redis-cli --cluster fix does it.
-local function agree(of, slots)
-  local mend = socket.gettime() + 1.5
+--- Waits until all that live see the same owners; only then slots can be moved.
+local function agree(of)
   waits.wait_for(function()
-    local map, differs
+    local map
     for _, node in ipairs(of.nodes) do
       if node.process:alive() then
         local own = map_of(node)
-        if map and own ~= map then differs = own end
-        map = map or own
+        if map and own ~= map then return false, own end
+        map = own
       end
     end
-    if differs and socket.gettime() > mend then
-      local owner = of:master_of(slots[1])
-      for _, node in ipairs(of.nodes) do
-        for _, slot in ipairs(node.process:alive() and slots or {}) do node:call("CLUSTER", "SETSLOT", slot, "NODE", owner.id) end
-      end
-      mend = socket.gettime() + 1.5
-    end
-    return not differs, differs
-  end, 15, "the nodes to agree")
+    return true
+  end, 10, "the nodes to agree")
 end
 
 describe("the order of a client's writes to a slot", function()
   it("is kept while slots move and masters fail over, and die", function()
     local of = kit.cluster { masters = 3, replicas = 3, node_timeout = 500 }
     local way = serve { cluster = of, policy = "policies/ride_through.lua", timeouts = { total = 10 } }
-    local slots = {}
-    for slot = 0, 11 do slots[#slots + 1] = slot end
+    -- Some slots move between the first master and the third, the others stay with the second, which fails over. (A slot
+    -- that moves just before its own master is replaced, Redis 7.0 now and then leaves to nobody.)
+    local moving, slots = {}, {}
+    for i = 0, 5 do moving[#moving + 1], slots[2 * i + 1], slots[2 * i + 2] = i, i, 8000 + i end
     local list = writers(way, slots, 0.03)
     list[#list + 1] = reader(way, slots, 0.03)
     local load = openloop.start { folder = kit.folder(), clients = list }
     local function move(to)
-      agree(of, slots)
-      for _, slot in ipairs(slots) do
+      agree(of)
+      for _, slot in ipairs(moving) do
         if of:master_of(slot) ~= to then of:move_slot(slot, to) end
       end
     end
@@ -466,21 +459,21 @@ describe("the order of a client's writes to a slot", function()
       of:wait_ok(10)
       return heir
     end
-    for round = 1, kit.count(1, 12) do
-      move(of:master_of(8000))
-      agree(of, slots)
-      -- A voter has one vote for a master in two node time-outs; what comes sooner, Redis itself gets wrong.
-      if round > 1 then socket.sleep(1.5) end
-      hand_over(of:master_of(slots[1]))
-      agree(of, slots)
-      move(of:master_of(16000))
+    local home, away = of:node(1), of:node(3)
+    for round = 1, kit.count(2, 12) do
+      move(away)
+      hand_over(of:master_of(8000))
+      move(home)
+      -- A voter has one vote for a master in two node time-outs.
+      if round % 2 == 0 then socket.sleep(1) end
     end
-    local victim = of:master_of(slots[1])
-    local heir = of:replicas_of(slots[1])[1]
+    local victim = of:master_of(8000)
+    local heir = of:replicas_of(8000)[1]
     victim:kill()
+    move(away)
     waits.wait_for(function() return heir:is_master() end, 10, "the promotion")
+    move(home)
     socket.sleep(0.3)
-    move(of:master_of(8000))
     local commands = load:finish()
     local sum = openloop.sum(commands)
     print(("slots moved, one failover, one master killed: %d commands, %d failed, %d of them unknown, longest stall %.0f ms; %s")
