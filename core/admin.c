@@ -9,7 +9,7 @@
 #include "console.h"
 #include "listen.h"
 #include "resp.h"
-#include "wayside.h"
+#include "daemon.h"
 
 #include <errno.h>
 #include <stdio.h>

@@ -1,7 +1,7 @@
 /* local - what wayside answers itself: the connection's own affairs, which concern no node.
  * Clients' libraries ask these on connecting, so the answers are shaped as Redis's. */
 #include "client.h"
-#include "wayside.h"
+#include "daemon.h"
 
 #include <stdio.h>
 #include <strings.h>

@@ -8,7 +8,7 @@
 #include "log.h"
 #include "options.h"
 #include "policy.h"
-#include "wayside.h"
+#include "daemon.h"
 
 #include <ares.h>
 #include <ev.h>
@@ -59,17 +59,17 @@ static void raise_descriptor_limit(void)
 static int run(const struct way_config *c)
 {
     struct way_err err;
-    struct wayside *w;
+    struct way_daemon *w;
     if (c->log_level)
         way_log_level((enum way_level)way_log_level_named(c->log_level));
     signal(SIGPIPE, SIG_IGN);
     raise_descriptor_limit();
-    if (wayside_start(&w, c, &err) < 0)
+    if (way_daemon_start(&w, c, &err) < 0)
         return fail(&err, EXIT_BAD);
     sd_notify(0, "READY=1");
-    wayside_wait(w);
+    way_daemon_wait(w);
     sd_notify(0, "STOPPING=1");
-    wayside_free(w);
+    way_daemon_free(w);
     return EXIT_GOOD;
 }
 

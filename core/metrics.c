@@ -4,7 +4,7 @@
  * of one name stand together under one HELP and TYPE, as the format demands. */
 #include "metrics.h"
 
-#include "wayside.h"
+#include "daemon.h"
 
 #include <stdio.h>
 #include <unistd.h>

@@ -1,4 +1,4 @@
-/* wayside - see wayside.h.
+/* daemon - see daemon.h.
  *
  *   main thread: waits for signals
  *   control thread: acceptor, topology, probes, journal, console, HTTP
@@ -7,7 +7,7 @@
  *
  * They share the node table and wake each other; nothing else. All is built before the
  * first thread starts, so a failure at start unwinds in one place. */
-#include "wayside.h"
+#include "daemon.h"
 
 #include "admin.h"
 #include "command.h"
@@ -31,7 +31,7 @@
 enum { RING_ENTRIES = 256 };
 
 struct thread { /* what each thread that decides has */
-    struct wayside *wayside;
+    struct way_daemon *daemon;
     unsigned number;
     bool running;
     pthread_t id;
@@ -51,7 +51,7 @@ struct worker {
     struct way_front *front;
 };
 
-struct wayside {
+struct way_daemon {
     const struct way_config *config;
     struct way_policy_text text;
     struct way_health *health;
@@ -80,7 +80,7 @@ struct wayside {
 /* The table's epoch rose: everybody looks. Called by whichever thread committed. */
 static void on_epoch(void *arg)
 {
-    struct wayside *w = arg;
+    struct way_daemon *w = arg;
     for (unsigned i = 0; i < w->workers; i++)
         if (w->worker[i].t.has_loop)
             way_loop_wake(&w->worker[i].t.loop);
@@ -90,13 +90,13 @@ static void on_epoch(void *arg)
 
 static void on_journaled(void *arg)
 {
-    struct wayside *w = arg;
+    struct way_daemon *w = arg;
     way_loop_wake(&w->control_thread.loop);
 }
 
 static void on_refresh(void *arg)
 {
-    struct wayside *w = arg;
+    struct way_daemon *w = arg;
     way_control_refresh(w->control);
 }
 
@@ -114,19 +114,19 @@ static void on_worker_pass(struct way_loop *l)
 
 static void on_control_woken(struct way_loop *l)
 {
-    struct wayside *w = l->owner;
+    struct way_daemon *w = l->owner;
     way_control_woken(w->control);
 }
 
 static uint64_t next_client_id(void *arg)
 {
-    struct wayside *w = arg;
+    struct way_daemon *w = arg;
     return atomic_fetch_add(&w->clients, 1) + 1;
 }
 
 static void put_info(void *arg, struct way_buf *out)
 {
-    struct wayside *w = arg;
+    struct way_daemon *w = arg;
     unsigned clients = 0;
     uint64_t sum[WAY_STAT_COUNT] = { 0 };
     for (unsigned i = 0; i < w->workers; i++) {
@@ -148,10 +148,10 @@ static void put_info(void *arg, struct way_buf *out)
 
 /* ---- threads ---- */
 
-static int thread_init(struct thread *t, struct wayside *w, unsigned number,
+static int thread_init(struct thread *t, struct way_daemon *w, unsigned number,
                        struct way_err *err)
 {
-    t->wayside = w;
+    t->daemon = w;
     t->number = number;
     t->ring = w->rings[number] = way_ring_new(RING_ENTRIES);
     t->stats = w->stats[number] = way_zalloc(sizeof *t->stats);
@@ -176,7 +176,7 @@ static void *run_loop(void *arg)
 {
     struct thread *t = arg;
     char name[16];
-    if (t == &t->wayside->control_thread)
+    if (t == &t->daemon->control_thread)
         snprintf(name, sizeof name, "control");
     else
         snprintf(name, sizeof name, "worker-%u", t->number);
@@ -203,7 +203,7 @@ static void thread_stop(struct thread *t)
     t->running = false;
 }
 
-static int worker_init(struct worker *k, struct wayside *w, unsigned number,
+static int worker_init(struct worker *k, struct way_daemon *w, unsigned number,
                        struct way_err *err)
 {
     k->row = -1;
@@ -255,7 +255,7 @@ static int worker_init(struct worker *k, struct wayside *w, unsigned number,
 
 static void worker_fini(struct worker *k)
 {
-    if (!k->t.wayside)
+    if (!k->t.daemon)
         return;
     if (k->front)
         way_front_free(k->front);
@@ -263,14 +263,14 @@ static void worker_fini(struct worker *k)
         way_dispatch_free(k->dispatch);
     way_decider_free(k->decider);
     if (k->row >= 0)
-        way_health_row_detach(k->t.wayside->health, k->row);
+        way_health_row_detach(k->t.daemon->health, k->row);
     thread_fini(&k->t);
     way_request_pool_fini(&k->pool);
 }
 
 /* ---- the whole ---- */
 
-static int open_table(struct wayside *w, struct way_err *err)
+static int open_table(struct way_daemon *w, struct way_err *err)
 {
     struct way_policy *policy;
     if (way_policy_load(&policy, &w->text, err) < 0)
@@ -296,7 +296,7 @@ static int open_table(struct wayside *w, struct way_err *err)
 static void on_rest(struct ev_loop *ev, ev_timer *t, int events)
 {
     (void)ev, (void)events;
-    struct wayside *w = way_container(t, struct wayside, rest);
+    struct way_daemon *w = way_container(t, struct way_daemon, rest);
     uint64_t requests = 0;
     for (unsigned i = 0; i < w->workers; i++)
         requests += way_stat_get(w->stats[i], WAY_STAT_REQUESTS);
@@ -306,7 +306,7 @@ static void on_rest(struct ev_loop *ev, ev_timer *t, int events)
     w->requests = requests;
 }
 
-static int build_control(struct wayside *w, struct way_err *err)
+static int build_control(struct way_daemon *w, struct way_err *err)
 {
     enum { LOOK_SECONDS = 1 };
     struct thread *t = &w->control_thread;
@@ -336,7 +336,7 @@ static int build_control(struct wayside *w, struct way_err *err)
                             err);
 }
 
-static int build(struct wayside *w, struct way_err *err)
+static int build(struct way_daemon *w, struct way_err *err)
 {
     const struct way_config *c = w->config;
     if (way_resolver_library_init(err) < 0 ||
@@ -357,7 +357,7 @@ static int build(struct wayside *w, struct way_err *err)
     return build_control(w, err);
 }
 
-static void say_what_serves(const struct wayside *w)
+static void say_what_serves(const struct way_daemon *w)
 {
     const struct way_plan *plan = way_decider_plan(w->worker[0].decider);
     const struct way_config *c = w->config;
@@ -372,7 +372,7 @@ static void say_what_serves(const struct wayside *w)
             (unsigned long long)plan->layout.hash, w->text.path);
 }
 
-static int start_threads(struct wayside *w, struct way_err *err)
+static int start_threads(struct way_daemon *w, struct way_err *err)
 {
     w->stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (w->stop_fd < 0)
@@ -383,9 +383,10 @@ static int start_threads(struct wayside *w, struct way_err *err)
     return thread_start(&w->control_thread, err);
 }
 
-int wayside_start(struct wayside **out, const struct way_config *c, struct way_err *err)
+int way_daemon_start(struct way_daemon **out, const struct way_config *c,
+                     struct way_err *err)
 {
-    struct wayside *w = way_zalloc(sizeof *w);
+    struct way_daemon *w = way_zalloc(sizeof *w);
     w->config = c;
     w->stop_fd = -1;
     w->started = way_clock();
@@ -397,7 +398,7 @@ int wayside_start(struct wayside **out, const struct way_config *c, struct way_e
     sigaddset(&w->signals, SIGHUP);
     pthread_sigmask(SIG_BLOCK, &w->signals, &w->old_signals); /* threads inherit it */
     if (build(w, err) < 0 || start_threads(w, err) < 0) {
-        wayside_free(w);
+        way_daemon_free(w);
         return -1;
     }
     say_what_serves(w);
@@ -405,7 +406,7 @@ int wayside_start(struct wayside **out, const struct way_config *c, struct way_e
     return 0;
 }
 
-void wayside_wait(struct wayside *w)
+void way_daemon_wait(struct way_daemon *w)
 {
     int fd = signalfd(-1, &w->signals, SFD_CLOEXEC | SFD_NONBLOCK);
     struct pollfd p[] = { { .fd = w->stop_fd, .events = POLLIN },
@@ -426,14 +427,14 @@ void wayside_wait(struct wayside *w)
         close(fd);
 }
 
-void wayside_stop(struct wayside *w)
+void way_daemon_stop(struct way_daemon *w)
 {
     uint64_t one = 1;
     ssize_t n = write(w->stop_fd, &one, sizeof one);
     (void)n; /* full: somebody stopped it already */
 }
 
-void wayside_free(struct wayside *w)
+void way_daemon_free(struct way_daemon *w)
 {
     if (!w)
         return;
@@ -449,7 +450,7 @@ void wayside_free(struct wayside *w)
         way_admin_free(w->admin);
     if (w->control)
         way_control_free(w->control);
-    if (w->control_thread.wayside)
+    if (w->control_thread.daemon)
         thread_fini(&w->control_thread);
     if (w->health)
         way_health_close(w->health);
