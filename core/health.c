@@ -33,7 +33,7 @@
  *   3. the route word is what its record says (its WEIGHT bit may outlive a ramp)
  *   4. a probing node's trials are of its record's allotment
  *   5. a row without an owner is zero
- *   6. the area in charge has a layout
+ *   6. the layout in charge fits what there is room for
  *
  * Rejected: a lock per node (the guard looks at all, and a commit may span three records);
  * a lock word with the holder's pid instead of the robust mutex (the kernel knows of a
@@ -948,7 +948,9 @@ void way_health_check(struct way_health *h)
     MUST(!atomic_load(&s->mapping), "the map is half done");
     struct way_layout layout;
     way_segment_layout(s, way_segment_area(s), &layout);
-    MUST(layout.hash, "the area in charge has no layout");
+    MUST(layout.node <= WAY_NODE_MEMORY && layout.shard <= WAY_SHARD_MEMORY &&
+             layout.cluster <= WAY_CLUSTER_MEMORY,
+         "a layout of %u, %u, %u numbers", layout.node, layout.shard, layout.cluster);
     unsigned nodes = way_health_nodes(h), rows = atomic_load(&s->rows);
     for (unsigned n = 0; n < nodes; n++)
         check_node(s, n);

@@ -248,6 +248,9 @@ struct way_takeover {
      * without the lock, those for records that changed meanwhile under it. -1: refused */
     int (*convert)(void *arg, enum way_memory_scope scope, const struct way_memory *before,
                    struct way_memory *after, struct way_err *err);
+    /* Under the lock, at the last moment before it is in charge: nothing can refuse it any
+     * more. Its states are handed to those who will need them. */
+    void (*ready)(void *arg, uint64_t epoch);
     void *arg;
 };
 /* Puts another policy in charge, raises the policy epoch (*epoch) and the table's. -1:
@@ -255,9 +258,11 @@ struct way_takeover {
  * bundle, or convert refused. */
 int way_health_take_over(struct way_health *h, const struct way_takeover *t,
                          uint64_t *epoch, struct way_err *err) WAY_MUST_CHECK;
-/* The policy before `from` is in charge again, with the memory that it had. -1 as above. */
-int way_health_go_back(struct way_health *h, uint64_t from, uint64_t *epoch,
-                       struct way_err *err) WAY_MUST_CHECK;
+/* The policy before `from` is in charge again, with the memory that it had. -1 as above;
+ * ready as above. */
+int way_health_go_back(struct way_health *h, uint64_t from,
+                       void (*ready)(void *arg, uint64_t epoch), void *arg,
+                       uint64_t *epoch, struct way_err *err) WAY_MUST_CHECK;
 /* Appends the bundle of the policy in charge, and tells its epoch and hash. -1: the lock is
  * busy. */
 int way_health_bundle(struct way_health *h, struct way_buf *out, uint64_t *epoch,

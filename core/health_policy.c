@@ -163,6 +163,8 @@ static int take_over_locked(struct taking *g, uint64_t *epoch)
         return -1;
     way_segment_bundle_set(h->s, g->new, g->t->bundle);
     way_segment_layout_set(h->s, g->new, g->t->layout);
+    if (g->t->ready)
+        g->t->ready(g->t->arg, g->t->from + 1);
     *epoch = raise_policy_epoch(h, g->t->from);
     return 0;
 }
@@ -192,8 +194,9 @@ int way_health_take_over(struct way_health *h, const struct way_takeover *t,
     return rc;
 }
 
-int way_health_go_back(struct way_health *h, uint64_t from, uint64_t *epoch,
-                       struct way_err *err)
+int way_health_go_back(struct way_health *h, uint64_t from,
+                       void (*ready)(void *arg, uint64_t epoch), void *arg,
+                       uint64_t *epoch, struct way_err *err)
 {
     struct way_layout layout;
     int rc = 0;
@@ -204,7 +207,9 @@ int way_health_go_back(struct way_health *h, uint64_t from, uint64_t *epoch,
         rc = -1;
     else if (!layout.hash)
         rc = way_fail(err, "there is no policy before the one in charge");
-    else
+    if (rc == 0 && ready)
+        ready(arg, from + 1);
+    if (rc == 0)
         *epoch = raise_policy_epoch(h, from);
     way_health_unlock(h);
     return rc;
