@@ -134,6 +134,11 @@ const struct way_plan *way_decider_plan(const struct way_decider *d)
     return way_policy_plan(d->policy);
 }
 
+const struct way_policy *way_decider_policy(const struct way_decider *d)
+{
+    return d->policy;
+}
+
 bool way_decider_set_aside(const struct way_decider *d)
 {
     return atomic_load_explicit(&d->aside->set, memory_order_relaxed);
