@@ -493,7 +493,8 @@ describe("again and again", function()
     end
     local sum = assert_nothing_lost(load)
     local last = resident()
-    assert.is_true(last < first * 1.1 + 4096, ("%d KiB after %d reloads, %d KiB after %d"):format(first, early, last, times))
+    local sanitized = program:find "%-asan" or program:find "%-tsan" -- they keep what is freed
+    assert.is_true(sanitized or last < first * 1.1 + 4096, ("%d KiB after %d reloads, %d KiB after %d"):format(first, early, last, times))
     local now = metrics.read(http)
     assert.equal(times, now['policy_reloads_total{result="committed"}'])
     assert.is_true(sum.longest < 1, "longest wait " .. sum.longest)
