@@ -218,6 +218,17 @@ enum way_commit {
 enum way_commit way_health_commit(struct way_health *h, const struct way_snapshot *seen,
                                   const struct way_proposal *p, bool locked,
                                   struct way_outcome *out) WAY_MUST_CHECK;
+/* Of nodes whose state is supposed to be another than the table's: false, it is not. */
+struct way_others {
+    bool (*state)(void *arg, unsigned node, enum way_state *state, bool *hard);
+    void *arg;
+};
+/* What a commit of p would make of a verdict, in the table or not, under the guard, were
+ * the other nodes as `others` has them (NULL: as they are). Nothing is published, and no
+ * lock taken: `out` has no commit. */
+void way_health_suppose(struct way_health *h, unsigned node, const struct way_proposal *p,
+                        double now, const struct way_others *others,
+                        struct way_verdict *v, struct way_outcome *out);
 /* 0, or -1 after 1 ms. Recovers from a dead owner (finishes its redo record). */
 int way_health_lock(struct way_health *h) WAY_MUST_CHECK;
 void way_health_unlock(struct way_health *h);

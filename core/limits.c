@@ -164,6 +164,11 @@ static const struct way_setting settings[] = {
         "nothing; the operator sees the policy as not in charge"),
     LIMIT(policy_window, "s", 60, 0.1, DAY, "the window of policy_errors",
           "nothing; the operator sees how long the policy is out of charge"),
+    LIMIT(shadow_sample, "share", 0.01, 0, 1,
+          "of what only a candidate wants to hear of (successes, by its `watch`), the "
+          "share "
+          "that it is asked about",
+          "nothing; the operator sees fewer events in WAYSIDE SHADOW"),
 };
 
 _Static_assert(way_count(settings) ==

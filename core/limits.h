@@ -49,6 +49,7 @@ struct way_limits {
     double policy_memory;           /* bytes */
     double policy_errors;           /* in policy_window, then the fallback decides */
     double policy_window;           /* s */
+    double shadow_sample;           /* 0..1, of what only a candidate wants to hear of */
 };
 
 enum way_setting_group { WAY_GROUP_TIMEOUTS, WAY_GROUP_LIMITS };
