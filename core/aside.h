@@ -9,9 +9,11 @@
 #include <stdatomic.h>
 
 struct way_aside {
-    _Atomic double window_began; /* private, as the rest */
+    _Atomic double window_began; /* private, as the next */
     _Atomic uint32_t window_errors;
-    _Atomic bool set;
+    _Atomic bool set;        /* ro: set aside */
+    _Atomic uint64_t errors; /* ro: ever */
+    _Atomic uint64_t marks;  /* nodes that it took out */
 };
 
 /* One more error. Returns how many there are in this window where this one, and no other,

@@ -1,97 +1,23 @@
-/* policy_text - the bytes of a policy: read whole or not at all, kept, packed.
- *
- * A file is read again for as long as it changes: its size, times and place must be the
- * same before and after. An editor that writes in two steps a second apart is not found out
- * by that; who watches files waits until they are closed (reload_watch.c). Rejected: a lease
- * on the file, which only its owner may take. */
+/* policy_text - the bytes of a policy: read whole or not at all, kept, packed. */
 #include "policy_text.h"
 
+#include "file.h"
+
 #include <errno.h>
-#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/stat.h>
-#include <time.h>
-#include <unistd.h>
-
-enum { READ_TRIES = 50, PAUSE_NS = 10 * 1000 * 1000 };
 
 /* ---- reading ---- */
 
-static bool same_file(const struct stat *a, const struct stat *b)
-{
-    return a->st_dev == b->st_dev && a->st_ino == b->st_ino && a->st_size == b->st_size &&
-           a->st_mtim.tv_sec == b->st_mtim.tv_sec &&
-           a->st_mtim.tv_nsec == b->st_mtim.tv_nsec &&
-           a->st_ctim.tv_sec == b->st_ctim.tv_sec &&
-           a->st_ctim.tv_nsec == b->st_ctim.tv_nsec;
-}
-
-/* Reads what is there into p, at most one byte more than a text may have. */
-static ssize_t read_all(int fd, char *p)
-{
-    size_t n = 0;
-    while (n <= WAY_SCRIPT_TEXT) {
-        ssize_t got = read(fd, p + n, WAY_SCRIPT_TEXT + 1 - n);
-        if (got < 0 && errno == EINTR)
-            continue;
-        if (got < 0)
-            return -1;
-        if (got == 0)
-            break;
-        n += (size_t)got;
-    }
-    return (ssize_t)n;
-}
-
-/* 1: the file rested while it was read; 0: it did not; -1. What is no plain file has no
- * state to compare. */
-static int read_once(const char *path, char *p, size_t *n, struct way_err *err)
-{
-    struct stat before, after, named;
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0)
-        return way_fail(err, "%s: %s", path, strerror(errno));
-    ssize_t got = fstat(fd, &before) ? -1 : read_all(fd, p);
-    if (got < 0 || fstat(fd, &after)) {
-        way_fail(err, "%s: %s", path, strerror(errno));
-        close(fd);
-        return -1;
-    }
-    close(fd);
-    *n = (size_t)got;
-    if (!S_ISREG(before.st_mode))
-        return 1;
-    return same_file(&before, &after) && !stat(path, &named) &&
-           same_file(&after, &named) &&
-           (off_t)got ==
-               (after.st_size <= WAY_SCRIPT_TEXT ? after.st_size : WAY_SCRIPT_TEXT + 1);
-}
-
-static int read_at_rest(const char *path, char *p, size_t *n, struct way_err *err)
-{
-    const struct timespec pause = { .tv_nsec = PAUSE_NS };
-    for (int i = 0; i < READ_TRIES; i++) {
-        int rc = read_once(path, p, n, err);
-        if (rc)
-            return rc > 0 ? 0 : -1;
-        nanosleep(&pause, NULL);
-    }
-    return way_fail(err, "%s: it keeps changing while it is read", path);
-}
-
 static int read_file(const char *path, char **text, size_t *n, struct way_err *err)
 {
-    char *p = way_alloc(WAY_SCRIPT_TEXT + 1);
-    int rc = read_at_rest(path, p, n, err);
-    if (rc == 0 && *n > WAY_SCRIPT_TEXT)
-        rc = way_fail(err, "%s: longer than %d bytes", path, WAY_SCRIPT_TEXT);
-    else if (rc == 0 && *n && p[0] == '\x1b')
-        rc = way_fail(err, "%s: bytecode, expected Lua text", path);
-    if (rc == 0)
-        *text = way_strndup(p, *n);
-    way_free(p);
-    return rc;
+    if (way_file_read(path, WAY_SCRIPT_TEXT, text, n, err) < 0)
+        return -1;
+    if (!*n || **text != '\x1b')
+        return 0;
+    way_free(*text);
+    return way_fail(err, "%s: bytecode, expected Lua text", path);
 }
 
 /* The folder that a path's file really lies in, by way of all links; false: there is no

@@ -33,7 +33,8 @@ struct seat { /* a thread's, but for what is atomic */
 
 struct way_shadow {
     struct way_health *health;
-    const struct way_limits *limits;
+    struct way_limits limits;
+    uint64_t epoch; /* of the policy in charge */
     enum way_shadow_kind kind;
     uint32_t serial;
     struct way_policy_text *text;
@@ -41,7 +42,7 @@ struct way_shadow {
     struct way_shadow_store *store;
     struct way_aside aside;
     char off[640];
-    _Atomic bool off_told;
+    _Atomic bool off_claimed, off_told;
     unsigned threads;
     struct seat *seat;       /* [threads] */
     _Atomic unsigned seated; /* seats that threads have, or that wait for them */
@@ -183,7 +184,8 @@ static struct way_shadow *shadow_new(struct way_shadows *all, enum way_shadow_ki
 {
     struct way_shadow *s = way_zalloc(sizeof *s);
     s->health = all->o.health;
-    s->limits = all->o.limits;
+    s->limits = of->limits;
+    s->epoch = of->epoch;
     s->kind = kind;
     s->serial = ++all->serials ? all->serials : ++all->serials;
     s->text = of->text;
@@ -289,7 +291,7 @@ static bool is_off(const struct seat *seat)
 static bool samples(struct way_shadow_place *p, const struct seat *seat)
 {
     return !is_off(seat) && seat->shadow->plan->watches_success &&
-           way_random_unit(&p->random) < seat->shadow->limits->shadow_sample;
+           way_random_unit(&p->random) < seat->shadow->limits.shadow_sample;
 }
 
 bool way_shadow_place_samples(struct way_shadow_place *p)
@@ -307,9 +309,11 @@ bool way_shadow_place_samples(struct way_shadow_place *p)
 static void switch_off(struct way_shadow *s, const struct way_policy_failure *f,
                        unsigned errors)
 {
+    if (atomic_exchange(&s->off_claimed, true))
+        return;
     snprintf(s->off, sizeof s->off,
              "%u errors within %.4g s, the last one in %s (%s): %s", errors,
-             s->limits->policy_window, f->function, f->cause, f->text);
+             s->limits.policy_window, f->function, f->cause, f->text);
     atomic_store_explicit(&s->off_told, true, memory_order_release);
     way_log(WAY_WARN, "shadow=%s policy=%s off=true reason=\"%s\"", kind_name(s->kind),
             s->plan->name, s->off);
@@ -326,7 +330,7 @@ static void note_failure(struct way_shadow_place *p, struct seat *seat, double n
     if (way_gate_open(&seat->gate, now, 5))
         way_log(WAY_WARN, "shadow=%s policy=%s function=%s cause=%s error=\"%s\"",
                 kind_name(s->kind), s->plan->name, f->function, f->cause, f->text);
-    unsigned errors = way_aside_error(&s->aside, s->limits, now);
+    unsigned errors = way_aside_error(&s->aside, &s->limits, now);
     if (errors)
         switch_off(s, f, errors);
 }
@@ -612,9 +616,14 @@ static void count_difference(struct way_shadow_place *p, struct seat *seat,
     add_stat(p, seat, (enum way_stat)(WAY_STAT_SHADOW_CLASSIFY + fn));
 }
 
+static bool is_used(enum way_state s)
+{
+    return s == WAY_STATE_HEALTHY || s == WAY_STATE_SUSPECT;
+}
+
 static bool takes_out(const struct way_outcome *o)
 {
-    return o->changed && o->to == WAY_STATE_FAILING && o->from != WAY_STATE_PROBING;
+    return o->changed && is_used(o->from) && !is_used(o->to);
 }
 
 static void compare(const struct question *q)
@@ -623,8 +632,10 @@ static void compare(const struct question *q)
     const struct way_shadow_heard *h = q->heard;
     const union way_answer *answer = h->asked ? h->answer : &nothing;
     struct seat *seat = q->seat;
-    if (h->fn == WAY_FN_MARK && takes_out(&q->outcome))
+    if (h->fn == WAY_FN_MARK && takes_out(&q->outcome)) {
         add(seat, COUNT(out));
+        atomic_fetch_add_explicit(&seat->shadow->aside.marks, 1, memory_order_relaxed);
+    }
     if (q->own_end || (!h->asked && !q->wanted))
         return;
     add(seat, COUNT(events));
@@ -690,7 +701,7 @@ void way_shadow_heard(struct way_shadow_place *p, const struct way_shadow_heard 
     if (!way_shadow_place_taken(p))
         return;
     for (int kind = 0; kind < WAY_SHADOW_KINDS; kind++)
-        if (!is_off(p->seat[kind]))
+        if (!is_off(p->seat[kind]) && p->seat[kind]->shadow->epoch == h->epoch)
             hear(p, p->seat[kind], h, false);
 }
 
@@ -802,6 +813,19 @@ static void take_differences(struct way_shadow *s)
     }
 }
 
+/* What it was compared with is no longer in charge; its states and its memory began with
+ * that one's. */
+static void end_with_policy(struct way_shadow *s)
+{
+    if (atomic_load(way_health_policy_epoch(s->health)) <= s->epoch ||
+        atomic_exchange(&s->off_claimed, true))
+        return;
+    snprintf(s->off, sizeof s->off,
+             "another policy is in charge than it was compared with");
+    atomic_store_explicit(&s->off_told, true, memory_order_release);
+    atomic_store(&s->aside.set, true);
+}
+
 void way_shadows_tend(struct way_shadows *all, struct way_shadow_place *own, double now,
                       double unix_time)
 {
@@ -809,8 +833,10 @@ void way_shadows_tend(struct way_shadows *all, struct way_shadow_place *own, dou
     for (int kind = 0; kind < WAY_SHADOW_KINDS; kind++) {
         if (own && own->seat[kind])
             end_marks(own, own->seat[kind], now, unix_time);
-        if (all->now[kind])
-            take_differences(all->now[kind]);
+        if (!all->now[kind])
+            continue;
+        take_differences(all->now[kind]);
+        end_with_policy(all->now[kind]);
     }
     free_retired(all, false);
 }

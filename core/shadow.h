@@ -37,8 +37,7 @@ struct way_shadows; /* one per process: who has which seat */
 
 struct way_shadows_options {
     struct way_health *health;
-    const struct way_limits *limits; /* borrowed */
-    unsigned threads;                /* that decide */
+    unsigned threads; /* that decide */
 };
 struct way_shadows *way_shadows_new(const struct way_shadows_options *o);
 /* When no thread decides any more. */
@@ -48,6 +47,9 @@ void way_shadows_free(struct way_shadows *all);
 struct way_shadow_of {
     struct way_policy_text *text; /* taken, with what it holds */
     struct way_policy **policy;   /* [threads]: the states are taken, the array is not */
+    uint64_t epoch;               /* the policy epoch of the one in charge, that it is
+                                     compared with: it hears of no other */
+    struct way_limits limits;     /* for its errors and samples */
     bool same_memory;             /* see shadow_store.h */
     /* Gives the memory to begin with; NULL, or false: the first values. scope: 0 node, 1
      * shard, 2 cluster; of `memory` that part is to be filled. */
@@ -71,7 +73,8 @@ struct way_shadow_about {
     const struct way_policy_text *text;
     const struct way_plan *plan;
     double began, unix_time; /* when it was put */
-    const char *off;         /* why it is asked no more; NULL: it is */
+    const char *off; /* why it is asked no more: its errors, or another policy is in
+                        charge than it was compared with; NULL: it is asked */
 };
 void way_shadow_about(struct way_shadow *s, struct way_shadow_about *out);
 /* Its name for one of its classes. */
@@ -118,6 +121,7 @@ void way_shadow_classified(struct way_shadow_place *p, struct way_event *e,
 
 /* What the policy in charge was asked, and what it said. */
 struct way_shadow_heard {
+    uint64_t epoch; /* the policy epoch of the one in charge */
     enum way_asked_function fn;
     unsigned node;
     const struct way_event *event;

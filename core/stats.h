@@ -78,7 +78,12 @@
     X(SHADOW_MEMORY, "shadow_errors_total", "cause=\"memory\"", "")                      \
     X(SHADOW_ANSWER, "shadow_errors_total", "cause=\"answer\"", "")                      \
     X(SHADOW_DROPPED, "shadow_dropped_total", "",                                        \
-      "questions not put to a candidate: its nodes were being written")
+      "questions not put to a candidate: its nodes were being written")                               \
+    X(RELOADS, "policy_reloads_total", "result=\"committed\"",                           \
+      "policies and limits loaded anew while serving")                                   \
+    X(RELOADS_REFUSED, "policy_reloads_total", "result=\"refused\"", "")                 \
+    X(ROLLBACKS, "policy_rollbacks_total", "",                                           \
+      "policies on probation that the one before them replaced")
 
 /* clang-format on */
 #define WAY_ENUM_STAT(N, metric, labels, help) WAY_STAT_##N,

@@ -76,8 +76,8 @@ static void begin(struct bed *b, const char *policy, unsigned threads)
                                     .failing_share = 1 };
     way_policy_free(p);
     b->health = kit_open(&o);
-    b->shadows = way_shadows_new(&(struct way_shadows_options){
-        .health = b->health, .limits = &b->limits, .threads = threads });
+    b->shadows = way_shadows_new(
+        &(struct way_shadows_options){ .health = b->health, .threads = threads });
     for (unsigned i = 0; i < threads; i++) {
         b->ring[i] = way_ring_new(ENTRIES);
         struct way_decider_options d = { .health = b->health,
@@ -116,12 +116,15 @@ static struct way_shadow *put(struct bed *b, enum way_shadow_kind kind,
     text_of(b, t, policy);
     for (unsigned i = 0; i < b->threads; i++)
         must(way_policy_load(&state[i], t, &err), &err);
-    return way_shadows_put(b->shadows, kind,
-                           &(struct way_shadow_of){ .text = t,
-                                                    .policy = state,
-                                                    .same_memory = same_memory,
-                                                    .now = b->now,
-                                                    .unix_time = 1 });
+    return way_shadows_put(
+        b->shadows, kind,
+        &(struct way_shadow_of){ .text = t,
+                                 .policy = state,
+                                 .epoch = atomic_load(way_health_policy_epoch(b->health)),
+                                 .limits = b->limits,
+                                 .same_memory = same_memory,
+                                 .now = b->now,
+                                 .unix_time = 1 });
 }
 
 static struct way_shadow *candidate(struct bed *b, const char *policy)
@@ -551,11 +554,11 @@ static void a_share_of_the_successes_that_its_watch_wants_is_put_to_it(void **st
     struct way_decision d;
     unsigned wanted = 0;
     begin(&b, POLICY(MARKS("7")), 1);
+    b.limits.shadow_sample = 0.25;
     assert_false(way_decide_watches(b.decider[0]));
     struct way_shadow *s = candidate(
         &b, POLICY("watch = { success = true }, mark = function(_, _, e) if not "
                    "e.error then return { weight = 0.5 } end end"));
-    b.limits.shadow_sample = 0.25;
     for (int i = 0; i < SUCCESSES; i++) {
         if (!way_decide_watches(b.decider[0]))
             continue;
