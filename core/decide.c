@@ -77,6 +77,11 @@ void way_decider_free(struct way_decider *d)
     way_free(d);
 }
 
+const struct way_policy *way_decider_policy(const struct way_decider *d)
+{
+    return d->policy;
+}
+
 struct way_shadow_place *way_decider_shadows(struct way_decider *d)
 {
     return d->shadows;
