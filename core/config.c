@@ -42,8 +42,7 @@ struct key {
 
 static read_fn read_listen, read_workers, read_segment, read_seeds, read_user,
     read_password, read_password_file, read_zones, read_name_servers, read_policy,
-    read_policy_file,
-    read_options, read_console, read_http, read_log_level;
+    read_policy_file, read_options, read_console, read_http, read_log_level;
 
 static const struct key keys[] = {
     { "", "listen", read_listen },
@@ -644,9 +643,9 @@ void way_config_fini(struct way_config *c)
     }
     way_free(c->option);
     way_free(c->zones);
-    char **strings[] = { &c->file,    &c->user,    &c->password, &c->policy,
-                         &c->segment, &c->console, &c->http,     &c->log_level,
-                         &c->name_servers };
+    char **strings[] = { &c->file,   &c->user,      &c->password,
+                         &c->policy, &c->segment,   &c->console,
+                         &c->http,   &c->log_level, &c->name_servers };
     for (unsigned i = 0; i < way_count(strings); i++)
         way_config_replace(strings[i], NULL);
 }

@@ -270,11 +270,13 @@ static void a_wrong_type_says_what_was_expected_and_what_came(void **state)
     refuse("return { cluster = { name_servers = { '10.0.0.2', 'dns.example' } } }",
            "conf.lua:1: cluster.name_servers[2]: expected an address such as "
            "\"10.0.0.2\" or \"10.0.0.2:53\", got \"dns.example\"");
-    refuse("return { cluster = { name_servers = 'dns.example:53' } }",
-           "conf.lua:1: cluster.name_servers: expected an address such as \"10.0.0.2\" or "
-           "\"10.0.0.2:53\", got \"dns.example:53\"");
-    refuse("return { cluster = { name_servers = '10.0.0.2:0' } }",
-           "conf.lua:1: cluster.name_servers: expected a port from 1 to 65535, got \"0\"");
+    refuse(
+        "return { cluster = { name_servers = 'dns.example:53' } }",
+        "conf.lua:1: cluster.name_servers: expected an address such as \"10.0.0.2\" or "
+        "\"10.0.0.2:53\", got \"dns.example:53\"");
+    refuse(
+        "return { cluster = { name_servers = '10.0.0.2:0' } }",
+        "conf.lua:1: cluster.name_servers: expected a port from 1 to 65535, got \"0\"");
     refuse("return { policy = function() end }",
            "conf.lua:1: policy: expected a table, got a function");
     refuse("return { policy = { options = { deep = {} } } }",
