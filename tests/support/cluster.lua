@@ -7,6 +7,7 @@ local bit = require "bit"
 local ports = require "tests.support.ports"
 local mitm = require "tests.support.mitm"
 local process = require "tests.support.process"
+local unistd = require "posix.unistd"
 local resp = require "tests.support.resp"
 local scripted = require "tests.support.node"
 local waits = require "tests.support.wait"
@@ -71,11 +72,13 @@ local function server_program()
 end
 
 function Node:start()
-  local log = self.dir .. "/log"
-  self.process = process.spawn {
-    server_program(), self.dir .. "/redis.conf", argv0 = "redis-server", name = "redis " .. self.index,
-    dir = self.dir, stdout = log,
-  }
+  -- What it is called by says which of its programs it is.
+  local link = self.dir .. "/redis-server"
+  if not process.exists(link) then assert(unistd.link(server_program(), link, true)) end
+  local words = { link, self.dir .. "/redis.conf" }
+  if self.place then words = self.place:enter(words) end
+  words.name, words.dir, words.stdout = "redis " .. self.index, self.dir, self.dir .. "/log"
+  self.process = process.spawn(words)
   self.frozen = false
 end
 
@@ -110,7 +113,7 @@ end
 
 --- A new connection to the real node, past any man in the middle.
 function Node:connect(timeout)
-  return assert(resp.connect("127.0.0.1:" .. self.real_port, timeout))
+  return assert(resp.connect(self.place and "unix:" .. self.socket or "127.0.0.1:" .. self.real_port, timeout))
 end
 
 --- kill -9: dials are refused from now on.
@@ -139,6 +142,19 @@ function Node:restart()
   self:start()
   self:wait_up()
 end
+
+--- Another node takes its address: empty, with an id of its own, and in no cluster. This one is gone.
+function Node:replace()
+  self:kill()
+  for _, name in ipairs { "nodes.conf", "dump.rdb" } do os.remove(self.dir .. "/" .. name) end
+  self:start()
+  self:wait_up()
+  self.id = self:call("CLUSTER", "MYID")
+end
+
+--- All packets from and to it get lost from now on, until `plug` (needs namespaces).
+function Node:unplug() self.place:unplug() end
+function Node:plug() self.place:plug() end
 
 --- Stops listening and drops its clients, but stays a member of the cluster.
 function Node:refuse()
@@ -262,8 +278,8 @@ local function nodes_conf(self, of)
   for _, node in ipairs(self.nodes) do
     local first, last = slots_of_master(node.index, self.masters)
     local master = node.index <= self.masters
-    lines[#lines + 1] = ("%s 127.0.0.1:%d@%d %s%s %s 0 0 %d connected%s"):format(
-      node.id, node.port, node.bus_port, node == of and "myself," or "", master and "master" or "slave",
+    lines[#lines + 1] = ("%s %s:%d@%d %s%s %s 0 0 %d connected%s"):format(
+      node.id, node.host, node.port, node.bus_port, node == of and "myself," or "", master and "master" or "slave",
       master and "-" or self.nodes[node.of].id, master and node.index or node.of,
       master and (" %d-%d"):format(first, last) or "")
   end
@@ -273,9 +289,9 @@ end
 
 local function redis_conf(self, node)
   local lines = {
-    "bind 127.0.0.1", "port " .. node.real_port, "unixsocket " .. node.socket, "dir " .. node.dir,
+    "bind 127.0.0.1 " .. (node.place and node.host or ""), "port " .. node.real_port, "unixsocket " .. node.socket, "dir " .. node.dir,
     "cluster-enabled yes", "cluster-config-file nodes.conf", "cluster-port " .. node.bus_port,
-    "cluster-announce-ip 127.0.0.1", "cluster-announce-port " .. node.port,
+    "cluster-announce-ip " .. node.host, "cluster-announce-port " .. node.port,
     "cluster-announce-bus-port " .. node.bus_port, "cluster-node-timeout " .. self.node_timeout,
     "cluster-require-full-coverage " .. (self.full_coverage and "yes" or "no"),
     "cluster-allow-replica-migration no", "repl-diskless-sync-delay 0", "save \"\"", "appendonly no",
@@ -289,7 +305,9 @@ local function new_node(self, index)
   local node = setmetatable({ index = index, id = node_id(index), cluster = self }, Node)
   node.real_port, node.bus_port = ports.free(), ports.free()
   node.port = self.front and ports.free() or node.real_port
-  node.address = "127.0.0.1:" .. node.port
+  node.place = self.net and self.net:add()
+  node.host = node.place and node.place.host or "127.0.0.1"
+  node.address = node.host .. ":" .. node.port
   node.dir = process.make_folder(("%s/redis-%d"):format(self.folder, index))
   node.socket = node.dir .. "/sock"
   if index > self.masters then node.of = (index - self.masters - 1) % self.masters + 1 end
@@ -300,12 +318,13 @@ local started = 0
 
 --- Starts a cluster and waits until every node says it is well.
 ---@param options table `masters` 3, `replicas` 3 (in all), `node_timeout` 500 (ms), `full_coverage` false,
----  `front` nil or "mitm", `mitm` (its options), `config` (list of redis.conf lines), `folder`
+---  `front` nil or "mitm", `mitm` (its options), `config` (list of redis.conf lines), `folder`, `net` (each node in a
+---  network namespace of it: namespace.lua)
 function cluster.start(options)
   started = started + 1
   local self = setmetatable({
     masters = options.masters or 3, replicas = options.replicas or 3, node_timeout = options.node_timeout or 500,
-    full_coverage = options.full_coverage, front = options.front, config = options.config or {},
+    full_coverage = options.full_coverage, net = options.net, front = options.front, config = options.config or {},
     folder = process.make_folder(("%s/cluster-%d"):format(options.folder, started)), nodes = {},
   }, Cluster)
   for i = 1, self.masters + self.replicas do self.nodes[i] = new_node(self, i) end
@@ -413,7 +432,7 @@ function cluster.move_keys(slot, from, to)
   while true do
     local keys = from:call("CLUSTER", "GETKEYSINSLOT", slot, 100)
     if #keys == 0 then return end
-    local reply = from:call("MIGRATE", "127.0.0.1", to.real_port, "", 0, 5000, "KEYS", unpack(keys))
+    local reply = from:call("MIGRATE", to.host, to.real_port, "", 0, 5000, "KEYS", unpack(keys))
     assert(reply == "OK", resp.show(reply))
   end
 end
