@@ -158,7 +158,8 @@ static int thread_init(struct thread *t, struct way_daemon *w, unsigned number,
     if (way_loop_init(&t->loop, err) < 0)
         return -1;
     t->has_loop = true;
-    return way_resolver_new(&t->resolver, &t->loop, NULL, err);
+    struct way_resolver_options names = { .servers = w->config->name_servers };
+    return way_resolver_new(&t->resolver, &t->loop, &names, err);
 }
 
 static void thread_fini(struct thread *t)

@@ -593,6 +593,11 @@ static bool is_last(struct way_segment *s, unsigned node)
            !others_serve(s, shard, node);
 }
 
+bool way_health_guards(const struct way_health *h, unsigned node)
+{
+    return h->guard && is_last(h->s, node);
+}
+
 static bool is_out(const struct way_verdict *v)
 {
     return v->state == WAY_STATE_FAILING || v->state == WAY_STATE_PROBING;

@@ -210,6 +210,9 @@ enum way_commit {
     WAY_COMMIT_BUSY,     /* the lock was not to be had within 1 ms: the verdict should
                             hold in this worker alone and be tried again */
 };
+/* Does the guard stand before this node, as the last that can serve its shard's reads or
+ * its writes? Never without the guard. */
+bool way_health_guards(const struct way_health *h, unsigned node);
 /* The guard (contract, section "mark"): on soft evidence the last node that can serve a
  * shard's reads or its writes, and more than failing_share of all nodes, become suspect
  * instead of failing. `locked`: the caller holds the lock by way_health_lock. A commit

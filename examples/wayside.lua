@@ -26,6 +26,9 @@ return {
 
     -- Which zone a node is in, for policies that prefer the near ones.
     -- zones = { ["127.0.0.1:7000"] = "a", ["127.0.0.1:7001"] = "b" },
+
+    -- Where nodes' names are looked up, where not by the system's name servers.
+    -- name_servers = { "10.0.0.2", "10.0.0.3:5353" },
   },
 
   -- Who decides when something fails. The path is meant from this file's folder; "default"

@@ -71,6 +71,9 @@ local function server_program()
   return assert(path, "no redis-server: install redis-tools")
 end
 
+--- Where it listens: with the others, or on a host of its own.
+function Node:ip() return self.place and self.place.host or self.cluster.ip end
+
 function Node:start()
   -- What it is called by says which of its programs it is.
   local link = self.dir .. "/redis-server"
@@ -113,7 +116,7 @@ end
 
 --- A new connection to the real node, past any man in the middle.
 function Node:connect(timeout)
-  return assert(resp.connect(self.place and "unix:" .. self.socket or "127.0.0.1:" .. self.real_port, timeout))
+  return assert(resp.connect(self.place and "unix:" .. self.socket or self.cluster.ip .. ":" .. self.real_port, timeout))
 end
 
 --- kill -9: dials are refused from now on.
@@ -279,7 +282,7 @@ local function nodes_conf(self, of)
     local first, last = slots_of_master(node.index, self.masters)
     local master = node.index <= self.masters
     lines[#lines + 1] = ("%s %s:%d@%d %s%s %s 0 0 %d connected%s"):format(
-      node.id, node.host, node.port, node.bus_port, node == of and "myself," or "", master and "master" or "slave",
+      node.id, node:ip(), node.port, node.bus_port, node == of and "myself," or "", master and "master" or "slave",
       master and "-" or self.nodes[node.of].id, master and node.index or node.of,
       master and (" %d-%d"):format(first, last) or "")
   end
@@ -289,9 +292,9 @@ end
 
 local function redis_conf(self, node)
   local lines = {
-    "bind 127.0.0.1 " .. (node.place and node.host or ""), "port " .. node.real_port, "unixsocket " .. node.socket, "dir " .. node.dir,
-    "cluster-enabled yes", "cluster-config-file nodes.conf", "cluster-port " .. node.bus_port,
-    "cluster-announce-ip " .. node.host, "cluster-announce-port " .. node.port,
+    "bind " .. (node.place and "127.0.0.1 " or "") .. node:ip(), "port " .. node.real_port, "unixsocket " .. node.socket,
+    "dir " .. node.dir, "cluster-enabled yes", "cluster-config-file nodes.conf", "cluster-port " .. node.bus_port,
+    "cluster-announce-ip " .. node:ip(), "cluster-announce-port " .. node.port,
     "cluster-announce-bus-port " .. node.bus_port, "cluster-node-timeout " .. self.node_timeout,
     "cluster-require-full-coverage " .. (self.full_coverage and "yes" or "no"),
     "cluster-allow-replica-migration no", "repl-diskless-sync-delay 0", "save \"\"", "appendonly no",
@@ -306,8 +309,7 @@ local function new_node(self, index)
   node.real_port, node.bus_port = ports.free(), ports.free()
   node.port = self.front and ports.free() or node.real_port
   node.place = self.net and self.net:add()
-  node.host = node.place and node.place.host or "127.0.0.1"
-  node.address = node.host .. ":" .. node.port
+  node.address = node:ip() .. ":" .. node.port
   node.dir = process.make_folder(("%s/redis-%d"):format(self.folder, index))
   node.socket = node.dir .. "/sock"
   if index > self.masters then node.of = (index - self.masters - 1) % self.masters + 1 end
@@ -324,7 +326,8 @@ function cluster.start(options)
   started = started + 1
   local self = setmetatable({
     masters = options.masters or 3, replicas = options.replicas or 3, node_timeout = options.node_timeout or 500,
-    full_coverage = options.full_coverage, net = options.net, front = options.front, config = options.config or {},
+    ip = "127.0.0.1", full_coverage = options.full_coverage, net = options.net, front = options.front,
+    config = options.config or {},
     folder = process.make_folder(("%s/cluster-%d"):format(options.folder, started)), nodes = {},
   }, Cluster)
   for i = 1, self.masters + self.replicas do self.nodes[i] = new_node(self, i) end
@@ -373,6 +376,24 @@ local function first_living(self)
     if node.process:alive() and not node.frozen then return node end
   end
   error "no node of the cluster is alive"
+end
+
+--- All at once at another address of loopback, with the same ports, ids, roles and slots, and empty: what had been
+--- learnt of where the nodes are is wrong from now on.
+function Cluster:readdress(ip)
+  assert(not self.front, "a man in the middle stays where he is")
+  for _, node in ipairs(self.nodes) do node:kill() end
+  local old = " " .. self.ip:gsub("%.", "%%.") .. ":"
+  self.ip = ip
+  for _, node in ipairs(self.nodes) do
+    node.address = ip .. ":" .. node.port
+    local path = node.dir .. "/nodes.conf"
+    process.write_file(path, (process.read_file(path):gsub(old, " " .. ip .. ":")))
+    process.write_file(node.dir .. "/redis.conf", redis_conf(self, node))
+    node:start()
+  end
+  for _, node in ipairs(self.nodes) do node:wait_up() end
+  self:wait_ok(20)
 end
 
 --- What CLUSTER NODES of a living node says: a list of { id, flags (set), master, first slots text, node }.
@@ -432,7 +453,7 @@ function cluster.move_keys(slot, from, to)
   while true do
     local keys = from:call("CLUSTER", "GETKEYSINSLOT", slot, 100)
     if #keys == 0 then return end
-    local reply = from:call("MIGRATE", to.host, to.real_port, "", 0, 5000, "KEYS", unpack(keys))
+    local reply = from:call("MIGRATE", to:ip(), to.real_port, "", 0, 5000, "KEYS", unpack(keys))
     assert(reply == "OK", resp.show(reply))
   end
 end

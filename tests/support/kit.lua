@@ -4,6 +4,7 @@
 local busted = require "busted"
 local cluster = require "tests.support.cluster"
 local daemon = require "tests.support.daemon"
+local dns = require "tests.support.dns"
 local mitm = require "tests.support.mitm"
 local namespace = require "tests.support.namespace"
 local node = require "tests.support.node"
@@ -106,6 +107,9 @@ function kit.mitm(options) return owned(mitm.start(with_folder(options))) end
 
 --- A scripted node: kit.node { script = function(words, conn) ... end }.
 function kit.node(options) return owned(node.start(with_folder(options))) end
+
+--- A name server: kit.dns { ["redis.test"] = "127.0.0.1" }.
+function kit.dns(names) return owned(dns.start { names = names, folder = test_folder() }) end
 
 --- A program to its end: status, text.
 function kit.run(options) return process.run(options) end
