@@ -6,7 +6,7 @@ local kit = require "tests.support.kit"
 for _, victim in ipairs { "master", "replica" } do
   for _, how in ipairs { "refuse", "kill" } do
     describe(("random routing with the %s gone (%s)"):format(victim, how), function()
-      it("answers 10,000 pipelines of reads without an error", function()
+      it("1: answers 10,000 pipelines of reads without an error", function()
         local cluster = kit.cluster { masters = 1, replicas = 1, node_timeout = 60000 }
         local way = kit.wayside {
           cluster = cluster, policy = "policies/go_redis.lua", workers = 2,

@@ -105,22 +105,22 @@ end
 
 local faults = {
   {
-    name = "connect refused",
+    name = "connect refused", hidden = "1: ",
     make = function(node) node.mitm:refuse() node.mitm:cut "rst" end,
     event = { phase = "connect", step = "dial", error = "refused", certainty = "unsent", class = "down" },
   },
   {
-    name = "connect timed out (a listener with a full backlog)",
+    name = "connect timed out (a listener with a full backlog)", hidden = "2: ",
     make = function(node) node.mitm:backlog() node.mitm:cut "rst" end,
     event = { phase = "connect", step = "dial", error = "timeout", certainty = "unsent", class = "slow" },
   },
   {
-    name = "read timed out (a frozen process)",
+    name = "read timed out (a frozen process)", write = "14: ",
     make = function(node) node:freeze() end,
     event = { phase = "read", step = "wait", error = "timeout", certainty = "unknown", class = "slow" },
   },
   {
-    name = "read timed out within a reply",
+    name = "read timed out within a reply", write = "14: ",
     make = function(node) node.mitm:rule { dir = "down", act = "swallow", match = "$1\r\n" } end,
     event = { phase = "read", step = "reply", error = "timeout", certainty = "unknown", class = "slow" },
   },
@@ -128,7 +128,7 @@ local faults = {
 
 for _, fault in ipairs(faults) do
   describe(fault.name, function()
-    it("is told to the policy, marked on every worker at once, and hidden from readers", function()
+    it((fault.hidden or "") .. "is told to the policy, marked on every worker at once, and hidden from readers", function()
       prepare_value()
       local way = serve "random"
       local clients = clients_of(way)
@@ -164,7 +164,7 @@ for _, fault in ipairs(faults) do
       assert.equal(fault.event.certainty, retried.certainty)
     end)
 
-    it("of the only master: a write gets an error that names node, phase and certainty, sent at most once", function()
+    it((fault.write or "") .. "of the only master: a write gets an error that names node, phase and certainty, sent at most once", function()
       local way = serve "master"
       local client, counter = way:client(nil, 10), key("once" .. fault.name)
       assert.equal(1, client:call("INCR", counter))
@@ -228,7 +228,7 @@ for how, error_name in pairs { fin = "eof", rst = "reset" } do
       assert.equal("2", master:call("GET", counter))
     end)
 
-    it("after a reply to what is in flight blames the node: what was answered stays answered", function()
+    it("15: after a reply to what is in flight blames the node: what was answered stays answered", function()
       local way = serve "master"
       local client, counter = way:client(), key("after" .. how)
       assert.equal("OK", client:call("SET", counter, "100"))
@@ -321,7 +321,7 @@ describe("a pipeline of 16 MB", function()
     return unknown, answered
   end
 
-  it("to a peer that resets: some written, some not, each told apart", function()
+  it("12: to a peer that resets: some written, some not, each told apart", function()
     local way = serve "master"
     local replies, total = stalled(way, "reset-me", function()
       socket.sleep(0.1)
@@ -331,7 +331,7 @@ describe("a pipeline of 16 MB", function()
     check(way, replies, total, "reset", "reset-me")
   end)
 
-  it("to a peer that does not read: the write times out", function()
+  it("13: to a peer that does not read: the write times out, and every command has an answer", function()
     local way = serve("master", { timeouts = { dial = 0.4, write = 0.5, read = 5, total = 8 } })
     local replies, total = stalled(way, "stall-me", function() end)
     local _, answered = check(way, replies, total, "timeout", "stall-me")

@@ -50,8 +50,7 @@ local function both_workers(way, ...)
 end
 
 local function no_marks(way)
-  assert.same({}, way:events { ["function"] = "mark", to = "failing" })
-  assert.same({}, way:events { ["function"] = "mark", to = "suspect" })
+  assert.same({}, way:marks())
 end
 
 describe("a slot that moved", function()
@@ -102,7 +101,7 @@ describe("ASK", function()
     no_marks(way)
   end)
 
-  it("keeps its ASKING when the target breaks the connection and the read goes again", function()
+  it("23: keeps its ASKING when the target ends the connection and the read goes again", function()
     local way, key = serve(), new_key()
     local target = ask(key, function(_, conn)
       conn.state.broken = conn.state.broken + 1
@@ -131,7 +130,7 @@ describe("words that mean wait", function()
     "TRYAGAIN Multiple keys request during rehashing of slot", "CLUSTERDOWN The cluster is down",
     "CLUSTERDOWN Hash slot not served", "NOREPLICAS Not enough good replicas to write.",
   } do
-    it(words .. ": the command waits, its siblings run once, nobody is marked", function()
+    it(("24: %s: the command waits, its siblings run once, nobody is marked"):format(words), function()
       local way, key, sibling = serve(), new_key(), new_key()
       local node = say(key, words, 4)
       local began = socket.gettime()
@@ -166,7 +165,7 @@ describe("words that mean wait", function()
     for i = 1, 30 do assert.is_true(seen[i], i) end
   end)
 
-  it("TRYAGAIN from real servers, until the slot has moved", function()
+  it("24: TRYAGAIN from real servers, until the slot has moved", function()
     local way, a, b = serve(), kit.key_in(9, "a"), kit.key_in(9, "b")
     assert.equal("OK", way:call("MSET", a, "1", b, "2"))
     local from = cluster:master_of(9)
@@ -202,11 +201,12 @@ describe("a replica that can't answer", function()
     local wayside = require "wayside"
     return wayside.policy { name = "replicas", pick = "replica" }
   ]]
-  for word, text in pairs {
-    LOADING = "LOADING Redis is loading the dataset in memory",
-    MASTERDOWN = "MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.",
+  for word, said in pairs {
+    LOADING = { "7: ", "LOADING Redis is loading the dataset in memory" },
+    MASTERDOWN = { "11: ", "MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'." },
   } do
-    it(word .. ": the read goes elsewhere, the node is marked with that reason", function()
+    local text = said[2]
+    it(said[1] .. word .. ": the read goes elsewhere, the node is marked with that reason", function()
       local way, key = serve { policy = kit.file("replicas.lua", READS) }, new_key()
       assert.equal("OK", way:call("SET", key, "v"))
       assert.equal(1, first:call("WAIT", 1, 2000))
@@ -250,7 +250,7 @@ describe("a write that met a replica", function()
 end)
 
 describe("redirects that lead nowhere", function()
-  it("in a circle end with the MOVED itself", function()
+  it("27: in a circle end with the MOVED itself", function()
     local way, key = serve(), new_key()
     local function moved_to(node)
       local address = node.address
@@ -266,14 +266,17 @@ describe("redirects that lead nowhere", function()
     assert.is_true(socket.gettime() - began < 4)
   end)
 
-  it("to itself are tried again on a new connection, and end", function()
+  it("26: to the node itself are tried again on a new connection, and end", function()
     local way, key = serve(), new_key()
     local node = script(first, function(words, conn)
       if words[2] ~= key or conn.state.left <= 0 then return nil end
       conn.state.left = conn.state.left - 1
       return ("-MOVED %d %s\r\n"):format(SLOT, conn.state.address)
     end, { left = 3, address = first.address })
+    local _, before = first.mitm:connections()
     assert.equal("OK", way:client():call("SET", key, "v"))
+    local _, after = first.mitm:connections()
+    assert.is_true(after >= before + 3, ("%d new connections"):format(after - before))
     node:set("left", 1000)
     local reply = way:client():call("SET", key, "v")
     assert.is_true(kit.is_error(reply, "MOVED " .. SLOT), kit.show(reply))

@@ -92,8 +92,7 @@ describe("a transaction", function()
     direct:close()
   end)
 
-  -- scenario 22
-  it("with a bad command is refused, and EXEC names the first reason", function()
+  it("22: with a bad command is refused, and EXEC names the first reason", function()
     local client, key = serve():client(), new_key()
     for _, bad in ipairs {
       { { "GET" }, "ERR wrong number of arguments for 'get' command" }, { { "NONSENSE", key }, "ERR unknown command 'NONSENSE'" },
@@ -236,8 +235,7 @@ describe("WATCH", function()
 end)
 
 describe("a transaction that fails", function()
-  -- scenario 18
-  it("goes again as a whole while EXEC was not written", function()
+  it("18: goes again as a whole while EXEC was not written", function()
     local way, key = serve { timeouts = { dial = 0.4, write = 0.5, read = 3, total = 8 } }, new_key()
     local client = way:client(nil, 10)
     master().mitm:rule { dir = "up", act = "stall", match = key, times = 1, on = "new" }
@@ -253,7 +251,7 @@ describe("a transaction that fails", function()
     assert.same({ "write", "send", "timeout", "unsent" }, { asked.phase, asked.step, asked.error, asked.certainty })
   end)
 
-  it("goes again when the connection can't be made", function()
+  it("18: goes again when the connection can't be made", function()
     local way, key = serve(), new_key()
     local client = way:client()
     assert.equal("OK", client:call("SET", key, "0"))
@@ -273,9 +271,8 @@ describe("a transaction that fails", function()
     end
   end)
 
-  -- scenario 19
   for _, again in ipairs { false, true } do
-    it("after EXEC was sent " .. (again and "goes again if the policy says so" or "is an error, executed once"), function()
+    it("19: after EXEC was sent " .. (again and "goes again if the policy says so" or "is an error, executed once"), function()
       local way, key = serve { options = { again = again } }, new_key()
       for _, how in ipairs { "rst", "fin" } do
         local client = way:client()
@@ -302,8 +299,7 @@ describe("a transaction that fails", function()
 end)
 
 describe("while slots move", function()
-  -- scenario 21
-  it("a transaction follows MOVED as a whole", function()
+  it("21: a transaction follows MOVED as a whole", function()
     local way, slot = serve(), 7
     local from = cluster:master_of(slot)
     local to = cluster:node(from == cluster:node(1) and 2 or 1)
@@ -319,8 +315,7 @@ describe("while slots move", function()
     cluster:move_slot(slot, from)
   end)
 
-  -- scenario 20
-  it("a transaction follows ASK with ASKING, and keeps it when that node breaks the connection", function()
+  it("20: a transaction follows ASK with ASKING, and keeps it when that node breaks the connection", function()
     local way, slot = serve { options = { again = true } }, 8
     local from = cluster:master_of(slot)
     local to = cluster:node(from == cluster:node(1) and 2 or 1)

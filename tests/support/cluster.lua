@@ -177,6 +177,50 @@ function Node:unscript()
   self.scripted = nil
 end
 
+--- Makes it load its data for about so many seconds, in which it answers LOADING: DEBUG RELOAD with a delay per key. It needs
+-- keys enough for the delay and for looking after its clients meanwhile, which it does every kilobyte.
+function Node:load(seconds)
+  local keys = self:call "DBSIZE"
+  assert(keys >= 100, ("%d keys are too few to load slowly"):format(keys))
+  assert(self:call("CONFIG", "SET", "key-load-delay", math.floor(seconds * 1e6 / keys)) == "OK")
+  assert(self:call("CONFIG", "SET", "loading-process-events-interval-bytes", 1024) == "OK")
+  self.loading = self:connect(seconds + 10)
+  self.loading:send_raw(resp.encode { "DEBUG", "RELOAD" })
+  waits.wait_for(function()
+    local reply = self:call "PING"
+    return resp.is_error(reply, "LOADING"), resp.show(reply)
+  end, 5, self.address .. " to be loading")
+end
+
+--- Waits until it has loaded.
+function Node:wait_loaded()
+  local reply, why = self.loading:read_reply()
+  self.loading:close()
+  self.loading = nil
+  assert(reply == "OK", reply and resp.show(reply) or why)
+  assert(self:call("CONFIG", "SET", "key-load-delay", 0) == "OK")
+end
+
+--- Breaks a replica's link to its master, which stays broken until `rejoin`: it answers MASTERDOWN meanwhile.
+function Node:orphan()
+  assert(self:call("CONFIG", "SET", "replica-serve-stale-data", "no") == "OK")
+  assert(self:call("CONFIG", "SET", "masterauth", "wrong") == "OK")
+  local master = self:call("ROLE")
+  for _, one in ipairs(self.cluster.nodes) do
+    if one.port == master[3] then one:call("CLIENT", "KILL", "TYPE", "replica") end
+  end
+  waits.wait_for(function()
+    local reply = self:call "PING"
+    return resp.is_error(reply, "MASTERDOWN"), resp.show(reply)
+  end, 5, self.address .. " to miss its master")
+end
+
+function Node:rejoin()
+  assert(self:call("CONFIG", "SET", "masterauth", "") == "OK")
+  waits.wait_for(function() return self:info "master_link_status" == "up" end, 10, self.address .. " to find its master")
+  assert(self:call("CONFIG", "SET", "replica-serve-stale-data", "yes") == "OK")
+end
+
 function Node:is_master()
   local role = self:call "ROLE"
   return type(role) == "table" and role[1] == "master"
@@ -196,6 +240,7 @@ end
 
 function Node:stop()
   if self.client then self.client:close() end
+  if self.loading then self.loading:close() end
   if self.scripted then self.scripted:stop() end
   if self.mitm then self.mitm:stop() end
   if self.process then self.process:stop() end

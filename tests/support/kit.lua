@@ -103,6 +103,21 @@ function kit.dns(names) return owned(dns.start { names = names, folder = test_fo
 --- A program to its end: status, text.
 function kit.run(options) return process.run(options) end
 
+local sockets, matrices = { "tcp", "unix" }, 0
+
+--- The specs that `define(workers, how)` makes, once for each number of workers and each kind of socket: two workers and one
+-- kind, in turn, as a sample; in soak one to four workers and both. Both go to kit.wayside { workers =, how = }.
+function kit.matrix(define)
+  matrices = matrices + 1
+  for workers = kit.soak and 1 or 2, kit.soak and 4 or 2 do
+    for i, how in ipairs(sockets) do
+      if kit.soak or i % 2 == matrices % 2 then
+        busted.describe(("%d workers, %s:"):format(workers, how), function() define(workers, how) end)
+      end
+    end
+  end
+end
+
 --- A RESP client to any "host:port" or "unix:/path".
 function kit.connect(target, timeout) return resp.connect(target, timeout) end
 
