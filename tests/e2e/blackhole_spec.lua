@@ -132,6 +132,7 @@ int getsockname(int fd, struct way_test_sockaddr *sa, unsigned *size);
 int getpeername(int fd, struct way_test_sockaddr *sa, unsigned *size);
 ]]
 local PIDFD_OPEN, PIDFD_GETFD = 434, 438
+local EBADF = 9 -- closed meanwhile
 local AF_INET, SOL_SOCKET, IPPROTO_TCP = 2, 1, 6
 local OPTIONS = {
   nodelay = { IPPROTO_TCP, 1 }, keepalive = { SOL_SOCKET, 9 }, idle = { IPPROTO_TCP, 4 }, interval = { IPPROTO_TCP, 5 },
@@ -159,12 +160,15 @@ local function sockets_of(pid)
   local handle, list = ffi.C.syscall(PIDFD_OPEN, ffi.cast("long", pid), ffi.cast("long", 0)), {}
   if handle < 0 then return nil end
   for name in dirent.files(("/proc/%d/fd"):format(pid)) do
-    if tonumber(name) then -- what is no socket has no name of one
-      local fd = tonumber(ffi.C.syscall(PIDFD_GETFD, ffi.cast("long", handle), ffi.cast("long", tonumber(name)), ffi.cast("long", 0)))
-      if fd < 0 then list = nil break end
+    local fd = tonumber(name) and tonumber(ffi.C.syscall(PIDFD_GETFD, ffi.cast("long", handle), ffi.cast("long", tonumber(name)),
+      ffi.cast("long", 0)))
+    if fd and fd >= 0 then -- what is no socket has no name of one
       local port, peer = port_of(ffi.C.getsockname, fd), port_of(ffi.C.getpeername, fd)
       if port and peer then list[#list + 1] = { port = port, peer = peer, options = options_of(fd) } end
       unistd.close(fd)
+    elseif fd and ffi.errno() ~= EBADF then
+      list = nil
+      break
     end
   end
   unistd.close(tonumber(handle))
