@@ -8,7 +8,6 @@ local ports = require "tests.support.ports"
 local mitm = require "tests.support.mitm"
 local process = require "tests.support.process"
 local resp = require "tests.support.resp"
-local spaces = require "tests.support.spaces"
 local scripted = require "tests.support.node"
 local waits = require "tests.support.wait"
 
@@ -73,10 +72,10 @@ end
 
 function Node:start()
   local log = self.dir .. "/log"
-  local hub, words = self.cluster.hub, { server_program(), self.dir .. "/redis.conf", argv0 = "redis-server" }
-  if hub then words = hub:inside(self.index, { "bash", "-c", 'exec -a redis-server "$0" "$@"', unpack(words) }) end
-  words.name, words.dir, words.stdout = "redis " .. self.index, self.dir, log
-  self.process = process.spawn(words)
+  self.process = process.spawn {
+    server_program(), self.dir .. "/redis.conf", argv0 = "redis-server", name = "redis " .. self.index,
+    dir = self.dir, stdout = log,
+  }
   self.frozen = false
 end
 
@@ -111,7 +110,7 @@ end
 
 --- A new connection to the real node, past any man in the middle.
 function Node:connect(timeout)
-  return assert(resp.connect(self.ip .. ":" .. self.real_port, timeout))
+  return assert(resp.connect(self.cluster.ip .. ":" .. self.real_port, timeout))
 end
 
 --- kill -9: dials are refused from now on.
@@ -133,10 +132,6 @@ function Node:thaw()
   self.process:kill "SIGCONT"
   self.frozen = false
 end
-
---- Its packets get lost from now on (needs `spaces`): nobody is told, nothing comes, dials meet silence.
-function Node:lose() self.cluster.hub:lose(self.index) end
-function Node:find() self.cluster.hub:find(self.index) end
 
 --- On the same port, with its data folder.
 function Node:restart()
@@ -268,7 +263,7 @@ local function nodes_conf(self, of)
     local first, last = slots_of_master(node.index, self.masters)
     local master = node.index <= self.masters
     lines[#lines + 1] = ("%s %s:%d@%d %s%s %s 0 0 %d connected%s"):format(
-      node.id, node.ip, node.port, node.bus_port, node == of and "myself," or "", master and "master" or "slave",
+      node.id, self.ip, node.port, node.bus_port, node == of and "myself," or "", master and "master" or "slave",
       master and "-" or self.nodes[node.of].id, master and node.index or node.of,
       master and (" %d-%d"):format(first, last) or "")
   end
@@ -278,9 +273,9 @@ end
 
 local function redis_conf(self, node)
   local lines = {
-    "bind " .. node.ip, "port " .. node.real_port, "unixsocket " .. node.socket, "dir " .. node.dir,
+    "bind " .. self.ip, "port " .. node.real_port, "unixsocket " .. node.socket, "dir " .. node.dir,
     "cluster-enabled yes", "cluster-config-file nodes.conf", "cluster-port " .. node.bus_port,
-    "cluster-announce-ip " .. node.ip, "cluster-announce-port " .. node.port,
+    "cluster-announce-ip " .. self.ip, "cluster-announce-port " .. node.port,
     "cluster-announce-bus-port " .. node.bus_port, "cluster-node-timeout " .. self.node_timeout,
     "cluster-require-full-coverage " .. (self.full_coverage and "yes" or "no"),
     "cluster-allow-replica-migration no", "repl-diskless-sync-delay 0", "save \"\"", "appendonly no",
@@ -294,8 +289,7 @@ local function new_node(self, index)
   local node = setmetatable({ index = index, id = node_id(index), cluster = self }, Node)
   node.real_port, node.bus_port = ports.free(), ports.free()
   node.port = self.front and ports.free() or node.real_port
-  node.ip = self.hub and self.hub.ip[index] or "127.0.0.1"
-  node.address = node.ip .. ":" .. node.port
+  node.address = self.ip .. ":" .. node.port
   node.dir = process.make_folder(("%s/redis-%d"):format(self.folder, index))
   node.socket = node.dir .. "/sock"
   if index > self.masters then node.of = (index - self.masters - 1) % self.masters + 1 end
@@ -306,16 +300,14 @@ local started = 0
 
 --- Starts a cluster and waits until every node says it is well.
 ---@param options table `masters` 3, `replicas` 3 (in all), `node_timeout` 500 (ms), `full_coverage` false,
----  `front` nil or "mitm", `mitm` (its options), `spaces` (true: each node in a network namespace of its own),
----  `config` (list of redis.conf lines), `folder`
+---  `front` nil or "mitm", `mitm` (its options), `config` (list of redis.conf lines), `folder`
 function cluster.start(options)
   started = started + 1
   local self = setmetatable({
     masters = options.masters or 3, replicas = options.replicas or 3, node_timeout = options.node_timeout or 500,
-    full_coverage = options.full_coverage, front = options.front, config = options.config or {},
+    ip = "127.0.0.1", full_coverage = options.full_coverage, front = options.front, config = options.config or {},
     folder = process.make_folder(("%s/cluster-%d"):format(options.folder, started)), nodes = {},
   }, Cluster)
-  if options.spaces then self.hub = spaces.start { nodes = self.masters + self.replicas } end
   for i = 1, self.masters + self.replicas do self.nodes[i] = new_node(self, i) end
   for _, node in ipairs(self.nodes) do
     process.write_file(node.dir .. "/nodes.conf", nodes_conf(self, node))
@@ -367,11 +359,11 @@ end
 --- All at once at another address of loopback, with the same ports, ids, roles and slots, and empty: what had been
 --- learnt of where the nodes are is wrong from now on.
 function Cluster:readdress(ip)
-  assert(not self.front and not self.hub, "a man in the middle, or a namespace, stays where it is")
+  assert(not self.front, "a man in the middle stays where he is")
   for _, node in ipairs(self.nodes) do node:kill() end
-  local old = " " .. self.nodes[1].ip:gsub("%.", "%%.") .. ":"
+  local old = " " .. self.ip:gsub("%.", "%%.") .. ":"
+  self.ip = ip
   for _, node in ipairs(self.nodes) do
-    node.ip = ip
     node.address = ip .. ":" .. node.port
     local path = node.dir .. "/nodes.conf"
     process.write_file(path, (process.read_file(path):gsub(old, " " .. ip .. ":")))
@@ -439,7 +431,7 @@ function cluster.move_keys(slot, from, to)
   while true do
     local keys = from:call("CLUSTER", "GETKEYSINSLOT", slot, 100)
     if #keys == 0 then return end
-    local reply = from:call("MIGRATE", to.ip, to.real_port, "", 0, 5000, "KEYS", unpack(keys))
+    local reply = from:call("MIGRATE", to.cluster.ip, to.real_port, "", 0, 5000, "KEYS", unpack(keys))
     assert(reply == "OK", resp.show(reply))
   end
 end
@@ -464,7 +456,6 @@ function Cluster:stop()
     local ok, err = pcall(node.stop, node)
     if not ok then wrong = err end
   end
-  if self.hub then self.hub:stop() end
   if wrong then error(wrong, 0) end
 end
 

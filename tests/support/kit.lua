@@ -10,7 +10,6 @@ local node = require "tests.support.node"
 local process = require "tests.support.process"
 local random = require "tests.support.random"
 local resp = require "tests.support.resp"
-local spaces = require "tests.support.spaces"
 local wait = require "tests.support.wait"
 
 local kit = {
@@ -97,9 +96,6 @@ function kit.mitm(options) return owned(mitm.start(with_folder(options))) end
 
 --- A scripted node: kit.node { script = function(words, conn) ... end }.
 function kit.node(options) return owned(node.start(with_folder(options))) end
-
---- Why there can be no cluster with `spaces` here, or nil.
-kit.no_spaces = spaces.missing
 
 --- A name server: kit.dns { ["redis.test"] = "127.0.0.1" }.
 function kit.dns(names) return owned(dns.start { names = names, folder = test_folder() }) end
