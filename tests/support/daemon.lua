@@ -65,6 +65,8 @@ function daemon.prepare(options)
   process.write_file(self.file, options.text or configuration(self, options))
   self.words = { daemon.program, "serve", "-c", self.file }
   for _, flag in ipairs(options.flags or {}) do self.words[#self.words + 1] = flag end
+  local net = options.cluster and options.cluster.net
+  if net then self.words, self.how = net:enter(self.words), "unix" end
   self.words.name, self.words.stderr, self.words.stdout = "wayside", self.errors, self.errors
   self.words.env = options.env
   return self
@@ -85,7 +87,7 @@ end
 function Daemon:wait_ready(ready)
   waits.wait_for(function()
     if not self.process:alive() then error("wayside ended:\n" .. process.tail(self.errors, 40), 0) end
-    local client = resp.connect(self.tcp, 2)
+    local client = resp.connect(self.how == "unix" and self.unix or self.tcp, 2)
     if not client then return false, "no connection" end
     local reply = ready == false and client:call "PING" or client:call("GET", "{0}ready")
     client:close()

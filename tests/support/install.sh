@@ -64,6 +64,7 @@ need_run() {
 need_test() {
     need_run
     need c_header cmocka.h -- libcmocka-dev
+    need have ip -- iproute2
     local lua=1
     have luajit && lua_module busted.core && lua_module posix && lua_module socket && have busted && lua=
     [ -n "$lua" ] || return 0

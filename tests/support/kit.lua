@@ -6,6 +6,7 @@ local cluster = require "tests.support.cluster"
 local daemon = require "tests.support.daemon"
 local dns = require "tests.support.dns"
 local mitm = require "tests.support.mitm"
+local namespace = require "tests.support.namespace"
 local node = require "tests.support.node"
 local process = require "tests.support.process"
 local random = require "tests.support.random"
@@ -84,6 +85,16 @@ end
 
 --- A real cluster: kit.cluster { masters = 3, replicas = 3, node_timeout = 500, front = "mitm" }.
 function kit.cluster(options) return owned(cluster.start(with_folder(options))) end
+
+--- The same in a network of its own, whose nodes can be unplugged; clients of a daemon before it use its unix socket. nil and why
+-- where there can be none, for a test to be pending.
+function kit.separate_cluster(options)
+  local net, why = namespace.start()
+  if not net then return nil, why end
+  local copy = with_folder(options)
+  copy.net = owned(net)
+  return owned(cluster.start(copy))
+end
 
 --- The daemon before it: kit.wayside { cluster = cluster, policy = "policies/default.lua", workers = 2 }.
 function kit.wayside(options) return owned(daemon.start(with_folder(options))) end
