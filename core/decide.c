@@ -14,11 +14,17 @@ struct pending {
     uint16_t node;
     struct way_mark mark;
     bool hard;
+    uint64_t epoch;         /* the policy's that said so */
+    struct way_event event; /* to ask another one */
 };
 
 struct way_decider {
     struct way_decider_options o;
-    struct way_policy *policy;
+    struct way_seat *seat; /* this thread's alone */
+    struct way_policy *policy; /* that sits there */
+    _Atomic uint64_t epoch;    /* the seat's, for others */
+    const _Atomic uint64_t *policy_epoch;        /* the table's */
+    _Atomic(struct way_seat *) offered, left;
     struct way_random random;
     struct way_gate gate;
     uint64_t entries; /* journal entries published */
@@ -27,16 +33,30 @@ struct way_decider {
     struct pending pending[PENDING_MAX];
 };
 
+static void sit(struct way_decider *d, struct way_seat *s)
+{
+    d->seat = s;
+    d->policy = s->policy;
+    d->aside = s->aside;
+    atomic_store_explicit(&d->epoch, s->epoch, memory_order_release);
+}
+
 int way_decider_new(struct way_decider **out, const struct way_decider_options *o,
                     struct way_err *err)
 {
     struct way_decider *d = way_zalloc(sizeof *d);
+    struct way_policy *policy;
     d->o = *o;
-    d->aside = o->aside ? o->aside : &d->own_aside;
-    if (way_policy_load(&d->policy, o->text, err) < 0) {
+    d->policy_epoch = way_health_policy_epoch(o->health);
+    if (way_policy_load(&policy, o->text, err) < 0) {
         way_free(d);
         return -1;
     }
+    struct way_seat *first = way_zalloc(sizeof *first);
+    *first = (struct way_seat){ .policy = policy,
+                                .epoch = atomic_load(d->policy_epoch),
+                                .aside = o->aside ? o->aside : &d->own_aside };
+    sit(d, first);
     way_random_seed(&d->random, 0);
     *out = d;
     return 0;
@@ -46,13 +66,77 @@ void way_decider_free(struct way_decider *d)
 {
     if (!d)
         return;
-    way_policy_free(d->policy);
+    way_seat_free(d->seat);
+    way_seat_free(atomic_load(&d->offered));
+    way_seat_free(atomic_load(&d->left));
     way_free(d);
+}
+
+/* ---- seats ---- */
+
+void way_seat_free(struct way_seat *s)
+{
+    if (!s)
+        return;
+    way_policy_free(s->policy);
+    way_free(s);
+}
+
+struct way_seat *way_decider_offer(struct way_decider *d, struct way_seat *seat)
+{
+    return atomic_exchange(&d->offered, seat);
+}
+
+struct way_seat *way_decider_left(struct way_decider *d)
+{
+    return atomic_exchange(&d->left, NULL);
+}
+
+uint64_t way_decider_epoch(const struct way_decider *d)
+{
+    return atomic_load_explicit(&d->epoch, memory_order_acquire);
+}
+
+static bool is_behind(const struct way_decider *d)
+{
+    return atomic_load_explicit(d->policy_epoch, memory_order_acquire) != d->seat->epoch;
+}
+
+/* Whoever offered it meanwhile another has the last word; then this one is nobody's. */
+static void put_back(struct way_decider *d, struct way_seat *s)
+{
+    struct way_seat *none = NULL;
+    if (!atomic_compare_exchange_strong(&d->offered, &none, s))
+        way_seat_free(s);
+}
+
+bool way_decider_take(struct way_decider *d)
+{
+    if (!is_behind(d))
+        return false;
+    struct way_seat *s = atomic_exchange(&d->offered, NULL);
+    if (!s)
+        return false;
+    if (s->epoch != atomic_load_explicit(d->policy_epoch, memory_order_acquire)) {
+        put_back(d, s);
+        return false;
+    }
+    struct way_seat *before = d->seat;
+    sit(d, s);
+    if (d->o.taken)
+        d->o.taken(d->o.taken_arg, s);
+    way_seat_free(atomic_exchange(&d->left, before));
+    return true;
 }
 
 const struct way_plan *way_decider_plan(const struct way_decider *d)
 {
     return way_policy_plan(d->policy);
+}
+
+const struct way_policy *way_decider_policy(const struct way_decider *d)
+{
+    return d->policy;
 }
 
 bool way_decider_set_aside(const struct way_decider *d)
@@ -102,6 +186,7 @@ static void note_policy_error(struct way_decider *d, enum way_asked_function fn,
     if (way_gate_open(&d->gate, now, 5))
         way_log(WAY_ERROR, "policy=%s function=%s cause=%s error=\"%s\"",
                 way_policy_plan(d->policy)->name, f->function, f->cause, f->text);
+    atomic_fetch_add_explicit(&d->aside->errors, 1, memory_order_relaxed);
     unsigned errors = count_error(d, now);
     if (errors >= d->o.limits->policy_errors && !atomic_exchange(&d->aside->set, true))
         way_log(WAY_ERROR,
@@ -160,10 +245,45 @@ static void ask(struct way_decider *d, struct question *q, const struct way_view
     }
 }
 
+static bool mark_hears(const struct way_event *e);
+
+/* Classes are numbered by the policy that knows them. */
+static void classify_anew(struct way_decider *d, struct way_event *e)
+{
+    if (e->classed && e->classed != d->seat->epoch)
+        way_decide_classify(d, e);
+}
+
+/* Another process has put a policy in charge that this one has not loaded yet. Its old one
+ * may go on answering while its own memory is still there, but commits nothing. */
+static enum way_commit ask_behind(struct way_decider *d, struct question *q)
+{
+    struct way_snapshot seen;
+    uint64_t epoch = d->seat->epoch;
+    way_health_snapshot_of(d->o.health, q->node, q->event->now, epoch, &seen);
+    q->outcome.from = q->outcome.to = (enum way_state)seen.view.verdict.state;
+    if (atomic_load(d->policy_epoch) == epoch + 1) {
+        struct way_memory dropped = seen.view.memory;
+        ask(d, q, &seen.view, &dropped);
+    } else {
+        q->fallback = true;
+        ask_fallback(q, &seen.view);
+    }
+    return WAY_COMMIT_BUSY;
+}
+
 static enum way_commit ask_once(struct way_decider *d, struct question *q, bool locked)
 {
     struct way_snapshot seen;
-    way_health_snapshot(d->o.health, q->node, q->event->now, &seen);
+    do {
+        way_decider_take(d);
+        way_health_snapshot(d->o.health, q->node, q->event->now, &seen);
+    } while (seen.policy_epoch != d->seat->epoch && way_decider_take(d));
+    if (seen.policy_epoch != d->seat->epoch)
+        return ask_behind(d, q);
+    classify_anew(d, q->event);
+    if (q->fn == WAY_FN_MARK && !mark_hears(q->event))
+        return WAY_COMMIT_DONE; /* the new policy has another name for it */
     struct way_proposal p = { .memory = seen.view.memory,
                               .hard = way_event_hard(q->event) };
     ask(d, q, &seen.view, &p.memory);
@@ -173,13 +293,21 @@ static enum way_commit ask_once(struct way_decider *d, struct question *q, bool 
     return way_health_commit(d->o.health, &seen, &p, locked, &q->outcome);
 }
 
-static void count_commit(struct way_decider *d, enum way_refusal refused)
+static bool is_used(enum way_state s)
 {
+    return s == WAY_STATE_HEALTHY || s == WAY_STATE_SUSPECT;
+}
+
+static void count_commit(struct way_decider *d, const struct question *q)
+{
+    enum way_refusal refused = q->outcome.refused;
     way_stat_add(d->o.stats, WAY_STAT_COMMITS, 1);
     if (refused == WAY_REFUSED_LAST_NODE)
         way_stat_add(d->o.stats, WAY_STAT_REFUSED_LAST, 1);
     else if (refused == WAY_REFUSED_SHARE)
         way_stat_add(d->o.stats, WAY_STAT_REFUSED_SHARE, 1);
+    if (!q->fallback && is_used(q->outcome.from) && !is_used(q->outcome.to))
+        atomic_fetch_add_explicit(&d->aside->marks, 1, memory_order_relaxed);
 }
 
 static void ask_and_commit(struct way_decider *d, struct question *q)
@@ -199,7 +327,7 @@ static void ask_and_commit(struct way_decider *d, struct question *q)
         }
     }
     if (q->commit == WAY_COMMIT_DONE)
-        count_commit(d, q->outcome.refused);
+        count_commit(d, q);
 }
 
 /* ---- verdicts that wait for the lock ---- */
@@ -234,15 +362,37 @@ static void keep_pending(struct way_decider *d, const struct question *q)
         d->pending_count++;
     d->pending[i] = (struct pending){ .node = (uint16_t)q->node,
                                       .mark = q->answer.mark,
-                                      .hard = way_event_hard(q->event) };
+                                      .hard = way_event_hard(q->event),
+                                      .epoch = d->seat->epoch,
+                                      .event = *q->event };
+    d->pending[i].event.answer = (struct way_span){ NULL, 0 };
+}
+
+static void ask_mark(struct way_decider *d, struct question *q, bool straggler);
+
+/* What another policy said, before this one was there: this one is asked. */
+static void ask_pending(struct way_decider *d, unsigned i, double now)
+{
+    struct way_event e = d->pending[i].event;
+    struct question q = { .fn = WAY_FN_MARK, .node = d->pending[i].node, .event = &e };
+    d->pending[i] = d->pending[--d->pending_count];
+    e.now = now;
+    ask_mark(d, &q, false);
 }
 
 void way_decide_pass(struct way_decider *d, double now)
 {
-    for (unsigned i = 0; i < d->pending_count;) {
+    way_decider_take(d);
+    if (is_behind(d))
+        return;
+    for (unsigned i = 0, n = d->pending_count; i < d->pending_count && n; n--) {
         struct way_snapshot seen;
         struct way_outcome outcome;
         struct pending *w = &d->pending[i];
+        if (w->epoch != d->seat->epoch) {
+            ask_pending(d, i, now);
+            continue;
+        }
         way_health_snapshot(d->o.health, w->node, now, &seen);
         struct way_proposal p = { .memory = seen.view.memory,
                                   .mark = w->mark,
@@ -334,6 +484,7 @@ static void did_mark(struct way_entry *entry, const struct question *q)
 
 void way_decide_classify(struct way_decider *d, struct way_event *e)
 {
+    e->classed = d->seat->epoch;
     if (way_decider_set_aside(d)) {
         way_event_classify_default(e);
         return;
@@ -373,36 +524,44 @@ static bool class_wants_refresh(const struct way_event *e)
            (e->class == WAY_CLASS_AGAIN && strncmp(e->message, "TRYAGAIN", 8));
 }
 
+/* Asks, commits, and writes the entry. */
+static void ask_mark(struct way_decider *d, struct question *q, bool straggler)
+{
+    bool asked = !straggler && mark_hears(q->event);
+    if (asked) {
+        ask_and_commit(d, q);
+        if (q->commit == WAY_COMMIT_BUSY)
+            keep_pending(d, q);
+    }
+    if (!q->event->error && !q->answer.mark.given && q->event->kind == WAY_KIND_RESULT)
+        return;
+    struct way_entry entry;
+    begin_entry(d, &entry, q->node, q->event);
+    entry.straggler = straggler;
+    if (asked) {
+        note_answer(d, &entry, q);
+        did_mark(&entry, q);
+    }
+    publish(d, &entry);
+}
+
 void way_decide(struct way_decider *d, unsigned node, struct way_event *e,
                 struct way_decision *out)
 {
     memset(out, 0, sizeof *out);
+    way_decider_take(d);
     way_decide_classify(d, e);
     bool straggler = is_straggler(d, node, e);
     if (e->error && e->blame == WAY_BLAME_NODE && !straggler && e->kind != WAY_KIND_PROBE)
         way_health_failure(d->o.health, node);
     struct question q = { .fn = WAY_FN_MARK, .node = node, .event = e };
     out->asked = !straggler && mark_hears(e);
-    if (out->asked) {
-        ask_and_commit(d, &q);
-        out->mark = q.answer.mark;
-        out->outcome = q.outcome;
-        out->commit = q.commit;
-        if (q.commit == WAY_COMMIT_BUSY)
-            keep_pending(d, &q);
-    }
+    ask_mark(d, &q, straggler);
+    out->mark = q.answer.mark;
+    out->outcome = q.outcome;
+    out->commit = q.commit;
     out->refresh = out->mark.refresh || (e->error && class_wants_refresh(e)) ||
                    (out->outcome.changed && out->outcome.to == WAY_STATE_FAILING);
-    if (!e->error && !out->mark.given && e->kind == WAY_KIND_RESULT)
-        return;
-    struct way_entry entry;
-    begin_entry(d, &entry, node, e);
-    entry.straggler = straggler;
-    if (out->asked) {
-        note_answer(d, &entry, &q);
-        did_mark(&entry, &q);
-    }
-    publish(d, &entry);
 }
 
 void way_decide_retry(struct way_decider *d, unsigned node, struct way_event *e,
@@ -410,6 +569,8 @@ void way_decide_retry(struct way_decider *d, unsigned node, struct way_event *e,
 {
     struct question q = { .fn = WAY_FN_BACKOFF, .node = node, .event = e };
     memset(out, 0, sizeof *out);
+    way_decider_take(d);
+    classify_anew(d, e);
     begin_entry(d, entry, node, e);
     if (e->permanent)
         return;

@@ -107,6 +107,7 @@ struct way_event {
     char message[WAY_MESSAGE_MAX]; /* the system's or the server's words */
     char reply[WAY_REPLY_MAX];     /* an error reply's first word */
     uint8_t class;                 /* enum way_class, or a policy's own */
+    uint64_t classed; /* private to decide: by which policy, 0: by the host */
     enum way_blame blame;
     bool permanent; /* straight to the client, backoff is not asked */
     uint32_t n;     /* commands concerned */

@@ -63,7 +63,12 @@
     X(REFUSED_SHARE, "marks_refused_total", "limit=\"failing_share\"", "")               \
     X(COMMITS, "commits_total", "", "verdicts committed to the node table")              \
     X(CONFLICTS, "commit_conflicts_total", "", "questions asked again: the node changed")\
-    X(JOURNAL_LOST, "journal_lost_total", "", "journal entries that found no room")
+    X(JOURNAL_LOST, "journal_lost_total", "", "journal entries that found no room")      \
+    X(RELOADS, "policy_reloads_total", "result=\"committed\"",                           \
+      "policies and limits loaded anew while serving")                                   \
+    X(RELOADS_REFUSED, "policy_reloads_total", "result=\"refused\"", "")                 \
+    X(ROLLBACKS, "policy_rollbacks_total", "",                                           \
+      "policies on probation that the one before them replaced")
 
 /* clang-format on */
 #define WAY_ENUM_STAT(N, metric, labels, help) WAY_STAT_##N,
