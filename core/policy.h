@@ -144,6 +144,13 @@ struct way_redial {
     bool given;
     double after, timeout;
 };
+/* What a question is answered with: by its function. */
+union way_answer {
+    struct way_mark mark;
+    struct way_retry retry;
+    struct way_probe probe;
+    struct way_redial redial;
+};
 enum way_asked way_policy_reconnect(struct way_policy *p, const struct way_view *node,
                                     const struct way_event *e, uint64_t seed,
                                     struct way_memory *m, struct way_redial *out);
