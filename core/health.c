@@ -637,6 +637,11 @@ static bool is_last(struct way_segment *s, const struct way_others *others, unsi
            !others_serve(s, others, shard, node);
 }
 
+bool way_health_guards(const struct way_health *h, unsigned node)
+{
+    return h->guard && is_last(h->s, NULL, node);
+}
+
 static bool is_out(const struct way_verdict *v)
 {
     return v->state == WAY_STATE_FAILING || v->state == WAY_STATE_PROBING;

@@ -218,6 +218,9 @@ enum way_commit {
     WAY_COMMIT_BUSY,     /* the lock was not to be had within 1 ms: the verdict should
                             hold in this worker alone and be tried again */
 };
+/* Does the guard stand before this node, as the last that can serve its shard's reads or
+ * its writes? Never without the guard. */
+bool way_health_guards(const struct way_health *h, unsigned node);
 /* The guard (contract, section "mark"): on soft evidence the last node that can serve a
  * shard's reads or its writes, and more than failing_share of all nodes, become suspect
  * instead of failing. `locked`: the caller holds the lock by way_health_lock. A commit
@@ -275,10 +278,9 @@ int way_health_take_over(struct way_health *h, const struct way_takeover *t,
 int way_health_go_back(struct way_health *h, uint64_t from,
                        void (*ready)(void *arg, uint64_t epoch), void *arg,
                        uint64_t *epoch, struct way_err *err) WAY_MUST_CHECK;
-/* Appends the bundle of the policy in charge, and tells its epoch and hash. -1: the lock is
- * busy. */
-int way_health_bundle(struct way_health *h, struct way_buf *out, uint64_t *epoch,
-                      uint64_t *hash) WAY_MUST_CHECK;
+/* Appends the bundle of the policy in charge, and tells its epoch. -1: the lock is busy. */
+int way_health_bundle(struct way_health *h, struct way_buf *out,
+                      uint64_t *epoch) WAY_MUST_CHECK;
 
 /* ---- trials of a probing node: one word of (version, left, out) ---- */
 /* True: this command may go. A permit that is not ended within 10 s, or whose row's owner

@@ -215,16 +215,12 @@ int way_health_go_back(struct way_health *h, uint64_t from,
     return rc;
 }
 
-int way_health_bundle(struct way_health *h, struct way_buf *out, uint64_t *epoch,
-                      uint64_t *hash)
+int way_health_bundle(struct way_health *h, struct way_buf *out, uint64_t *epoch)
 {
-    struct way_layout layout;
     if (way_health_lock(h))
         return -1;
     unsigned area = way_segment_area(h->s);
     *epoch = atomic_load_explicit(&h->s->policy_epoch, RELAXED);
-    way_segment_layout(h->s, area, &layout);
-    *hash = layout.hash;
     uint32_t n = h->s->bundle_bytes[area];
     way_buf_put(out, h->s->bundle[area], n < WAY_BUNDLE_BYTES ? n : WAY_BUNDLE_BYTES);
     way_health_unlock(h);
