@@ -41,8 +41,8 @@ struct key {
 };
 
 static read_fn read_listen, read_workers, read_segment, read_seeds, read_user,
-    read_password, read_password_file, read_zones, read_policy, read_policy_file,
-    read_options, read_watch, read_console, read_http, read_log_level;
+    read_password, read_password_file, read_zones, read_name_servers, read_policy,
+    read_policy_file, read_options, read_watch, read_console, read_http, read_log_level;
 
 static const struct key keys[] = {
     { "", "listen", read_listen },
@@ -53,6 +53,7 @@ static const struct key keys[] = {
     { "cluster", "password", read_password },
     { "cluster", "password_file", read_password_file },
     { "cluster", "zones", read_zones },
+    { "cluster", "name_servers", read_name_servers },
     { "", "policy", read_policy },
     { "policy", "file", read_policy_file },
     { "policy", "options", read_options },
@@ -183,6 +184,12 @@ static int read_listen(struct reader *r)
 static int read_seeds(struct reader *r)
 {
     return read_strings(r, "\"host:port\"", way_config_add_seed);
+}
+
+static int read_name_servers(struct reader *r)
+{
+    return read_strings(r, "an address such as \"10.0.0.2\" or \"10.0.0.2:53\"",
+                        way_config_add_name_server);
 }
 
 static int read_workers(struct reader *r)
@@ -629,8 +636,9 @@ void way_config_fini(struct way_config *c)
     }
     way_free(c->option);
     way_free(c->zones);
-    char **strings[] = { &c->file,    &c->user,    &c->password, &c->policy,
-                         &c->segment, &c->console, &c->http,     &c->log_level };
+    char **strings[] = { &c->file,   &c->user,      &c->password,
+                         &c->policy, &c->segment,   &c->console,
+                         &c->http,   &c->log_level, &c->name_servers };
     for (unsigned i = 0; i < way_count(strings); i++)
         way_config_replace(strings[i], NULL);
 }

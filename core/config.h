@@ -14,6 +14,7 @@
 enum {
     WAY_LISTEN_MAX = 16,
     WAY_SEEDS_MAX = 64,
+    WAY_NAME_SERVERS_MAX = 8,
     WAY_WORKERS_MAX = 64,
     WAY_ZONES_MAX = 1024,
     WAY_OPTIONS_MAX = 64
@@ -30,6 +31,8 @@ struct way_config {
     unsigned workers;
     char *seeds[WAY_SEEDS_MAX]; /* "host:port", names allowed */
     unsigned seed_count;
+    char *name_servers; /* "ip:port,...", as the resolver takes it; NULL: the system's */
+    unsigned name_server_count;
     char *user, *password; /* cluster.user, cluster.password(_file); NULL: none */
     struct way_zone *zones;
     unsigned zone_count;

@@ -14,23 +14,15 @@
 #ifndef WAY_DECIDE_H
 #define WAY_DECIDE_H
 
+#include "aside.h"
 #include "health.h"
 #include "journal.h"
 #include "limits.h"
 #include "policy.h"
+#include "shadow.h"
 #include "stats.h"
 
 struct way_decider;
-
-/* What threads share of a policy's errors: they count them together, and one that finds
- * too many sets the policy aside for all. To be zeroed; any thread. */
-struct way_aside {
-    _Atomic double window_began; /* private, as the next */
-    _Atomic uint32_t window_errors;
-    _Atomic bool set;       /* ro: set aside */
-    _Atomic uint64_t errors; /* ro: since it is in charge */
-    _Atomic uint64_t marks;  /* ro: nodes that it took out */
-};
 
 /* A policy's state, ready for one thread. */
 struct way_seat {
@@ -49,6 +41,8 @@ struct way_decider_options {
     struct way_stats *stats;         /* borrowed, this thread's */
     struct way_ring *ring;           /* borrowed, this thread writes */
     struct way_aside *aside;         /* borrowed; NULL: one of its own */
+    struct way_shadows *shadows;     /* borrowed; NULL: none will ever be */
+    unsigned place;                  /* among their threads */
     uint16_t thread;                 /* worker number; WAY_NONE: control */
     void (*journaled)(void *arg);    /* an entry was pushed: wakes the reader; or NULL */
     /* Another seat was taken, in the decider's thread, between two events; or NULL. */
@@ -76,8 +70,11 @@ bool way_decider_pending_state(const struct way_decider *d, unsigned node,
                                enum way_state *state);
 void way_decide_pass(struct way_decider *d, double now);
 const struct way_plan *way_decider_plan(const struct way_decider *d);
+/* In charge; in other threads for what no call needs: its names, its classes. */
 const struct way_policy *way_decider_policy(const struct way_decider *d);
 bool way_decider_set_aside(const struct way_decider *d); /* by its errors */
+/* Where it hears of what shadows are asked; NULL: nowhere. */
+struct way_shadow_place *way_decider_shadows(struct way_decider *d);
 const char *way_decider_class_name(const struct way_decider *d, unsigned class);
 
 struct way_decision {
@@ -93,6 +90,13 @@ struct way_decision {
  * nothing. */
 void way_decide(struct way_decider *d, unsigned node, struct way_event *e,
                 struct way_decision *out);
+
+/* Does anybody want to hear of a success that follows no failure: the policy, by its
+ * `watch`, or a shadow, by its own? Then way_decide_watched is to be called with
+ * e->watched; for the first success after a failure without. */
+bool way_decide_watches(struct way_decider *d);
+void way_decide_watched(struct way_decider *d, unsigned node, struct way_event *e,
+                        struct way_decision *out);
 
 /* Asks backoff, unless the class is permanent. e must have been classified (way_decide or
  * way_decide_classify). `entry` is the caller's: it tells by way_decide_did what it made

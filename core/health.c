@@ -586,8 +586,30 @@ void way_health_replication(struct way_health *h, unsigned node, bool link_up,
 
 /* ---- the guard ---- */
 
+/* A node's state: the table's, or what the others are supposed to be. */
+static uint32_t state_in(const struct way_others *others, unsigned node, uint32_t route)
+{
+    enum way_state state;
+    bool hard;
+    return others && others->state(others->arg, node, &state, &hard)
+               ? (uint32_t)state
+               : route & WAY_ROUTE_STATE;
+}
+
+static bool is_hard(struct way_health *h, const struct way_others *others, unsigned node)
+{
+    struct way_verdict v;
+    enum way_state state;
+    bool hard;
+    if (others && others->state(others->arg, node, &state, &hard))
+        return hard;
+    way_health_verdict(h, node, &v);
+    return v.hard;
+}
+
 /* Does any node of the shard but this one serve reads, if only for trials? */
-static bool others_serve(struct way_segment *s, unsigned shard, unsigned node)
+static bool others_serve(struct way_segment *s, const struct way_others *others,
+                         unsigned shard, unsigned node)
 {
     struct way_shard *sh = &s->shard[shard];
     unsigned replicas = atomic_load_explicit(&sh->replicas, RELAXED);
@@ -597,7 +619,7 @@ static bool others_serve(struct way_segment *s, unsigned shard, unsigned node)
         if (n == node || n >= WAY_NODES_MAX)
             continue;
         uint32_t route = atomic_load_explicit(&s->node[n].route, RELAXED);
-        uint32_t state = route & WAY_ROUTE_STATE;
+        uint32_t state = state_in(others, n, route);
         if (!(route & WAY_ROUTE_GONE) &&
             (state == WAY_STATE_HEALTHY || state == WAY_STATE_SUSPECT ||
              state == WAY_STATE_PROBING))
@@ -606,13 +628,18 @@ static bool others_serve(struct way_segment *s, unsigned shard, unsigned node)
     return false;
 }
 
-static bool is_last(struct way_segment *s, unsigned node)
+static bool is_last(struct way_segment *s, const struct way_others *others, unsigned node)
 {
     unsigned shard = atomic_load_explicit(&s->node[node].shard, RELAXED);
     if (shard >= WAY_SHARDS_MAX)
         return true;
     return atomic_load_explicit(&s->shard[shard].master, RELAXED) == node ||
-           !others_serve(s, shard, node);
+           !others_serve(s, others, shard, node);
+}
+
+bool way_health_guards(const struct way_health *h, unsigned node)
+{
+    return h->guard && is_last(h->s, NULL, node);
 }
 
 static bool is_out(const struct way_verdict *v)
@@ -621,33 +648,32 @@ static bool is_out(const struct way_verdict *v)
 }
 
 /* Would this node be one too many of those out on soft evidence? */
-static bool too_many(struct way_health *h, unsigned node)
+static bool too_many(struct way_health *h, const struct way_others *others, unsigned node)
 {
     unsigned nodes = way_health_nodes(h), members = 0, out = 1;
     for (unsigned n = 0; n < nodes; n++) {
         uint32_t route = atomic_load_explicit(&h->s->node[n].route, RELAXED);
-        uint32_t state = route & WAY_ROUTE_STATE;
-        struct way_verdict v;
+        uint32_t state = state_in(others, n, route);
         if (route & WAY_ROUTE_GONE)
             continue;
         members++;
         if (n == node || (state != WAY_STATE_FAILING && state != WAY_STATE_PROBING))
             continue;
-        way_health_verdict(h, n, &v);
-        out += !v.hard;
+        out += !is_hard(h, others, n);
     }
     return out > atomic_load_explicit(&h->failing_share, RELAXED) * members + 1e-9;
 }
 
-static enum way_refusal guard(struct way_health *h, unsigned node,
-                              const struct way_verdict *v, const struct way_proposal *p)
+static enum way_refusal guard(struct way_health *h, const struct way_others *others,
+                              unsigned node, const struct way_verdict *v,
+                              const struct way_proposal *p)
 {
     if (!(p->mark.has & WAY_MARK_STATE) || p->mark.state != WAY_STATE_FAILING ||
         !atomic_load_explicit(&h->guard, RELAXED) || p->hard || p->by_operator)
         return WAY_REFUSED_NOT;
-    if (is_last(h->s, node))
+    if (is_last(h->s, others, node))
         return WAY_REFUSED_LAST_NODE;
-    if (!(is_out(v) && v->hard) && too_many(h, node))
+    if (!(is_out(v) && v->hard) && too_many(h, others, node))
         return WAY_REFUSED_SHARE;
     return WAY_REFUSED_NOT;
 }
@@ -702,21 +728,35 @@ static void apply_fields(struct way_own *own, const struct way_mark *m, unsigned
 }
 
 /* What the mark makes of the record. */
-static void apply(struct way_health *h, unsigned node, const struct way_proposal *p,
-                  double now, struct way_own *own, struct way_outcome *out)
+static void apply(struct way_health *h, const struct way_others *others, unsigned node,
+                  const struct way_proposal *p, double now, struct way_own *own,
+                  struct way_outcome *out)
 {
     struct way_verdict *v = &own->verdict;
     bool was_hard = is_out(v) && v->hard;
     bool stands = v->state == WAY_STATE_FAILING && v->hard && (!v->ends || now < v->ends);
     unsigned has = p->mark.has;
 
-    out->refused = guard(h, node, v, p);
+    out->refused = guard(h, others, node, v, p);
     if (out->refused && stands)
         has &= ~(unsigned)(WAY_MARK_STATE | WAY_MARK_SECONDS);
     if (has & WAY_MARK_STATE)
         apply_state(v, out->refused ? WAY_STATE_SUSPECT : p->mark.state, now);
     apply_fields(own, &p->mark, has, now);
     v->hard = is_out(v) && (was_hard || p->hard || p->by_operator);
+}
+
+void way_health_suppose(struct way_health *h, unsigned node, const struct way_proposal *p,
+                        double now, const struct way_others *others,
+                        struct way_verdict *v, struct way_outcome *out)
+{
+    struct way_own own = { .verdict = *v };
+    *out = (struct way_outcome){ .from = (enum way_state)v->state };
+    if (p->mark.given)
+        apply(h, others, node, p, now, &own, out);
+    *v = own.verdict;
+    out->to = (enum way_state)v->state;
+    out->changed = out->to != out->from;
 }
 
 /* Which records the proposal changes: WAY_PART_... */
@@ -848,7 +888,7 @@ static enum way_commit commit_locked(struct way_health *h,
     struct way_verdict *verdict = &image.own.verdict;
     uint32_t drops = verdict->drops;
     if (p->mark.given)
-        apply(h, node, p, seen->now, &image.own, out);
+        apply(h, NULL, node, p, seen->now, &image.own, out);
     publish(s, parts, seen, &image);
     if (parts & WAY_PART_NODE)
         derive(s, node, &image.own, seen->now);

@@ -28,7 +28,7 @@ enum {
     WAY_SHARD_MEMORY = 16,
     WAY_CLUSTER_MEMORY = 32,
     WAY_ADDRESS_MAX = WAY_HOST_MAX + 8,
-    WAY_NONE = 0xffff, /* no node, no shard */
+    WAY_NONE = 0xffff,             /* no node, no shard */
     WAY_BUNDLE_BYTES = 512 * 1024, /* of a policy, with all that it requires */
 };
 
@@ -119,7 +119,7 @@ struct way_view {
 struct way_snapshot {
     struct way_view view;
     uint64_t node_version, shard_version, cluster_version; /* private */
-    uint64_t policy_epoch; /* ro: that its memory is of */
+    uint64_t policy_epoch;                                 /* ro: that its memory is of */
     double now;
 };
 
@@ -218,6 +218,9 @@ enum way_commit {
     WAY_COMMIT_BUSY,     /* the lock was not to be had within 1 ms: the verdict should
                             hold in this worker alone and be tried again */
 };
+/* Does the guard stand before this node, as the last that can serve its shard's reads or
+ * its writes? Never without the guard. */
+bool way_health_guards(const struct way_health *h, unsigned node);
 /* The guard (contract, section "mark"): on soft evidence the last node that can serve a
  * shard's reads or its writes, and more than failing_share of all nodes, become suspect
  * instead of failing. `locked`: the caller holds the lock by way_health_lock. A commit
@@ -226,6 +229,17 @@ enum way_commit {
 enum way_commit way_health_commit(struct way_health *h, const struct way_snapshot *seen,
                                   const struct way_proposal *p, bool locked,
                                   struct way_outcome *out) WAY_MUST_CHECK;
+/* Of nodes whose state is supposed to be another than the table's: false, it is not. */
+struct way_others {
+    bool (*state)(void *arg, unsigned node, enum way_state *state, bool *hard);
+    void *arg;
+};
+/* What a commit of p would make of a verdict, in the table or not, under the guard, were
+ * the other nodes as `others` has them (NULL: as they are). Nothing is published, and no
+ * lock taken: `out` has no commit. */
+void way_health_suppose(struct way_health *h, unsigned node, const struct way_proposal *p,
+                        double now, const struct way_others *others,
+                        struct way_verdict *v, struct way_outcome *out);
 /* 0, or -1 after 1 ms. Recovers from a dead owner (finishes its redo record). */
 int way_health_lock(struct way_health *h) WAY_MUST_CHECK;
 void way_health_unlock(struct way_health *h);
@@ -246,8 +260,9 @@ struct way_takeover {
     struct way_span bundle;          /* at most WAY_BUNDLE_BYTES */
     /* What the new policy remembers of a record, from what the old one did. Most calls come
      * without the lock, those for records that changed meanwhile under it. -1: refused */
-    int (*convert)(void *arg, enum way_memory_scope scope, const struct way_memory *before,
-                   struct way_memory *after, struct way_err *err);
+    int (*convert)(void *arg, enum way_memory_scope scope,
+                   const struct way_memory *before, struct way_memory *after,
+                   struct way_err *err);
     /* Under the lock, at the last moment before it is in charge: nothing can refuse it any
      * more. Its states are handed to those who will need them. */
     void (*ready)(void *arg, uint64_t epoch);

@@ -49,6 +49,7 @@ struct way_limits {
     double policy_memory;           /* bytes */
     double policy_errors;           /* in policy_window, then the fallback decides */
     double policy_window;           /* s */
+    double shadow_sample;           /* 0..1, of what only a candidate wants to hear of */
     double probation;               /* s after a reload; 0: none */
     double probation_errors;        /* of the new policy, then the old one returns */
     double probation_marks;         /* nodes taken out, then the old one returns */

@@ -68,5 +68,7 @@ struct way_policy *way_loaded_take(struct way_loaded *l, unsigned i);
 void way_load_wish_set(struct way_load_wish *wish, const char *path,
                        const struct way_option *option, unsigned options,
                        const struct way_limits *limits);
+/* Of one that no load has taken over. */
+void way_load_wish_fini(struct way_load_wish *wish);
 
 #endif
