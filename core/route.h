@@ -19,7 +19,7 @@ struct way_router {
     double tolerance;
     char zone[WAY_ZONE_MAX]; /* preferred, "" none */
     uint8_t *in_zone;        /* [WAY_NODES_MAX], kept by way_router_refresh */
-    unsigned turn;    /* of round_robin */
+    unsigned turn;           /* of round_robin */
     struct way_random random;
     int row; /* the worker's, for trials */
 };

@@ -230,10 +230,18 @@ static int read_boot(char out[40], struct way_err *err)
 static int stamp_fill(struct way_stamp *stamp, struct way_err *err)
 {
     const uint32_t sizes[] = {
-        sizeof(struct way_segment),  sizeof(struct way_node), sizeof(struct way_shard),
-        sizeof(struct way_aux),      sizeof(struct way_own),  sizeof(struct way_verdict),
-        sizeof(struct way_identity), sizeof(struct way_redo), sizeof(struct way_cell),
-        sizeof(struct way_layout),   sizeof(pthread_mutex_t), WAY_STATE_COUNT,
+        sizeof(struct way_segment),
+        sizeof(struct way_node),
+        sizeof(struct way_shard),
+        sizeof(struct way_aux),
+        sizeof(struct way_own),
+        sizeof(struct way_verdict),
+        sizeof(struct way_identity),
+        sizeof(struct way_redo),
+        sizeof(struct way_cell),
+        sizeof(struct way_layout),
+        sizeof(pthread_mutex_t),
+        WAY_STATE_COUNT,
         WAY_AREAS,
     };
     memset(stamp, 0, sizeof *stamp);
