@@ -547,7 +547,8 @@ function check.policy(policy, given, room, standard)
     plan.canonical = canonical(plan.options)
     for _, name in ipairs(questions) do plan.functions[name] = optional(name, policy[name], "function") end
     plan.memory = memory(resolved(policy.memory, plan.options), room)
-    local list, known, place = resolved(policy.classes, plan.options)
+    local list = resolved(policy.classes, plan.options)
+    local known, place
     if list == nil and not plan.functions.classify then list = standard end
     plan.rows, plan.classes, known = classes(list)
     plan.counters, place = counters(resolved(policy.counters, plan.options), known)

@@ -126,7 +126,7 @@ end
 
 function kit:decide(node, event)
     local what = self.host:decide(node.number, event, self:next_seed())
-    if event.kind == "probe" or what.mark then self:ask_probe(node, event) end
+    if event.kind == "probe" or event.change == "added" or what.mark then self:ask_probe(node, event) end
     what.edges = ask_edges(self, node, what.edges)
     return what
 end
