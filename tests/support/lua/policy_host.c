@@ -279,8 +279,8 @@ static void ask_both(lua_State *L, struct host *h, char what, const struct way_v
     memset(&again, 0, sizeof again);
     enum way_asked how = ask(h->policy[0], what, view, e, seed, m, out);
     ask(h->policy[1], what, view, e, seed, &other, &again);
-    bool touch_alike = same_touches(way_policy_touches(h->policy[0]),
-                                    way_policy_touches(h->policy[1]));
+    bool touch_alike =
+        same_touches(way_policy_touches(h->policy[0]), way_policy_touches(h->policy[1]));
     if (how == WAY_ASKED_FAILED)
         luaL_error(L, "%s", way_policy_failure(h->policy[0])->text);
     if (how == WAY_ASKED_ANSWERED &&
@@ -645,20 +645,13 @@ int luaopen_policy_host(lua_State *L);
 int luaopen_policy_host(lua_State *L)
 {
     static const luaL_Reg methods[] = {
-        { "decide", h_decide },
-        { "backoff", h_backoff },
-        { "probe", h_probe },
-        { "reconnect", h_reconnect },
-        { "heal", h_heal },
-        { "answered", h_answered },
-        { "report", h_report },
-        { "replication", h_replication },
-        { "publish", h_publish },
-        { "find", h_find },
-        { "view", h_view },
-        { "plan", h_plan },
-        { "__gc", h_close },
-        { NULL, NULL },
+        { "decide", h_decide },   { "backoff", h_backoff },
+        { "probe", h_probe },     { "reconnect", h_reconnect },
+        { "heal", h_heal },       { "answered", h_answered },
+        { "report", h_report },   { "replication", h_replication },
+        { "publish", h_publish }, { "find", h_find },
+        { "view", h_view },       { "plan", h_plan },
+        { "__gc", h_close },      { NULL, NULL },
     };
     luaL_newmetatable(L, type_name);
     luaL_setfuncs(L, methods, 0);
