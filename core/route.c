@@ -13,17 +13,26 @@ struct candidates {
     uint8_t state[CANDIDATES_MAX];
 };
 
+/* Copied: the decider may leave the policy between two passes. */
+static void take_plan(struct way_router *r)
+{
+    const struct way_plan *plan = way_decider_plan(r->decider);
+    r->pick = plan->pick;
+    r->tolerance = plan->tolerance;
+    memcpy(r->zone, plan->zone, sizeof r->zone);
+    r->has_load = plan->load != 0;
+    if (r->has_load)
+        r->load = plan->counters.counter[WAY_COUNTERS_NODE][plan->load - 1];
+    r->policy_epoch = way_decider_epoch(r->decider);
+}
+
 void way_router_init(struct way_router *r, struct way_health *h, struct way_decider *d,
                      int row)
 {
-    const struct way_plan *plan = way_decider_plan(d);
     *r = (struct way_router){ .health = h, .decider = d, .row = row };
     r->slots = way_health_slots(h);
-    r->pick = plan->pick;
-    r->tolerance = plan->tolerance;
-    r->load = plan->load;
-    r->zone = plan->zone;
     r->in_zone = way_zalloc(WAY_NODES_MAX);
+    take_plan(r);
     way_random_seed(&r->random, 0);
 }
 
@@ -35,6 +44,7 @@ void way_router_fini(struct way_router *r)
 
 void way_router_refresh(struct way_router *r)
 {
+    take_plan(r);
     if (!r->zone[0])
         return;
     unsigned n = way_health_nodes(r->health);
@@ -133,8 +143,9 @@ static unsigned least_inflight(struct way_router *w, const struct candidates *c)
 /* Latency, or what the policy counts instead, times what is on its way there already. */
 static double load_of(const struct way_router *w, unsigned node)
 {
-    double load = w->load ? way_health_counter(w->health, node, w->load - 1, w->now)
-                          : way_health_latency_get(w->health, node);
+    double load = w->has_load ? way_health_counter(w->health, node, &w->load,
+                                                   w->policy_epoch, w->now)
+                              : way_health_latency_get(w->health, node);
     return (load > 0 ? load : 0) * (double)(inflight_of(w, node) + 1);
 }
 

@@ -523,11 +523,13 @@ local function pick(value, counters_of_node)
 end
 
 local questions = { "classify", "mark", "backoff", "probe", "reconnect" }
-local unserved = { route = true, tick = true, every = true, migrate = true, selftest = true }
+local proofs = { "migrate", "selftest" }
+local unserved = { route = true, tick = true, every = true }
 local policy_fields = {
     name = true, version = true, options = true, classes = true, memory = true, counters = true, pick = true, watch = true,
 }
 for _, name in ipairs(questions) do policy_fields[name] = true end
+for _, name in ipairs(proofs) do policy_fields[name] = true end
 for name in pairs(unserved) do policy_fields[name] = true end
 
 --- The plan of a policy.
@@ -546,6 +548,7 @@ function check.policy(policy, given, room, standard)
     plan.options = options(policy.options, given)
     plan.canonical = canonical(plan.options)
     for _, name in ipairs(questions) do plan.functions[name] = optional(name, policy[name], "function") end
+    for _, name in ipairs(proofs) do plan.functions[name] = optional(name, policy[name], "function") end
     plan.memory = memory(resolved(policy.memory, plan.options), room)
     local list = resolved(policy.classes, plan.options)
     local known, place
