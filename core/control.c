@@ -47,6 +47,7 @@ struct way_control {
     struct way_history *history;
     struct watch *watch[WAY_NODES_MAX];
     struct watch *first_asked;
+    struct way_reload *reload;
     struct way_task drain;
     struct way_gate gate;
     ev_timer tick;
@@ -535,6 +536,8 @@ int way_control_new(struct way_control **out, const struct way_control_options *
         .thread = WAY_NONE,
         .journaled = on_journaled,
         .arg = c,
+        .taken = o->taken,
+        .taken_arg = o->taken_arg,
     };
     if (way_decider_new(&c->decider, &d, err) < 0) {
         way_free(c);
@@ -567,6 +570,44 @@ void way_control_free(struct way_control *c)
     way_history_free(c->history);
     way_decider_free(c->decider);
     way_free(c);
+}
+
+/* --- for reload --- */
+
+struct way_decider *way_control_decider(struct way_control *c)
+{
+    return c->decider;
+}
+
+void way_control_take(struct way_control *c)
+{
+    way_decider_take(c->decider);
+}
+
+void way_control_policy_changed(struct way_control *c)
+{
+    for (unsigned i = 0; i < WAY_NODES_MAX; i++) {
+        struct way_event e = event_now(c, WAY_KIND_CHANGE);
+        e.change = WAY_CHANGE_ADDED;
+        if (c->watch[i] && c->watch[i]->known && !c->watch[i]->asked)
+            ask_later(c, c->watch[i], &e, false);
+    }
+    way_loop_later(c->o.loop, &c->drain);
+}
+
+void way_control_text_set(struct way_control *c, const struct way_policy_text *text)
+{
+    c->o.text = text;
+}
+
+void way_control_reload_set(struct way_control *c, struct way_reload *r)
+{
+    c->reload = r;
+}
+
+struct way_reload *way_control_reload(const struct way_control *c)
+{
+    return c->reload;
 }
 
 /* --- for console and metrics --- */
