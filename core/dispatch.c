@@ -580,6 +580,7 @@ void way_upstream_plain(struct way_dispatch *d, struct way_request *r, const cha
         if (c && c->inflight < d->limits->node_inflight &&
             (double)(way_buf_held(&c->out) + n) <= d->limits->node_bytes) {
             way_conn_send(c, r, bytes, n);
+            count_inflight(d, node);
             return;
         }
     }

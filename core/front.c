@@ -13,7 +13,6 @@
 
 #include <errno.h>
 #include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <sys/socket.h>
@@ -586,11 +585,10 @@ static void adopt(struct way_front *f, int fd)
     struct way_client *c = way_zalloc(sizeof *c);
     struct sockaddr_storage sa = { 0 };
     socklen_t len = sizeof sa;
-    int on = 1;
     getsockname(fd, (struct sockaddr *)&sa, &len);
     c->unix_socket = sa.ss_family == AF_UNIX;
     if (!c->unix_socket)
-        setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+        way_listen_tune(fd, &f->o.config->timeouts);
     c->front = f;
     c->fd = fd;
     c->flush.run = run_flush;

@@ -51,9 +51,11 @@ static const struct way_setting settings[] = {
             "-WAYSIDE deadline ... with the phase and certainty it had come to"),
     TIMEOUT(
         tcp_user, "s", 10, 0, 3600,
-        "TCP_USER_TIMEOUT: how long sent bytes may stay unacknowledged before the system "
-        "gives the connection up; 0 leaves it to the system",
-        "as a read or write that ended with 'Connection timed out'"),
+        "TCP_USER_TIMEOUT, of nodes and clients: how long sent bytes may stay "
+        "unacknowledged or untaken before the system gives the connection up; 0 leaves it "
+        "to the system",
+        "a node's: as a read or write that ended with 'Connection timed out'; a client's "
+        "is closed"),
     TIMEOUT(keepalive_idle, "s", 15, 1, 32767,
             "how long a connection is idle before the system probes it (TCP_KEEPIDLE)",
             "an idle connection to a vanished node closes before a command uses it"),

@@ -50,9 +50,10 @@ return {
     --                               -- ended, whichever is later
     -- total = 8,                    -- one command from its arrival to its reply, with
     --                               -- every attempt, hold and redirect
-    -- tcp_user = 10,                -- TCP_USER_TIMEOUT: how long sent bytes may stay
-    --                               -- unacknowledged before the system gives the
-    --                               -- connection up; 0 leaves it to the system
+    -- tcp_user = 10,                -- TCP_USER_TIMEOUT, of nodes and clients: how long
+    --                               -- sent bytes may stay unacknowledged or untaken
+    --                               -- before the system gives the connection up; 0
+    --                               -- leaves it to the system
     -- keepalive_idle = 15,          -- how long a connection is idle before the system
     --                               -- probes it (TCP_KEEPIDLE)
     -- keepalive_interval = 5,       -- the time between two such probes (TCP_KEEPINTVL)
