@@ -102,7 +102,7 @@ local function specs(workers)
       assert.is_true(out.reads.longest < 0.5, out.text)
     end)
 
-    it("is frozen: reads wait for the read deadline at most", function()
+    it("28: is frozen: reads wait for the read deadline at most", function()
       local out = run("ride_through", "freeze", { workers = workers })
       check_accounts(out)
       check_others(out)
@@ -120,7 +120,7 @@ local function specs(workers)
       check_unmarked(out)
     end)
 
-    it("has no replica: commands are held, each for its own time, until it is back", function()
+    it("51: has no replica: commands are held, each for its own time, until it is back", function()
       local HOLD = 1.2
       local alone = kit.cluster { masters = 2, replicas = 0, node_timeout = 500 }
       local node, other = alone:node(1), alone:node(2)
