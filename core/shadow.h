@@ -51,9 +51,9 @@ struct way_shadow_of {
                                      compared with: it hears of no other */
     struct way_limits limits;     /* for its errors and samples */
     bool same_memory;             /* see shadow_store.h */
-    /* Gives the memory to begin with; NULL, or false: the first values. scope: 0 node, 1
-     * shard, 2 cluster; of `memory` that part is to be filled. */
-    bool (*seed)(void *arg, unsigned scope, unsigned index, struct way_memory *memory);
+    /* Gives the memory to begin with of a node, its shard and the cluster; NULL: the first
+     * values. */
+    void (*seed)(void *arg, unsigned node, struct way_memory *memory);
     void *arg;
     double now, unix_time;
 };
