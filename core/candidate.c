@@ -143,3 +143,15 @@ bool way_candidate_end(struct way_candidate *c)
     way_shadows_take_off(c->o.shadows, WAY_SHADOW_CANDIDATE);
     return was;
 }
+
+void way_candidate_look(struct way_candidate *c)
+{
+    struct way_shadow *s = way_shadows_get(c->o.shadows, WAY_SHADOW_CANDIDATE);
+    struct way_shadow_about about;
+    if (!s)
+        return;
+    way_shadow_about(s, &about);
+    if (about.epoch < way_decider_epoch(c->o.decider) &&
+        about.plan->layout.hash == way_decider_plan(c->o.decider)->layout.hash)
+        way_shadows_take_off(c->o.shadows, WAY_SHADOW_CANDIDATE);
+}

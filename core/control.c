@@ -454,14 +454,21 @@ static void on_journaled(void *arg)
     way_loop_later(c->o.loop, &c->drain);
 }
 
+static void look_at_shadows(struct way_control *c)
+{
+    if (!c->o.shadows)
+        return;
+    way_shadows_tend(c->o.shadows, way_decider_shadows(c->decider), now_of(c),
+                     way_unix());
+    way_candidate_look(c->candidate);
+}
+
 static void on_tick(struct ev_loop *ev, ev_timer *w, int events)
 {
     (void)ev, (void)events;
     struct way_control *c = way_container(w, struct way_control, tick);
     way_decide_pass(c->decider, now_of(c));
-    if (c->o.shadows)
-        way_shadows_tend(c->o.shadows, way_decider_shadows(c->decider), now_of(c),
-                         way_unix());
+    look_at_shadows(c);
     drain_rings(c);
     if (now_of(c) - c->rescanned >= RESCAN)
         rescan(c);

@@ -848,6 +848,7 @@ void way_shadow_about(struct way_shadow *s, struct way_shadow_about *out)
     bool off = atomic_load_explicit(&s->off_told, memory_order_acquire);
     *out = (struct way_shadow_about){ .text = s->text,
                                       .plan = s->plan,
+                                      .epoch = s->epoch,
                                       .began = s->began,
                                       .unix_time = s->unix_time,
                                       .off = off ? s->off : NULL };

@@ -72,6 +72,7 @@ void way_shadows_tend(struct way_shadows *all, struct way_shadow_place *own, dou
 struct way_shadow_about {
     const struct way_policy_text *text;
     const struct way_plan *plan;
+    uint64_t epoch;          /* the policy epoch that it is compared with */
     double began, unix_time; /* when it was put */
     const char *off; /* why it is asked no more: its errors, or another policy is in
                         charge than it was compared with; NULL: it is asked */
