@@ -78,6 +78,11 @@ void way_decider_free(struct way_decider *d)
     way_free(d);
 }
 
+const struct way_policy *way_decider_policy(const struct way_decider *d)
+{
+    return d->policy;
+}
+
 struct way_shadow_place *way_decider_shadows(struct way_decider *d)
 {
     return d->shadows;
@@ -143,11 +148,6 @@ bool way_decider_take(struct way_decider *d)
 const struct way_plan *way_decider_plan(const struct way_decider *d)
 {
     return way_policy_plan(d->policy);
-}
-
-const struct way_policy *way_decider_policy(const struct way_decider *d)
-{
-    return d->policy;
 }
 
 bool way_decider_set_aside(const struct way_decider *d)

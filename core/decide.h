@@ -70,6 +70,7 @@ bool way_decider_pending_state(const struct way_decider *d, unsigned node,
                                enum way_state *state);
 void way_decide_pass(struct way_decider *d, double now);
 const struct way_plan *way_decider_plan(const struct way_decider *d);
+/* In charge; in other threads for what no call needs: its names, its classes. */
 const struct way_policy *way_decider_policy(const struct way_decider *d);
 bool way_decider_set_aside(const struct way_decider *d); /* by its errors */
 /* Where it hears of what shadows are asked; NULL: nowhere. */

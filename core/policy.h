@@ -170,6 +170,12 @@ int way_policy_selftest(struct way_policy *p, const struct way_policy_text *t,
                         struct way_err *err) WAY_MUST_CHECK;
 
 enum way_scope { WAY_SCOPE_NODE, WAY_SCOPE_SHARD, WAY_SCOPE_CLUSTER, WAY_SCOPE_COUNT };
+/* The same by names alone: no script is asked. */
+void way_policy_carry(const struct way_policy *to, const struct way_policy *from,
+                      enum way_scope scope, const struct way_memory *before,
+                      struct way_memory *after);
+/* Have both the same names in the same places? Then their memory needs no conversion. */
+bool way_policy_same_memory(const struct way_policy *a, const struct way_policy *b);
 /* What the memory of `from` becomes under `to`: a number declared again under its name keeps
  * its value, a new one has its first; then to's migrate(memory, version, scope), if it has
  * one, may give others. One scope at a time: numbers of others are left alone. -1: migrate
