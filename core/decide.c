@@ -595,7 +595,7 @@ static uint64_t count(struct way_decider *d, unsigned node, const struct way_rep
     struct way_report r = *good;
     if (e)
         way_report_failure(&r, e);
-    if (way_shadow_place_counts(d->shadows))
+    if (way_shadow_place_taken(d->shadows))
         way_shadow_counted(d->shadows, d->seat->epoch, node, good, e);
     return way_health_count(d->o.health, node, &way_policy_plan(d->policy)->counters,
                             d->seat->epoch, &r);
@@ -684,7 +684,8 @@ void way_decide_with(struct way_decider *d, unsigned node, struct way_event *e,
     bool straggler = is_straggler(d, node, e);
     uint64_t edges = count_event(d, node, e, with, straggler);
     decide(d, node, e, straggler, out);
-    ask_edges(d, node, edges, e->now, out);
+    if (e->kind != WAY_KIND_EDGE) /* they are asked about one after the other */
+        ask_edges(d, node, edges, e->now, out);
 }
 
 void way_decide(struct way_decider *d, unsigned node, struct way_event *e,
