@@ -426,11 +426,13 @@ static bool is_same(const struct way_reload *r, const struct way_loaded *l)
 static void on_loaded(void *arg, struct way_loaded *l, const struct way_err *err)
 {
     struct way_reload *r = arg;
-    struct way_err why;
+    struct way_err why = { "" };
+    if (err)
+        why = *err; /* it goes with the load */
     way_load_free(r->load);
     r->load = NULL;
     if (!l) {
-        tell_refused(r, err->text);
+        tell_refused(r, why.text);
         return;
     }
     if (r->wish.if_changed && is_same(r, l))
@@ -631,6 +633,9 @@ static void on_followed(void *arg, struct way_loaded *l, const struct way_err *e
 {
     struct way_reload *r = arg;
     const struct way_config *c = config_of(r);
+    struct way_err why = { "" };
+    if (err)
+        why = *err;
     way_load_free(r->load);
     r->load = NULL;
     if (table_epoch(r) != r->following) { /* and has been followed by a third one */
@@ -642,7 +647,7 @@ static void on_followed(void *arg, struct way_loaded *l, const struct way_err *e
         way_log(WAY_ERROR,
                 "reload=not_followed by=another_process reason=\"%s\": the built-in "
                 "fallback decides here until the next reload",
-                err->text);
+                why.text);
         l = nothing_loaded(r);
     }
     r->loaded = l;
