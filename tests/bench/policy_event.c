@@ -125,13 +125,12 @@ static void cast_shadow(struct bench *b, const char *policy)
         stop(&err);
     b->shadow = way_shadows_put(
         b->shadows, WAY_SHADOW_CANDIDATE,
-        &(struct way_shadow_of){
-            .text = text,
-            .policy = &state,
-            .epoch = atomic_load(way_health_policy_epoch(b->health)),
-            .limits = b->limits,
-            .same_memory = way_policy_same_memory(state, b->policy),
-            .now = b->now });
+        &(struct way_shadow_of){ .text = text,
+                                 .policy = &state,
+                                 .epoch = atomic_load(way_health_policy_epoch(b->health)),
+                                 .limits = b->limits,
+                                 .same_memory = way_policy_same_memory(state, b->policy),
+                                 .now = b->now });
 }
 
 static void close_bench(struct bench *b)
@@ -201,8 +200,7 @@ static void drain(struct bench *b)
 {
     while (way_ring_peek(b->ring))
         way_ring_pop(b->ring);
-    way_shadows_tend(b->shadows, way_decider_shadows(b->decider), b->now,
-                     1.7e9 + b->now);
+    way_shadows_tend(b->shadows, way_decider_shadows(b->decider), b->now, 1.7e9 + b->now);
 }
 
 static void check_failing(struct bench *b, unsigned node)
