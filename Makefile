@@ -181,11 +181,11 @@ $(BUILD_ROOT)/support/%.so: tests/support/preload/%.c
 	@mkdir -p $(@D)
 	@$(CC) $(STANDARD) $(OPTIMIZE) $(WARNINGS) -shared -fPIC -o $@ $< -ldl
 POLICY_HOST_SOURCES = $(patsubst %,core/%.c,$(filter-out runtime_files,$(shell command -v luajit >/dev/null && luajit \
-    $(SUPPORT)/layers closure tests/support/lua/policy_host.c)))
-$(POLICY_HOST): tests/support/lua/policy_host.c $(SOURCES) $(HEADERS) $(GENERATED)
+    $(SUPPORT)/layers closure core/policy_host.c)))
+$(POLICY_HOST): $(SOURCES) $(HEADERS) $(GENERATED)
 	@mkdir -p $(@D)
-	@echo "cc    $<"
-	@$(CC) $(STANDARD) $(OPTIMIZE) $(WARNINGS) -shared -fPIC -Icore $(PKG_CFLAGS) -o $@ $< $(POLICY_HOST_SOURCES) $(GENERATED) \
+	@echo "link  $@"
+	@$(CC) $(STANDARD) $(OPTIMIZE) $(WARNINGS) -shared -fPIC -Icore $(PKG_CFLAGS) -o $@ $(POLICY_HOST_SOURCES) $(GENERATED) \
 	    $(filter -lhiredis%,$(PKG_LIBS))
 $(BUILD_ROOT)/bench/%: tests/bench/%.c $(BUILD)/flags $(LIB)
 	@mkdir -p $(@D)

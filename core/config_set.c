@@ -263,3 +263,56 @@ int way_config_set_password_file(struct way_config *c, const char *path,
     way_config_replace(&c->password, way_strdup(line));
     return 0;
 }
+
+/* ---- what holds until the next start ---- */
+
+static bool same_text(const char *a, const char *b)
+{
+    return a && b ? !strcmp(a, b) : a == b;
+}
+
+static bool same_list(char *const *a, unsigned n, char *const *b, unsigned m)
+{
+    for (unsigned i = 0; n == m && i < n; i++)
+        if (strcmp(a[i], b[i]) != 0)
+            return false;
+    return n == m;
+}
+
+/* In whatever order a table of Lua's gave them. */
+static bool same_zones(const struct way_config *a, const struct way_config *b)
+{
+    for (unsigned i = 0; i < a->zone_count; i++) {
+        unsigned k = 0;
+        while (k < b->zone_count && (strcmp(a->zones[i].address, b->zones[k].address) ||
+                                     strcmp(a->zones[i].zone, b->zones[k].zone)))
+            k++;
+        if (k == b->zone_count)
+            return false;
+    }
+    return a->zone_count == b->zone_count;
+}
+
+const char *way_config_fixed(const struct way_config *a, const struct way_config *b)
+{
+    const struct {
+        const char *key;
+        bool same;
+    } keys[] = {
+        { "listen", same_list(a->listen, a->listens, b->listen, b->listens) },
+        { "workers", a->workers == b->workers },
+        { "cluster.seeds", same_list(a->seeds, a->seed_count, b->seeds, b->seed_count) },
+        { "cluster.user", same_text(a->user, b->user) },
+        { "cluster.password", same_text(a->password, b->password) },
+        { "cluster.zones", same_zones(a, b) },
+        { "policy.watch", a->watch == b->watch },
+        { "segment", same_text(a->segment, b->segment) },
+        { "admin.console", same_text(a->console, b->console) },
+        { "admin.http", same_text(a->http, b->http) },
+        { "log.level", same_text(a->log_level, b->log_level) },
+    };
+    for (unsigned i = 0; i < way_count(keys); i++)
+        if (!keys[i].same)
+            return keys[i].key;
+    return NULL;
+}

@@ -166,6 +166,23 @@ static const struct way_setting settings[] = {
         "nothing; the operator sees the policy as not in charge"),
     LIMIT(policy_window, "s", 60, 0.1, DAY, "the window of policy_errors",
           "nothing; the operator sees how long the policy is out of charge"),
+    LIMIT(shadow_sample, "share", 0.01, 0, 1,
+          "of what only a candidate wants to hear of (successes, by its `watch`), the "
+          "share that it is asked about",
+          "nothing; the operator sees fewer events in WAYSIDE SHADOW"),
+    LIMIT(probation, "s", 30, 0, DAY,
+          "how long a policy is on probation after a reload, while the one before it is "
+          "kept; 0: not at all",
+          "nothing; it is confirmed, and there is no way back by itself"),
+    LIMIT(probation_errors, "errors", 5, 1, 1e9, "errors of a policy on probation",
+          "nothing; the policy before it returns, and the operator sees why"),
+    LIMIT(probation_marks, "marks", 50, 1, 1e9,
+          "how often a policy on probation may take a node out of use",
+          "nothing; the policy before it returns, and the operator sees why"),
+    LIMIT(probation_ratio, "ratio", 3, 1, 1e9,
+          "how many times as often a policy on probation may take a node out of use as "
+          "the one before it would have; a few are always allowed",
+          "nothing; the policy before it returns, and the operator sees why"),
 };
 
 _Static_assert(way_count(settings) ==
