@@ -52,7 +52,8 @@ static const struct way_setting settings[] = {
     TIMEOUT(
         tcp_user, "s", 10, 0, 3600,
         "TCP_USER_TIMEOUT, of nodes and clients: how long sent bytes may stay "
-        "unacknowledged or untaken before the system gives the connection up; 0 leaves it "
+        "unacknowledged or untaken before the system gives the connection up; 0 leaves "
+        "it "
         "to the system",
         "a node's: as a read or write that ended with 'Connection timed out'; a client's "
         "is closed"),
