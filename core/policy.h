@@ -92,9 +92,11 @@ enum way_pick {
 struct way_plan {
     const char *name, *version; /* never NULL; version "" if absent */
     struct way_layout layout;   /* with hash */
+    struct way_counters_layout counters;
     enum way_pick pick;
     char zone[WAY_ZONE_MAX]; /* of pick's knobs; "" none */
     double tolerance;        /* of pick's knobs, seconds or share as documented */
+    unsigned load;           /* of pick's knobs: a counter of nodes, from 1; 0: latency */
     bool watches_success;
     bool has_classify, has_mark, has_backoff, has_probe, has_reconnect;
     /* own or the default's; `none` has none */
@@ -139,6 +141,10 @@ enum way_asked way_policy_backoff(struct way_policy *p, const struct way_view *n
 enum way_asked way_policy_probe(struct way_policy *p, const struct way_view *node,
                                 const struct way_event *e, uint64_t seed,
                                 struct way_memory *m, struct way_probe *out);
+/* What the last call did to counters: to be committed with its answer; nothing after one
+ * that failed. Valid until the next. */
+const struct way_touches *way_policy_touches(const struct way_policy *p);
+
 /* reconnect: after and timeout (0: not given) for the next dial. */
 struct way_redial {
     bool given;
@@ -164,6 +170,12 @@ int way_policy_selftest(struct way_policy *p, const struct way_policy_text *t,
                         struct way_err *err) WAY_MUST_CHECK;
 
 enum way_scope { WAY_SCOPE_NODE, WAY_SCOPE_SHARD, WAY_SCOPE_CLUSTER, WAY_SCOPE_COUNT };
+/* The same by names alone: no script is asked. */
+void way_policy_carry(const struct way_policy *to, const struct way_policy *from,
+                      enum way_scope scope, const struct way_memory *before,
+                      struct way_memory *after);
+/* Have both the same names in the same places? Then their memory needs no conversion. */
+bool way_policy_same_memory(const struct way_policy *a, const struct way_policy *b);
 /* What the memory of `from` becomes under `to`: a number declared again under its name keeps
  * its value, a new one has its first; then to's migrate(memory, version, scope), if it has
  * one, may give others. One scope at a time: numbers of others are left alone. -1: migrate

@@ -66,6 +66,7 @@ struct wish {
     char *policy;
     struct way_option *option;
     unsigned options;
+    struct way_policy_text *text; /* instead of both */
     bool reread, if_changed;
     char by[32];
     void (*done)(void *arg, const struct way_reload_report *report);
@@ -176,6 +177,9 @@ static void wish_fini(struct wish *w)
     }
     way_free(w->option);
     way_free(w->policy);
+    if (w->text)
+        way_policy_text_fini(w->text);
+    way_free(w->text);
     memset(w, 0, sizeof *w);
 }
 
@@ -273,6 +277,14 @@ static int prepare(void *arg, struct way_load_wish *to, struct way_err *err)
     struct way_reload *r = arg;
     if (r->wish.reread)
         return prepare_config(r, to, err);
+    if (r->wish.text) {
+        to->text = r->wish.text;
+        to->text->instructions = r->settings.limits.instructions;
+        to->text->wall = r->settings.limits.policy_wall;
+        to->text->memory = r->settings.limits.policy_memory;
+        r->wish.text = NULL;
+        return 0;
+    }
     struct way_option *option =
         way_zalloc((r->now->text->options + r->wish.options + 1) * sizeof *option);
     unsigned options = merge_options(r, option);
@@ -323,6 +335,13 @@ static int convert(void *arg, enum way_memory_scope scope,
     return way_policy_migrate(r->converter,
                               way_decider_policy(r->o.decider[r->o.threads - 1]),
                               scopes[scope], before, after, err);
+}
+
+static const struct way_counters_layout *counters_in_charge(const struct way_reload *r)
+{
+    const struct way_decider *own = r->o.decider[r->o.threads - 1];
+    return way_decider_epoch(own) == r->now->epoch ? &way_decider_plan(own)->counters
+                                                   : NULL;
 }
 
 static void offer(struct way_reload *r, unsigned i, struct way_seat *seat)
@@ -388,6 +407,8 @@ static int commit(struct way_reload *r, struct way_loaded *l, struct way_err *er
     way_policy_pack(l->text, &bundle);
     struct way_takeover t = { .from = r->now->epoch,
                               .layout = &plan->layout,
+                              .counters = &plan->counters,
+                              .counters_before = counters_in_charge(r),
                               .bundle = { bundle.p, way_buf_held(&bundle) },
                               .convert = convert,
                               .ready = offer_loaded,
@@ -414,11 +435,13 @@ static bool is_same(const struct way_reload *r, const struct way_loaded *l)
 static void on_loaded(void *arg, struct way_loaded *l, const struct way_err *err)
 {
     struct way_reload *r = arg;
-    struct way_err why;
+    struct way_err why = { "" };
+    if (err)
+        why = *err; /* it goes with the load */
     way_load_free(r->load);
     r->load = NULL;
     if (!l) {
-        tell_refused(r, err->text);
+        tell_refused(r, why.text);
         return;
     }
     if (r->wish.if_changed && is_same(r, l))
@@ -619,6 +642,9 @@ static void on_followed(void *arg, struct way_loaded *l, const struct way_err *e
 {
     struct way_reload *r = arg;
     const struct way_config *c = config_of(r);
+    struct way_err why = { "" };
+    if (err)
+        why = *err;
     way_load_free(r->load);
     r->load = NULL;
     if (table_epoch(r) != r->following) { /* and has been followed by a third one */
@@ -630,7 +656,7 @@ static void on_followed(void *arg, struct way_loaded *l, const struct way_err *e
         way_log(WAY_ERROR,
                 "reload=not_followed by=another_process reason=\"%s\": the built-in "
                 "fallback decides here until the next reload",
-                err->text);
+                why.text);
         l = nothing_loaded(r);
     }
     r->loaded = l;
@@ -747,11 +773,15 @@ static void keep_wish(struct way_reload *r, const struct way_reload_wish *wish,
 {
     struct wish *w = &r->wish;
     *w = (struct wish){ .policy = wish->policy ? way_strdup(wish->policy) : NULL,
-                        .reread = !wish->policy && !wish->options,
+                        .reread = !wish->policy && !wish->options && !wish->text,
                         .if_changed = wish->if_changed,
                         .done = wish->done,
                         .arg = wish->arg };
     snprintf(w->by, sizeof w->by, "%s", by);
+    if (wish->text) {
+        w->text = way_zalloc(sizeof *w->text);
+        way_policy_text_copy(w->text, wish->text);
+    }
     w->option = way_zalloc((wish->options + 1) * sizeof *w->option);
     for (; w->options < wish->options; w->options++) {
         const struct way_option *from = &wish->option[w->options];
