@@ -212,6 +212,15 @@ static bool is_due(const struct way_request *r, double now, bool changed)
     return (changed && r->flags & WAY_FLAG_HELD) || (r->resume > 0 && now >= r->resume);
 }
 
+/* The command's own time ended it, not its hold: an operator may have meant the latter. */
+static void tell_cut(struct way_dispatch *d, const struct way_request *r)
+{
+    way_stat_add(d->o.stats, WAY_STAT_HELD_TOTAL, 1);
+    if (way_gate_open(&d->cut, d->o.loop->now, 1))
+        way_log(WAY_WARN, "hold=cut_short after=%.4g limit=timeouts.total node=%s",
+                d->timeouts->total, way_upstream_address(d, r->last.node));
+}
+
 /* What becomes of one that waits: true if it goes on waiting. One that is due behind one
  * that is not goes as soon as that has gone. */
 static bool look_after(struct way_dispatch *d, struct way_request *r, bool changed)
@@ -229,8 +238,8 @@ static bool look_after(struct way_dispatch *d, struct way_request *r, bool chang
     if (r->flags & WAY_FLAG_ABANDONED) {
         way_upstream_answer(d, r, "", 0);
     } else if (over) {
-        if (now >= r->arrived + d->timeouts->total)
-            way_stat_add(d->o.stats, WAY_STAT_HELD_TOTAL, 1);
+        if (r->flags & WAY_FLAG_HELD && now >= r->arrived + d->timeouts->total)
+            tell_cut(d, r);
         way_retry_fail(d, r);
     } else {
         send_again(d, r);
