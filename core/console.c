@@ -558,7 +558,8 @@ static const struct {
       "another policy or other options; nothing given: the configuration, read anew", 0,
       WAY_CONSOLE_WORDS, run_reload },
     { "SHADOW", "[file [option=value ...] | DIFF [n] | OFF]",
-      "a candidate that is asked too and not obeyed: begun, how it does, where it differs",
+      "a candidate that is asked too and not obeyed: begun, how it does, where it "
+      "differs",
       0, WAY_CONSOLE_WORDS, run_shadow },
     { "PROMOTE", "", "the candidate in the shadow is the policy from now on, by a reload",
       0, 0, run_promote },
