@@ -68,7 +68,7 @@ local function count_received(scripted, name)
   return n
 end
 
-describe("a node that answers PING but no real read", function()
+describe("43: a node that answers PING but no real read", function()
   it("stays where only PING is looked at, and every other read runs into it", function()
     local scripted = be_sick ""
     local way = serve(PING_ONLY)
