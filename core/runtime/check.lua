@@ -351,10 +351,21 @@ local function pick(value)
     return bits and out
 end
 
-local questions = { "classify", "mark", "backoff", "probe", "reconnect" }
-local unserved = { counters = true, route = true, tick = true, every = true, migrate = true, selftest = true }
+--- How often tick is asked, in seconds; 0: never, there is none.
+local function every(value, tick)
+    if value == nil then
+        if tick then host.refuse("tick", "expected every = seconds beside it") end
+        return 0
+    end
+    if not tick then host.refuse("every", "expected a function tick beside it") end
+    if not finite(value) or value < 0.01 or value > 86400 then refuse("every", "a number of seconds from 0.01 to 86400", value) end
+    return value
+end
+
+local questions = { "classify", "mark", "backoff", "probe", "reconnect", "route", "tick" }
+local unserved = { counters = true, migrate = true, selftest = true }
 local policy_fields = {
-    name = true, version = true, options = true, classes = true, memory = true, pick = true, watch = true,
+    name = true, version = true, options = true, classes = true, memory = true, pick = true, watch = true, every = true,
 }
 for _, name in ipairs(questions) do policy_fields[name] = true end
 for name in pairs(unserved) do policy_fields[name] = true end
@@ -375,6 +386,7 @@ function check.policy(policy, given, room, standard)
     plan.options = options(policy.options, given)
     plan.canonical = canonical(plan.options)
     for _, name in ipairs(questions) do plan.functions[name] = optional(name, policy[name], "function") end
+    plan.every = every(resolved(policy.every, plan.options), plan.functions.tick)
     plan.memory = memory(resolved(policy.memory, plan.options), room)
     plan.pick = pick(resolved(policy.pick, plan.options))
     local list = resolved(policy.classes, plan.options)

@@ -71,7 +71,7 @@ static void begin(struct bed *b, const char *pick)
                                      .ring = b->ring };
     must(way_decider_new(&b->decider, &o, &err), &err);
     publish(b);
-    way_router_init(&b->router, b->health, b->decider, b->row);
+    way_router_init(&b->router, b->health, b->decider, &b->stats, b->row);
     way_router_refresh(&b->router);
     way_random_seed(&b->router.random, 42);
 }
