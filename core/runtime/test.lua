@@ -84,11 +84,16 @@ function kit:node(wanted)
     if node.shard_number == self.shards then self.shards = self.shards + 1 end
     self.nodes[index] = node
     if wanted.zone then self.host:zone(node.where, wanted.zone) end
-    self.host:publish(topology(self), self.now)
+    self:publish()
     node.number = self.host:find("10.0.0." .. index, 7000)
     setmetatable(node, node_meta)
     if not wanted.silent then self:change(node, "added") end
     return node
+end
+
+--- The topology is read again: `master` and `shard_number` of the nodes, and t.masters, may have been changed.
+function kit:publish()
+    self.host:publish(topology(self), self.now)
 end
 
 function kit:next_seed()

@@ -722,8 +722,7 @@ int main(void)
         cmocka_unit_test(
             a_verdict_that_finds_the_lock_taken_holds_here_until_it_can_be_committed),
         cmocka_unit_test(decisions_of_many_threads_are_each_a_transaction),
-        cmocka_unit_test(
-            a_sweep_is_written_down_for_each_node_that_was_given_an_answer),
+        cmocka_unit_test(a_sweep_is_written_down_for_each_node_that_was_given_an_answer),
         cmocka_unit_test(a_sweep_that_fails_changes_nothing),
         cmocka_unit_test(a_node_that_cannot_be_committed_is_left_to_the_next_sweep),
         cmocka_unit_test(a_sweep_and_decisions_of_others_are_each_a_transaction),

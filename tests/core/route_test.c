@@ -474,9 +474,9 @@ static void a_route_is_asked_and_nil_leaves_it_to_pick(void **st)
     assert_int_equal(ask(&b, &r).node, b.node[A]);
     assert_int_equal(stat_of(&b, WAY_STAT_POLICY_CALLS), 3);
     assert_int_equal(stat_of(&b, WAY_STAT_FALLBACK), 0);
-    struct way_route none = ask(&b, &(struct way_request){ .slot = SLOT_NONE,
-                                                           .avoid = WAY_NONE_NODE,
-                                                           .target = WAY_NONE_NODE });
+    struct way_route none =
+        ask(&b, &(struct way_request){
+                    .slot = SLOT_NONE, .avoid = WAY_NONE_NODE, .target = WAY_NONE_NODE });
     assert_int_equal(none.node, WAY_NONE);
     assert_int_equal(none.shard, WAY_NONE);
     end(&b);
