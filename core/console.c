@@ -163,6 +163,8 @@ static void tell_entry(const struct way_entry *e, struct way_tell *t)
     way_tell_field(t, &m, "kind", way_kind_name(v->kind));
     if (v->kind == WAY_KIND_CHANGE)
         way_tell_field(t, &m, "change", way_change_name(v->change));
+    if (v->kind == WAY_KIND_EDGE)
+        way_tell_field(t, &m, "counter", v->counter);
     if (v->kind == WAY_KIND_EXPIRY || v->kind == WAY_KIND_TICK)
         way_tell_field_number(t, &m, "late", v->late);
     tell_fault(v, t, &m);

@@ -13,6 +13,7 @@ enum { ASKS_BEFORE_LOCK = 3, PENDING_MAX = 64 };
 struct pending {
     uint16_t node;
     struct way_mark mark;
+    struct way_touches touches;
     bool hard;
 };
 
@@ -79,6 +80,7 @@ struct question {
         struct way_redial redial;
     } answer;
     bool fallback;
+    struct way_touches touches;
     struct way_outcome outcome;
     enum way_commit commit;
 };
@@ -154,6 +156,9 @@ static void ask(struct way_decider *d, struct question *q, const struct way_view
         }
     }
     q->fallback = how != WAY_ASKED_ANSWERED;
+    q->touches.count = 0;
+    if (!q->fallback && way_policy_touches(d->policy)->count)
+        q->touches = *way_policy_touches(d->policy);
     if (q->fallback) {
         way_stat_add(d->o.stats, WAY_STAT_FALLBACK, 1);
         ask_fallback(q, view);
@@ -169,6 +174,7 @@ static enum way_commit ask_once(struct way_decider *d, struct question *q, bool 
     ask(d, q, &seen.view, &p.memory);
     if (q->fn == WAY_FN_MARK)
         p.mark = q->answer.mark;
+    p.touches = q->touches;
     q->outcome.from = q->outcome.to = (enum way_state)seen.view.verdict.state;
     return way_health_commit(d->o.health, &seen, &p, locked, &q->outcome);
 }
@@ -223,7 +229,7 @@ bool way_decider_pending_state(const struct way_decider *d, unsigned node,
 
 static void keep_pending(struct way_decider *d, const struct question *q)
 {
-    if (!q->answer.mark.given)
+    if (!q->answer.mark.given && !q->touches.count)
         return;
     unsigned i = 0;
     while (i < d->pending_count && d->pending[i].node != q->node)
@@ -234,6 +240,7 @@ static void keep_pending(struct way_decider *d, const struct question *q)
         d->pending_count++;
     d->pending[i] = (struct pending){ .node = (uint16_t)q->node,
                                       .mark = q->answer.mark,
+                                      .touches = q->touches,
                                       .hard = way_event_hard(q->event) };
 }
 
@@ -246,6 +253,7 @@ void way_decide_pass(struct way_decider *d, double now)
         way_health_snapshot(d->o.health, w->node, now, &seen);
         struct way_proposal p = { .memory = seen.view.memory,
                                   .mark = w->mark,
+                                  .touches = w->touches,
                                   .hard = w->hard };
         enum way_commit how = way_health_commit(d->o.health, &seen, &p, false, &outcome);
         if (how == WAY_COMMIT_BUSY)
@@ -373,12 +381,61 @@ static bool class_wants_refresh(const struct way_event *e)
            (e->class == WAY_CLASS_AGAIN && strncmp(e->message, "TRYAGAIN", 8));
 }
 
-void way_decide(struct way_decider *d, unsigned node, struct way_event *e,
-                struct way_decision *out)
+/* ---- counters ---- */
+
+bool way_decider_counts(const struct way_decider *d)
+{
+    return way_policy_plan(d->policy)->layout.counters.all != 0;
+}
+
+/* The good commands of the pass, and the event unless it is of a fault known already. */
+static uint64_t count_event(struct way_decider *d, unsigned node,
+                            const struct way_event *e, const struct way_report *with,
+                            bool straggler)
+{
+    struct way_report r = with ? *with : (struct way_report){ .now = e->now };
+    bool counts = e->error && !straggler &&
+                  (e->kind == WAY_KIND_CONNECTION || e->kind == WAY_KIND_RESULT);
+    if (!way_decider_counts(d) || (!counts && !with))
+        return 0;
+    if (counts)
+        way_report_failure(&r, e);
+    return way_health_count(d->o.health, node, &r);
+}
+
+/* An edge is no error: of the node it says no more than its counter. */
+static void ask_edges(struct way_decider *d, unsigned node, uint64_t edges, double now,
+                      struct way_decision *out)
+{
+    const struct way_counters_layout *l = &way_policy_plan(d->policy)->layout.counters;
+    for (; edges && !way_decider_set_aside(d); edges &= edges - 1) {
+        unsigned bit = (unsigned)__builtin_ctzll(edges);
+        struct way_decision each;
+        struct way_event e = { .kind = WAY_KIND_EDGE,
+                               .phase = WAY_PHASE_READ,
+                               .step = WAY_STEP_REPLY,
+                               .now = now,
+                               .began = now,
+                               .unix_time = way_unix(),
+                               .deadline_left = -1 };
+        snprintf(e.counter, sizeof e.counter, "%s",
+                 l->counter[bit / WAY_COUNTERS_MAX][bit % WAY_COUNTERS_MAX].name);
+        way_decide(d, node, &e, &each);
+        out->refresh |= each.refresh;
+        out->edges = true;
+    }
+}
+
+void way_decide_report(struct way_decider *d, unsigned node, const struct way_report *r,
+                       struct way_decision *out)
 {
     memset(out, 0, sizeof *out);
-    way_decide_classify(d, e);
-    bool straggler = is_straggler(d, node, e);
+    ask_edges(d, node, way_health_count(d->o.health, node, r), r->now, out);
+}
+
+static void decide(struct way_decider *d, unsigned node, struct way_event *e,
+                   bool straggler, struct way_decision *out)
+{
     if (e->error && e->blame == WAY_BLAME_NODE && !straggler && e->kind != WAY_KIND_PROBE)
         way_health_failure(d->o.health, node);
     struct question q = { .fn = WAY_FN_MARK, .node = node, .event = e };
@@ -403,6 +460,23 @@ void way_decide(struct way_decider *d, unsigned node, struct way_event *e,
         did_mark(&entry, &q);
     }
     publish(d, &entry);
+}
+
+void way_decide_with(struct way_decider *d, unsigned node, struct way_event *e,
+                     const struct way_report *with, struct way_decision *out)
+{
+    memset(out, 0, sizeof *out);
+    way_decide_classify(d, e);
+    bool straggler = is_straggler(d, node, e);
+    uint64_t edges = count_event(d, node, e, with, straggler);
+    decide(d, node, e, straggler, out);
+    ask_edges(d, node, edges, e->now, out);
+}
+
+void way_decide(struct way_decider *d, unsigned node, struct way_event *e,
+                struct way_decision *out)
+{
+    way_decide_with(d, node, e, NULL, out);
 }
 
 void way_decide_retry(struct way_decider *d, unsigned node, struct way_event *e,

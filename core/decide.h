@@ -53,6 +53,7 @@ const char *way_decider_class_name(const struct way_decider *d, unsigned class);
 struct way_decision {
     bool asked;   /* mark was asked */
     bool refresh; /* the policy wants the topology refreshed, or the class says so */
+    bool edges;   /* counters' edges were asked about too: drops may be due */
     struct way_mark mark;
     struct way_outcome outcome;
     enum way_commit commit;
@@ -63,6 +64,17 @@ struct way_decision {
  * nothing. */
 void way_decide(struct way_decider *d, unsigned node, struct way_event *e,
                 struct way_decision *out);
+
+/* Does the policy have counters? Else nothing is to be reported. */
+bool way_decider_counts(const struct way_decider *d);
+/* Counts what was seen of a node in this pass, and asks mark about the edges that came true.
+ * An event that fails commands is counted by way_decide. */
+void way_decide_report(struct way_decider *d, unsigned node, const struct way_report *r,
+                       struct way_decision *out);
+/* way_decide, of an event in the same pass as the good commands in `with`, which count
+ * before it. */
+void way_decide_with(struct way_decider *d, unsigned node, struct way_event *e,
+                     const struct way_report *with, struct way_decision *out);
 
 /* Asks backoff, unless the class is permanent. e must have been classified (way_decide or
  * way_decide_classify). `entry` is the caller's: it tells by way_decide_did what it made

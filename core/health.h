@@ -13,6 +13,7 @@
 #define WAY_HEALTH_H
 
 #include "base.h"
+#include "counters.h"
 #include "event.h"
 #include "limits.h"
 #include "slots.h"
@@ -78,11 +79,13 @@ struct way_memory {
     double cluster[WAY_CLUSTER_MEMORY];
 };
 
-/* The first values of declared memory, and what tells two policies apart. */
+/* The first values of declared memory, declared counters, and what tells two policies
+ * apart. */
 struct way_layout {
     uint64_t hash;                 /* of policy, requires and options; 0: none */
     unsigned node, shard, cluster; /* how many numbers are used */
     struct way_memory first;
+    struct way_counters_layout counters;
 };
 
 struct way_counts {
@@ -112,6 +115,8 @@ struct way_view {
     double behind;
     struct way_counts of_shard, of_cluster; /* members, those that are gone not counted */
     struct way_memory memory;
+    /* As of `now`, of those that the layout has; the rest is not set. */
+    struct way_counted counted[WAY_COUNTER_SCOPES][WAY_COUNTERS_MAX];
 };
 
 /* A view, and the versions it was taken at. */
@@ -174,6 +179,14 @@ double way_health_latency_get(struct way_health *h, unsigned node);
 /* One more event in a row that blamed it; returns the count with it. */
 uint32_t way_health_failure(struct way_health *h, unsigned node);
 
+/* ---- counters of the policy: counters.h. Versions and snapshots do not depend on them */
+/* Counts a report; the bits of those whose edge came true. */
+uint64_t way_health_count(struct way_health *h, unsigned node,
+                          const struct way_report *r);
+/* The value of one of a node's. */
+double way_health_counter(struct way_health *h, unsigned node, unsigned index,
+                          double now);
+
 /* ---- verdicts ---- */
 void way_health_verdict(struct way_health *h, unsigned node, struct way_verdict *out);
 void way_health_snapshot(struct way_health *h, unsigned node, double now,
@@ -200,9 +213,10 @@ void way_health_settle(struct way_health *h, unsigned node, double now);
 struct way_proposal {
     struct way_mark mark;
     struct way_memory memory; /* compared with the snapshot's: only what changed counts */
-    bool hard;                /* way_event_hard(): what the guard asks */
-    bool by_operator;         /* outranks the guard */
-    bool host;                /* the host's own mark (a former replica's role, ...) */
+    struct way_touches touches; /* of counters: done with the commit, after it, once */
+    bool hard;                  /* way_event_hard(): what the guard asks */
+    bool by_operator;           /* outranks the guard */
+    bool host;                  /* the host's own mark (a former replica's role, ...) */
 };
 enum way_refusal { WAY_REFUSED_NOT, WAY_REFUSED_LAST_NODE, WAY_REFUSED_SHARE };
 struct way_outcome {

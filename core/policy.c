@@ -67,6 +67,7 @@ enum way_asked way_policy_ask(struct way_policy *p, struct way_asking *a, uint64
                               struct way_memory *m, unsigned times)
 {
     enum way_question q = a->question;
+    p->touches.count = a->touches.count = 0;
     if (!p->question[q].fn)
         return WAY_ASKED_ABSENT;
     a->policy = p;
@@ -86,6 +87,8 @@ enum way_asked way_policy_ask(struct way_policy *p, struct way_asking *a, uint64
     }
     if (m)
         copy_memory(&p->plan.layout, m, &a->memory);
+    if (a->touches.count)
+        p->touches = a->touches;
     return WAY_ASKED_ANSWERED;
 }
 
@@ -96,6 +99,11 @@ static enum way_asked ask(struct way_policy *p, struct way_asking *a, uint64_t s
     a->choice = NULL;
     a->sweep = NULL;
     return way_policy_ask(p, a, seed, m, 1);
+}
+
+const struct way_touches *way_policy_touches(const struct way_policy *p)
+{
+    return &p->touches;
 }
 
 enum way_asked way_policy_mark(struct way_policy *p, const struct way_view *node,

@@ -1,13 +1,14 @@
 /* policy_parts - what the files of policy share: the loaded policy, and a question being
- * asked. For policy, policy_load, policy_view, policy_answer and policy_rows alone; the
- * headers of the last five are for each other and for policy.
+ * asked. For policy, policy_load, policy_view, policy_many, policy_counters, policy_answer
+ * and policy_rows alone; the headers of all but policy are for each other and for policy.
  *
- *   policy         entry points, one protected call per question, failures
- *   policy_load    the file, what it requires, its plan
- *   policy_rows    the table of classes
- *   policy_view    node, event, self and memory as a script sees them
- *   policy_many    the same of several nodes: route's candidates, tick's sweep
- *   policy_answer  what a script returned, field by field */
+ *   policy           entry points, one protected call per question, failures
+ *   policy_load      the file, what it requires, its plan
+ *   policy_rows      the table of classes
+ *   policy_view      node, event, self and memory as a script sees them
+ *   policy_many      the same of several nodes: route's candidates, tick's sweep
+ *   policy_counters  counters as declared, and as a script sees them
+ *   policy_answer    what a script returned, field by field */
 #ifndef WAY_POLICY_PARTS_H
 #define WAY_POLICY_PARTS_H
 
@@ -92,6 +93,7 @@ struct way_asking {
     const struct way_choice *choice; /* of route, else NULL */
     const struct way_sweep *sweep;   /* of tick, else NULL */
     struct way_memory memory;        /* working copy, of the one node */
+    struct way_touches touches;      /* of the one node */
     struct way_random random;
     union {
         struct way_mark *mark;
@@ -138,6 +140,8 @@ struct way_policy {
     struct way_candidates *candidates; /* of route; NULL: it has none */
     struct way_asking *asking;
     enum way_space space;
+    int counters_metatable, counter_metatable; /* registry references */
+    struct way_touches touches;                /* of the last answer */
 
     const char *where;
     struct way_policy_failure failure;

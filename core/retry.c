@@ -32,7 +32,7 @@ struct group {
     double age; /* that the policy was told */
     struct way_entry entry;
     bool asked;
-    unsigned resent, held, failed;
+    unsigned resent, held, failed, again; /* again: resent or delayed, not held */
 };
 
 /* ---- what a client sees ---- */
@@ -439,6 +439,7 @@ static void go_again(struct way_dispatch *d, unsigned node, struct group *g,
         way_pipeline_detour(r->pipeline, r);
     if (g->retry.kind != WAY_RETRY_HOLD) {
         way_stat_add(d->o.stats, WAY_STAT_RETRY_UNSENT + g->certainty, 1);
+        g->again++;
         if (e->kind == WAY_KIND_COMMANDS && r->attempt < UINT16_MAX)
             r->attempt++; /* no socket counted it: an answer that goes in circles ends */
     } else if (e->class == WAY_CLASS_AGAIN && r->attempt) {
@@ -515,7 +516,7 @@ static unsigned make_groups(struct group *groups, const struct way_request *all)
             g->arrived = r->arrived;
             g->waited = r->waited;
             g->asked = false;
-            g->resent = g->held = g->failed = 0;
+            g->resent = g->held = g->failed = g->again = 0;
         }
         g->n++;
         if (r->arrived < g->arrived)
@@ -592,6 +593,15 @@ static void tell_groups(struct way_dispatch *d, struct group *groups, unsigned c
                            groups[i].held, groups[i].failed);
 }
 
+static void report_retries(struct way_dispatch *d, unsigned node,
+                           const struct group *groups, unsigned count)
+{
+    unsigned again = 0;
+    for (unsigned i = 0; i < count; i++)
+        again += groups[i].again;
+    way_upstream_retried(d, node, again);
+}
+
 /* Asks and does. c: whose buffer has the bytes of requests without their own. */
 static void deal_with(struct way_dispatch *d, unsigned node, const struct way_event *e,
                       struct way_conn *c, struct way_request *all)
@@ -618,6 +628,7 @@ static void deal_with(struct way_dispatch *d, unsigned node, const struct way_ev
         }
     }
     tell_groups(d, groups, count);
+    report_retries(d, node, groups, count);
 }
 
 void way_retry_broken(struct way_dispatch *d, unsigned node, struct way_event *e,
@@ -689,7 +700,8 @@ static void run_batches(struct way_task *t)
         b->event.n = b->n;
         if (b->mark) {
             struct way_decision decision;
-            way_decide(d->o.decider, b->node, &b->event, &decision);
+            way_decide_with(d->o.decider, b->node, &b->event,
+                            b->good.now > 0 ? &b->good : NULL, &decision);
             way_upstream_apply(d, b->node, &decision);
         }
         deal_with(d, b->node, &b->event, NULL, b->head);

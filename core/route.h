@@ -17,10 +17,11 @@ struct way_router {
     struct way_decider *decider;
     const _Atomic uint16_t *slots; /* of the table */
     enum way_pick pick;
-    double tolerance;
-    const char *zone; /* preferred, "" none */
-    uint8_t *in_zone; /* [WAY_NODES_MAX], kept by way_router_refresh */
-    unsigned turn;    /* of round_robin */
+    double tolerance, now; /* now: of the command being routed */
+    unsigned load;         /* of p2c: a counter, from 1; 0: the latency */
+    const char *zone;      /* preferred, "" none */
+    uint8_t *in_zone;      /* [WAY_NODES_MAX], kept by way_router_refresh */
+    unsigned turn;         /* of round_robin */
     struct way_random random;
     int row;                 /* the worker's, for trials */
     uint8_t straight;        /* WAY_STRAIGHT_...: what may take the fast way */

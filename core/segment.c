@@ -74,6 +74,13 @@ void way_record_write(_Atomic uint64_t *record, unsigned words, uint64_t version
     atomic_store_explicit(record, version, memory_order_release);
 }
 
+static void zero(_Atomic uint64_t *w, unsigned words)
+{
+    for (unsigned i = 0; i < words; i++)
+        if (atomic_load_explicit(w + i, memory_order_relaxed))
+            atomic_store_explicit(w + i, 0, memory_order_relaxed);
+}
+
 void way_segment_fresh_node(struct way_segment *s, unsigned node, double now)
 {
     struct way_own own;
@@ -93,6 +100,7 @@ void way_segment_fresh_node(struct way_segment *s, unsigned node, double now)
     way_store_double(&s->aux[node].dial_at, 0);
     atomic_store_explicit(&s->aux[node].replication, 0, memory_order_relaxed);
     atomic_store_explicit(&s->aux[node].lease, 0, memory_order_relaxed);
+    zero(s->tally.node[node], WAY_NODE_COUNTER_WORDS);
 }
 
 void way_segment_fresh_shard(struct way_segment *s, unsigned shard)
@@ -100,6 +108,7 @@ void way_segment_fresh_shard(struct way_segment *s, unsigned shard)
     uint64_t version = way_record_version(s->shard_memory[shard]);
     way_record_write(s->shard_memory[shard], WAY_SHARD_MEMORY, version + 1,
                      s->layout.first.shard);
+    zero(s->tally.shard[shard], WAY_SHARD_COUNTER_WORDS);
 }
 
 static void fresh_cluster(struct way_segment *s)
@@ -107,6 +116,7 @@ static void fresh_cluster(struct way_segment *s)
     uint64_t version = way_record_version(s->cluster);
     way_record_write(s->cluster, WAY_CLUSTER_MEMORY, version + 1,
                      s->layout.first.cluster);
+    zero(s->tally.cluster, WAY_CLUSTER_COUNTER_WORDS);
 }
 
 /* The new layout's hash goes in last: cut short, this is done again by who comes next. */
@@ -119,6 +129,7 @@ void way_segment_restart(struct way_segment *s, const struct way_layout *layout)
     s->layout.shard = layout->shard;
     s->layout.cluster = layout->cluster;
     s->layout.first = layout->first;
+    s->layout.counters = layout->counters;
     unsigned nodes = atomic_load(&s->nodes), shards = atomic_load(&s->shards);
     for (unsigned n = 0; n < nodes; n++) {
         unsigned life = atomic_load(&s->aux[n].life);

@@ -89,6 +89,13 @@ struct way_stamp {
     uint32_t sizes[12];
 };
 
+/* What the policy in charge has counted. */
+struct way_tally {
+    _Alignas(64) _Atomic uint64_t node[WAY_NODES_MAX][WAY_NODE_COUNTER_WORDS];
+    _Alignas(64) _Atomic uint64_t shard[WAY_SHARDS_MAX][WAY_SHARD_COUNTER_WORDS];
+    _Alignas(64) _Atomic uint64_t cluster[WAY_CLUSTER_COUNTER_WORDS];
+};
+
 struct way_segment {
     struct way_stamp stamp;
     struct way_layout layout;
@@ -113,6 +120,7 @@ struct way_segment {
     _Atomic uint64_t slot_epoch[WAY_SLOTS]; /* config epoch of who claimed it */
     _Atomic uint64_t slot_moved[WAY_SLOTS]; /* double: when a MOVED told of it */
     _Alignas(64) struct way_cell cell[WAY_ROWS_MAX][WAY_NODES_MAX];
+    struct way_tally tally;
 };
 
 struct way_zone {
@@ -171,5 +179,11 @@ void way_segment_restart(struct way_segment *s, const struct way_layout *layout)
 /* The record of a node or shard that begins: healthy, the first memory. */
 void way_segment_fresh_node(struct way_segment *s, unsigned node, double now);
 void way_segment_fresh_shard(struct way_segment *s, unsigned shard);
+
+/* ---- health_counters.c: what health.c needs of it ---- */
+void way_health_counters_view(struct way_health *h, double now, struct way_view *v);
+/* Under the lock. */
+void way_health_counters_touch(struct way_health *h, unsigned node, unsigned shard,
+                               const struct way_touches *t);
 
 #endif

@@ -16,6 +16,8 @@ struct way_link {
     struct way_link *next, **prev; /* all connections of the worker */
     double sampled;        /* when the last answered command was sent: for the latency */
     unsigned good;         /* replies of this batch that are no failures */
+    unsigned counted;      /* of those, trials: the policy's counters have them already */
+    unsigned again;        /* replies of this batch to commands that were sent again */
     unsigned trials;       /* trials in flight */
     bool dropped;          /* we broke it, as a mark said */
     bool exclusive;        /* of own.c, as is what follows */
@@ -42,6 +44,7 @@ struct way_batch {
     unsigned node;
     bool mark;              /* `mark` hears of it first (replies) */
     struct way_event event; /* n is counted when it runs */
+    struct way_report good; /* what its node answered well in the same pass */
     struct way_request *head, **tail;
     unsigned n;
 };
@@ -108,6 +111,8 @@ void way_upstream_fail_trial(struct way_dispatch *d, struct way_link *l,
                              struct way_request *r, struct way_event *e);
 /* r was answered, and well: counted, and a trial ends. */
 void way_upstream_good(struct way_dispatch *d, struct way_conn *c, struct way_request *r);
+/* Commands that failed at the node go again: the policy's counters hear of it. */
+void way_upstream_retried(struct way_dispatch *d, unsigned node, unsigned retries);
 /* Behind a detour of its client. */
 void way_upstream_behind(struct way_dispatch *d, struct way_pipeline *p,
                          struct way_request *r, const char *bytes, size_t n);

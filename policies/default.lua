@@ -65,6 +65,7 @@ return wayside.policy {
         if state == "draining" then return nil end               -- the operator's business
         if kind == "change" then return {} end                   -- changes nothing, but asks for a probe
         if kind == "expiry" then return nil end                  -- the mark's time is over: healthy
+        if kind == "edge" then return nil end                    -- of a counter that another policy declared
         if not event.error then
             -- A probe that read data, or an answered command on a node that was in doubt: it is back.
             if state == "healthy" then return nil end
