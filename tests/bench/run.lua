@@ -136,6 +136,14 @@ local function run_events()
   return out
 end
 
+local function run_counters()
+  local status, text = process.run { built .. "/counter_report", full and "2" or "0.3" }
+  assert(status == 0, text)
+  local out = {}
+  for key, value in text:gmatch "([%w_]+)=(%S+)" do out[key] = tonumber(value) end
+  return out
+end
+
 -- ---- what is printed ----
 
 local function cpu_words(of)
@@ -170,6 +178,16 @@ local function event_table(events)
   for _, one in ipairs(events) do
     rows[#rows + 1] = { "policy " .. one.policy, ("%d"):format(one.nodes), ("%d"):format(one.mark), ("%d"):format(one.backoff),
       ("%d"):format(one.event), one.policy == "none" and "" or ("%d"):format(one.lua) }
+  end
+  return figures.markdown(rows, 1)
+end
+
+local function counter_table(of)
+  local rows = { { "one report of a batch, ns", "no counter", "a row", "a window", "a ring", "an average", "tokens", "four",
+    "four, shared by two threads" } }
+  rows[2] = { "" }
+  for _, name in ipairs { "none", "row", "window", "ring", "ewma", "tokens", "four", "four_shared" } do
+    rows[2][#rows[2] + 1] = ("%.0f"):format(of[name])
   end
   return figures.markdown(rows, 1)
 end
@@ -235,8 +253,11 @@ local function bench(folder)
   local price = route.price(folder, how "route / none")
   say("the cost of one event")
   local events = run_events()
+  say("the cost of counters")
+  local counters = run_counters()
   report { versions(), ("%d clients, %d random keys, %d rounds; medians, the ratio with its least and most.\n"):format(load.clients,
-    load.keys, rounds), main_table(cells, list), memory_table(memory, idle), event_table(events), goals(cells, memory, ratios) .. price .. "\n" }
+    load.keys, rounds), main_table(cells, list), memory_table(memory, idle), event_table(events), counter_table(counters),
+    goals(cells, memory, ratios) .. price .. "\n" }
   for _, target in ipairs { list[#list], with, without } do target.daemon:stop() end
 end
 

@@ -279,8 +279,8 @@ static void ask_both(lua_State *L, struct host *h, char what, const struct way_v
     memset(&again, 0, sizeof again);
     enum way_asked how = ask(h->policy[0], what, view, e, seed, m, out);
     ask(h->policy[1], what, view, e, seed, &other, &again);
-    bool touch_alike = same_touches(way_policy_touches(h->policy[0]),
-                                    way_policy_touches(h->policy[1]));
+    bool touch_alike =
+        same_touches(way_policy_touches(h->policy[0]), way_policy_touches(h->policy[1]));
     if (how == WAY_ASKED_FAILED)
         luaL_error(L, "%s", way_policy_failure(h->policy[0])->text);
     if (how == WAY_ASKED_ANSWERED &&
