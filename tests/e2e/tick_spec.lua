@@ -99,6 +99,23 @@ describe("a sweep", function()
   end)
 end)
 
+describe("outlier", function()
+  it("takes a node out after five failures in a row, and back by a sweep once it has served its time", function()
+    local way = start { policy = "policies/outlier.lua", options = { interval = 0.1, base = 0.5 } }
+    local client, other = way:client(), way:client()
+    local failing = kit.resp.encode { "EVAL", "return redis.error_reply('BUSY said it')", "1", KEY }
+    client:send_raw(failing:rep(5))
+    -- The only one that takes writes: the guard leaves it in use.
+    local out = way:wait_event { node = master.address, to = "suspect", from = "healthy" }
+    assert.matches("consecutive", out.verdict)
+    assert.equal("v", other:call("GET", KEY))
+    local back = way:wait_event { node = master.address, kind = "tick", to = "healthy" }
+    assert.matches("served", back.verdict)
+    local took = back.time - out.time
+    assert.is_true(took >= 0.5 and took < 2, ("back after %.2f s"):format(took))
+  end)
+end)
+
 -- ---- containment ----
 
 -- Which misdeed is next is told by an error reply's text, "BUSY arm 12", that a client has a node give: 1 and up are

@@ -78,6 +78,24 @@ describe("route", function()
         assert.equal(t.nodes[1], t:route { slot = 1 })
     end)
 
+    it("reads counters, and can't reset them", function()
+        local t = test.start(policy [[
+            counters = { row = wayside.consecutive {}, all = wayside.window { scope = "cluster", seconds = 1000 } },
+            mark = function() end,
+            route = function(self, request, nodes)
+              if request.slot == 9 then nodes[1].counters.row:reset() end
+              assert(self.cluster.counters.all.failed == 3)
+              return 1 + nodes[1].counters.row.value
+            end]])
+        local master, second, third = shard(t)
+        for _ = 1, 2 do t:fail(second, { error = "timeout" }) end
+        t:fail(master, { error = "timeout" })
+        assert.equal(third, t:route({ slot = 1 }, { second, master, third }))
+        assert.equal(second, t:route({ slot = 1 }, { master, second, third }))
+        assert.equal(third, t:route({ slot = 1 }, { third, second, master }))
+        assert.error_matches(function() t:route { slot = 9 } end, "node.counters are read%-only in route")
+    end)
+
     it("may not write: to memory, to a node, to the list", function()
         local bodies = {
             ["memory is read%-only in route: can't set 'seen'"] = "nodes[1].memory.seen = 1",
@@ -246,6 +264,29 @@ describe("tick", function()
         t:fail(master, { error = "refused" })
         assert.error_matches(function() t:route { slot = 1 } end, "two states answer differently")
         assert.error_matches(function() t:tick() end, "two states answer differently")
+    end)
+
+    it("reads and resets each node's counters, with its own answer", function()
+        local t = test.start(policy [[
+            every = 10,
+            counters = { row = wayside.consecutive {}, all = wayside.window { scope = "cluster", seconds = 1000 } },
+            mark = function() end,
+            tick = function(self, nodes)
+              local answers = {}
+              for index, node in ipairs(nodes) do
+                answers[index] = { node = node, reason = "row" .. node.counters.row.value .. "of" .. self.cluster.counters.all.failed }
+                if node.counters.row.value == 2 then node.counters.row:reset() end
+                assert(node.counters.row.value == tonumber(answers[index].reason:match("%d")))
+              end
+              return answers
+            end]])
+        local master, second = shard(t)
+        for _ = 1, 2 do t:fail(second, { error = "timeout" }) end
+        t:fail(master, { error = "timeout" })
+        t:tick()
+        assert.same({ "row1of3", "row2of3" }, { master.reason, second.reason })
+        t:tick()
+        assert.same({ "row1of3", "row0of3" }, { master.reason, second.reason })
     end)
 
     it("has a budget that grows with the nodes: more than one call's for more than 64", function()
