@@ -93,7 +93,7 @@ int way_counters_add(struct way_counters_layout *l, enum way_counter_scope scope
                         words * sizeof(uint64_t), room * sizeof(uint64_t),
                         (room - used) * sizeof(uint64_t));
     struct way_counter *out = &l->counter[scope][l->count[scope]++];
-    *out = *c;
+    memcpy(out, c, sizeof *out); /* with its padding: it is hashed and compared */
     out->word = used;
     out->edge_word = c->edge != WAY_EDGE_NONE ? used + words - 1 : 0;
     l->words[scope] = used + words;
@@ -204,7 +204,8 @@ static const uint64_t stamp_mask = 0xfffff, figure_mask = 0x3fffff;
 
 static uint64_t bucket_number(const struct way_counter *c, double now)
 {
-    return now > 0 ? (uint64_t)(now / c->seconds + 1e-9) : 0;
+    double number = now / c->seconds + 1e-9;
+    return number > 0 && number < 1e18 ? (uint64_t)number : 0;
 }
 
 /* A worker's clock may be a little behind another's: what is just ahead is of now. */
@@ -372,7 +373,7 @@ static void ewma_add(const struct way_counter *c, _Atomic uint64_t *w, double x,
     double value;
     do {
         double before = double_of(old ^ base);
-        value = before < 0 || (c->peak && x > before) ? x : x + (before - x) * weight;
+        value = !(before >= 0) || (c->peak && x > before) ? x : x + (before - x) * weight;
     } while (!swap(w + 1, &old, bits_of(value) ^ base));
 }
 
@@ -380,7 +381,7 @@ static void ewma_read(const struct way_counter *c, const _Atomic uint64_t *w,
                       struct way_counted *out)
 {
     double value = double_of(load(w + 1) ^ ewma_base(c));
-    out->value = value < 0 ? 0 : value;
+    out->value = value >= 0 ? value : 0;
     out->volume = (double)load(w + 2);
 }
 
@@ -523,6 +524,10 @@ void way_counters_read(const struct way_counters_layout *l, enum way_counter_sco
                        const _Atomic uint64_t *block, double now,
                        struct way_counted out[WAY_COUNTERS_MAX])
 {
+    static const _Atomic uint64_t
+        nothing[WAY_SHARD_COUNTER_WORDS]; /* a node of no shard */
+    if (!block)
+        block = nothing;
     for (unsigned i = 0; i < l->count[scope]; i++)
         way_counter_read(&l->counter[scope][i], block, now, &out[i]);
 }
@@ -651,5 +656,39 @@ void way_counters_touch(const struct way_counters_layout *l,
             samples_put(c, block + c->word, touch->value);
         else
             reset(c, block);
+    }
+}
+
+/* ---- another policy ---- */
+
+/* Declared alike, wherever they lie. Padding is zero: who makes a counter sees to it. */
+static bool is_alike(const struct way_counter *a, const struct way_counter *b)
+{
+    struct way_counter x, y;
+    memcpy(&x, a, sizeof x);
+    memcpy(&y, b, sizeof y);
+    x.word = y.word = x.edge_word = y.edge_word = 0;
+    return !memcmp(&x, &y, sizeof x);
+}
+
+static void copy_words(_Atomic uint64_t *to, const _Atomic uint64_t *from, unsigned words)
+{
+    for (unsigned i = 0; i < words; i++)
+        atomic_store_explicit(to + i, load(from + i), RELAXED);
+}
+
+void way_counters_inherit(const struct way_counters_layout *l, _Atomic uint64_t *block,
+                          const struct way_counters_layout *old,
+                          const _Atomic uint64_t *from, enum way_counter_scope scope)
+{
+    for (unsigned i = 0; i < l->count[scope]; i++) {
+        const struct way_counter *c = &l->counter[scope][i];
+        for (unsigned k = 0; k < old->count[scope]; k++) {
+            const struct way_counter *o = &old->counter[scope][k];
+            if (!is_alike(c, o))
+                continue;
+            copy_words(block + c->word, from + o->word, words_of(c) + (c->edge != 0));
+            break;
+        }
     }
 }

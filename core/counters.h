@@ -63,7 +63,8 @@ enum {
 };
 unsigned way_counters_room(enum way_counter_scope scope);
 
-/* One declared counter. Set by who compiles the layout, but for word and edge_word. */
+/* One declared counter. Set by who compiles the layout, but for word and edge_word; to be
+ * zeroed first, padding too. */
 struct way_counter {
     char name[WAY_COUNTER_NAME];
     uint8_t kind, of, edge; /* the enums above */
@@ -128,7 +129,7 @@ struct way_counted {
 };
 void way_counter_read(const struct way_counter *c, const _Atomic uint64_t *block,
                       double now, struct way_counted *out);
-/* All of a scope. */
+/* All of a scope. block NULL: there is none, and nothing was counted. */
 void way_counters_read(const struct way_counters_layout *l, enum way_counter_scope scope,
                        const _Atomic uint64_t *block, double now,
                        struct way_counted out[WAY_COUNTERS_MAX]);
@@ -147,6 +148,13 @@ struct way_touches {
 /* Does them in their order, each whole. One caller at a time: adding is not lock free. */
 void way_counters_touch(const struct way_counters_layout *l,
                         const struct way_counter_blocks *b, const struct way_touches *t);
+
+/* Counters of the block that its owner's former policy declared alike, wherever they lay,
+ * go on from there; the block is zero. Both may be written meanwhile: then some of what is
+ * counted in this moment is lost. */
+void way_counters_inherit(const struct way_counters_layout *l, _Atomic uint64_t *block,
+                          const struct way_counters_layout *old,
+                          const _Atomic uint64_t *from, enum way_counter_scope scope);
 
 /* e to the -x, x >= 0, to a millionth; libm is not worth a dependency here. */
 double way_decay(double x);

@@ -29,7 +29,8 @@ enum {
     WAY_SHARD_MEMORY = 16,
     WAY_CLUSTER_MEMORY = 32,
     WAY_ADDRESS_MAX = WAY_HOST_MAX + 8,
-    WAY_NONE = 0xffff, /* no node, no shard */
+    WAY_NONE = 0xffff,             /* no node, no shard */
+    WAY_BUNDLE_BYTES = 512 * 1024, /* of a policy, with all that it requires */
 };
 
 /* The route word of a node: 0 means healthy, whole weight, nothing shed: the router's
@@ -79,13 +80,11 @@ struct way_memory {
     double cluster[WAY_CLUSTER_MEMORY];
 };
 
-/* The first values of declared memory, declared counters, and what tells two policies
- * apart. */
+/* The first values of declared memory, and what tells two policies apart. */
 struct way_layout {
     uint64_t hash;                 /* of policy, requires and options; 0: none */
     unsigned node, shard, cluster; /* how many numbers are used */
     struct way_memory first;
-    struct way_counters_layout counters;
 };
 
 struct way_counts {
@@ -115,7 +114,7 @@ struct way_view {
     double behind;
     struct way_counts of_shard, of_cluster; /* members, those that are gone not counted */
     struct way_memory memory;
-    /* As of `now`, of those that the layout has; the rest is not set. */
+    /* Of those that the policy has; set by way_health_counted alone. */
     struct way_counted counted[WAY_COUNTER_SCOPES][WAY_COUNTERS_MAX];
 };
 
@@ -123,6 +122,7 @@ struct way_view {
 struct way_snapshot {
     struct way_view view;
     uint64_t node_version, shard_version, cluster_version; /* private */
+    uint64_t policy_epoch;                                 /* ro: that its memory is of */
     double now;
 };
 
@@ -131,6 +131,8 @@ struct way_health; /* one per process */
 struct way_health_options {
     const char *path; /* NULL: private to this process */
     struct way_layout layout;
+    struct way_span bundle; /* what the policy was loaded from, for the other processes:
+                               at most WAY_BUNDLE_BYTES. Empty: there is none */
     bool guard;
     double failing_share;
     void (*woken)(void *arg); /* called by the committing thread, lock free, after the
@@ -179,27 +181,38 @@ double way_health_latency_get(struct way_health *h, unsigned node);
 /* One more event in a row that blamed it; returns the count with it. */
 uint32_t way_health_failure(struct way_health *h, unsigned node);
 
-/* ---- counters of the policy: counters.h. Versions and snapshots do not depend on them */
-/* Counts a report; the bits of those whose edge came true. */
+/* ---- counters of the policy: counters.h. Versions do not depend on them ---- */
+/* Counts a report, in the area of the policy of that epoch; the bits of those whose edge
+ * came true. Nothing if another policy is in charge. */
 uint64_t way_health_count(struct way_health *h, unsigned node,
+                          const struct way_counters_layout *l, uint64_t policy_epoch,
                           const struct way_report *r);
+/* All as of the snapshot's time and policy, into its view. */
+void way_health_counted(struct way_health *h, const struct way_counters_layout *l,
+                        struct way_snapshot *s);
 /* The value of one of a node's. */
-double way_health_counter(struct way_health *h, unsigned node, unsigned index,
-                          double now);
+double way_health_counter(struct way_health *h, unsigned node,
+                          const struct way_counter *c, uint64_t policy_epoch, double now);
+/* The blocks of a node, of its shard and of the cluster, of the policy of that epoch. */
+void way_health_counter_blocks(struct way_health *h, unsigned node, unsigned shard,
+                               uint64_t policy_epoch, struct way_counter_blocks *out);
 
 /* ---- verdicts ---- */
 void way_health_verdict(struct way_health *h, unsigned node, struct way_verdict *out);
 void way_health_snapshot(struct way_health *h, unsigned node, double now,
                          struct way_snapshot *out);
-/* The same without the counts of_shard and of_cluster and without `inflight`, for who asks
+/* The same with memory as of that policy epoch: the one in charge, or the one before it. */
+void way_health_snapshot_of(struct way_health *h, unsigned node, double now,
+                            uint64_t policy_epoch, struct way_snapshot *out);
+/* As that, without the counts of_shard and of_cluster and without `inflight`, for who asks
  * often and seldom needs those: they are a walk over all nodes. */
 void way_health_glance(struct way_health *h, unsigned node, double now,
-                       struct way_snapshot *out);
+                       uint64_t policy_epoch, struct way_snapshot *out);
 /* Commands in flight to the node, of all workers. */
 uint64_t way_health_inflight(struct way_health *h, unsigned node);
 /* Snapshots of all members, at most max, their counts made in one walk. Returns how many. */
-unsigned way_health_survey(struct way_health *h, double now, struct way_snapshot *out,
-                           unsigned max);
+unsigned way_health_survey(struct way_health *h, double now, uint64_t policy_epoch,
+                           struct way_snapshot *out, unsigned max);
 /* The share of traffic a node gets now: weight and ramp. 0..1 */
 double way_verdict_weight(const struct way_verdict *v, double now);
 /* Clears WAY_ROUTE_WEIGHT of a node whose ramp is over, if the lock is free: for a router
@@ -214,9 +227,10 @@ struct way_proposal {
     struct way_mark mark;
     struct way_memory memory; /* compared with the snapshot's: only what changed counts */
     struct way_touches touches; /* of counters: done with the commit, after it, once */
-    bool hard;                  /* way_event_hard(): what the guard asks */
-    bool by_operator;           /* outranks the guard */
-    bool host;                  /* the host's own mark (a former replica's role, ...) */
+    const struct way_counters_layout *counters; /* that these are of; NULL: no touches */
+    bool hard;        /* way_event_hard(): what the guard asks */
+    bool by_operator; /* outranks the guard */
+    bool host;        /* the host's own mark (a former replica's role, ...) */
 };
 enum way_refusal { WAY_REFUSED_NOT, WAY_REFUSED_LAST_NODE, WAY_REFUSED_SHARE };
 struct way_outcome {
@@ -228,11 +242,15 @@ struct way_outcome {
 };
 enum way_commit {
     WAY_COMMIT_DONE,     /* published (or nothing to publish) */
-    WAY_COMMIT_CONFLICT, /* the snapshot is old: take another and ask again. Taken under
-                            the lock, a snapshot never conflicts */
+    WAY_COMMIT_CONFLICT, /* the snapshot is old, or of a policy that is no longer in
+                            charge: take another and ask again. Taken under the lock, a
+                            snapshot never conflicts */
     WAY_COMMIT_BUSY,     /* the lock was not to be had within 1 ms: the verdict should
                             hold in this worker alone and be tried again */
 };
+/* Does the guard stand before this node, as the last that can serve its shard's reads or
+ * its writes? Never without the guard. */
+bool way_health_guards(const struct way_health *h, unsigned node);
 /* The guard (contract, section "mark"): on soft evidence the last node that can serve a
  * shard's reads or its writes, and more than failing_share of all nodes, become suspect
  * instead of failing. `locked`: the caller holds the lock by way_health_lock. A commit
@@ -241,9 +259,60 @@ enum way_commit {
 enum way_commit way_health_commit(struct way_health *h, const struct way_snapshot *seen,
                                   const struct way_proposal *p, bool locked,
                                   struct way_outcome *out) WAY_MUST_CHECK;
+/* Of nodes whose state is supposed to be another than the table's: false, it is not. */
+struct way_others {
+    bool (*state)(void *arg, unsigned node, enum way_state *state, bool *hard);
+    void *arg;
+};
+/* What a commit of p would make of a verdict, in the table or not, under the guard, were
+ * the other nodes as `others` has them (NULL: as they are). Nothing is published, and no
+ * lock taken: `out` has no commit. */
+void way_health_suppose(struct way_health *h, unsigned node, const struct way_proposal *p,
+                        double now, const struct way_others *others,
+                        struct way_verdict *v, struct way_outcome *out);
 /* 0, or -1 after 1 ms. Recovers from a dead owner (finishes its redo record). */
 int way_health_lock(struct way_health *h) WAY_MUST_CHECK;
 void way_health_unlock(struct way_health *h);
+
+/* Other bounds for the guard, from now on; those that it was opened with. */
+void way_health_bounds(struct way_health *h, bool guard, double failing_share);
+
+/* ---- policies ----
+ * What a policy remembers exists twice: of the one in charge and of the one before it. The
+ * policy epoch, from 1, says which is which; a reload fills the idle area, then raises it.
+ * Killed anywhere in between, the old one is whole. Verdicts survive. */
+const _Atomic uint64_t *way_health_policy_epoch(struct way_health *h);
+
+enum way_memory_scope { WAY_OF_NODE, WAY_OF_SHARD, WAY_OF_CLUSTER };
+struct way_takeover {
+    uint64_t from;                   /* the policy epoch it was prepared in */
+    const struct way_layout *layout; /* of the new policy */
+    struct way_span bundle;          /* at most WAY_BUNDLE_BYTES */
+    /* Of the new policy and the old; NULL: it has none */
+    const struct way_counters_layout *counters, *counters_before;
+    /* What the new policy remembers of a record, from what the old one did. Most calls come
+     * without the lock, those for records that changed meanwhile under it. -1: refused */
+    int (*convert)(void *arg, enum way_memory_scope scope,
+                   const struct way_memory *before, struct way_memory *after,
+                   struct way_err *err);
+    /* Under the lock, at the last moment before it is in charge: nothing can refuse it any
+     * more. Its states are handed to those who will need them. */
+    void (*ready)(void *arg, uint64_t epoch);
+    void *arg;
+};
+/* Puts another policy in charge, raises the policy epoch (*epoch) and the table's. -1:
+ * nothing changed: another process was quicker, the lock was not to be had, too long a
+ * bundle, or convert refused. */
+int way_health_take_over(struct way_health *h, const struct way_takeover *t,
+                         uint64_t *epoch, struct way_err *err) WAY_MUST_CHECK;
+/* The policy before `from` is in charge again, with the memory that it had. -1 as above;
+ * ready as above. */
+int way_health_go_back(struct way_health *h, uint64_t from,
+                       void (*ready)(void *arg, uint64_t epoch), void *arg,
+                       uint64_t *epoch, struct way_err *err) WAY_MUST_CHECK;
+/* Appends the bundle of the policy in charge, and tells its epoch. -1: the lock is busy. */
+int way_health_bundle(struct way_health *h, struct way_buf *out,
+                      uint64_t *epoch) WAY_MUST_CHECK;
 
 /* ---- trials of a probing node: one word of (version, left, out) ---- */
 /* True: this command may go. A permit that is not ended within 10 s, or whose row's owner

@@ -126,7 +126,7 @@ void way_counters_take(struct way_policy *p, lua_State *L, int plan, lua_CFuncti
         lua_rawgeti(L, -1, i);
         take_counter(L, &c);
         enum way_counter_scope scope = (enum way_counter_scope)number(L, "scope");
-        if (way_counters_add(&p->plan.layout.counters, scope, &c, &err) < 0) {
+        if (way_counters_add(&p->plan.counters, scope, &c, &err) < 0) {
             lua_pushcfunction(L, refuse);
             lua_pushfstring(L, "counters.%s", c.name);
             lua_pushstring(L, err.text);
@@ -173,7 +173,7 @@ static int counters_index(lua_State *L)
 {
     struct way_asking *a = alive(L);
     const struct handle *h = lua_touserdata(L, 1);
-    const struct way_counters_layout *l = &a->policy->plan.layout.counters;
+    const struct way_counters_layout *l = &a->policy->plan.counters;
     const char *key = key_of(L), *known[WAY_COUNTERS_MAX + 1] = { NULL };
     for (unsigned i = 0; i < l->count[h->scope]; i++) {
         known[i] = l->counter[h->scope][i].name;
@@ -207,7 +207,7 @@ static const struct way_counter *checked(lua_State *L, const char *what)
     if (!h || !lua_getmetatable(L, 1) || !lua_rawequal(L, -1, -2))
         luaL_error(L, "%s: expected a counter before it, as in counter:%s", what, what);
     lua_pop(L, 2);
-    return &p->plan.layout.counters.counter[h->scope][h->index];
+    return &p->plan.counters.counter[h->scope][h->index];
 }
 
 static int counter_reset(lua_State *L)
@@ -238,8 +238,7 @@ static int counter_index(lua_State *L)
     struct way_asking *a = alive(L);
     const struct handle *h = lua_touserdata(L, 1);
     const struct way_view *view = a->view ? a->view : way_many_view(a, h->node, false);
-    const struct way_counter *c =
-        &a->policy->plan.layout.counters.counter[h->scope][h->index];
+    const struct way_counter *c = &a->policy->plan.counters.counter[h->scope][h->index];
     const struct way_counted *v = &view->counted[h->scope][h->index];
     const double figure[] = { v->value, v->failed,    v->volume,
                               v->mean,  v->deviation, v->last };

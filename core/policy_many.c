@@ -116,11 +116,13 @@ static const struct way_view *view_of_candidate(struct way_asking *a, unsigned i
         return &c->seen[index].view;
     c->depth[index] = (uint8_t)depth;
     if (depth == COUNTED)
-        way_health_snapshot(choice->health, choice->node[index], choice->now,
-                            &c->seen[index]);
+        way_health_snapshot_of(choice->health, choice->node[index], choice->now,
+                               choice->policy_epoch, &c->seen[index]);
     else
         way_health_glance(choice->health, choice->node[index], choice->now,
-                          &c->seen[index]);
+                          choice->policy_epoch, &c->seen[index]);
+    if (a->policy->plan.counters.all)
+        way_health_counted(choice->health, &a->policy->plan.counters, &c->seen[index]);
     return &c->seen[index].view;
 }
 

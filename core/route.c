@@ -13,20 +13,29 @@ struct candidates {
     uint8_t state[CANDIDATES_MAX];
 };
 
+/* Copied: the decider may leave the policy between two passes. */
+static void take_plan(struct way_router *r)
+{
+    const struct way_plan *plan = way_decider_plan(r->decider);
+    r->pick = plan->pick;
+    r->tolerance = plan->tolerance;
+    memcpy(r->zone, plan->zone, sizeof r->zone);
+    r->has_load = plan->load != 0;
+    if (r->has_load)
+        r->load = plan->counters.counter[WAY_COUNTERS_NODE][plan->load - 1];
+    r->policy_epoch = way_decider_epoch(r->decider);
+    r->asks = plan->has_route;
+    bool reads = plan->pick == WAY_PICK_MASTER;
+    r->straight = r->asks ? 0 : WAY_STRAIGHT_WRITES | (reads ? WAY_STRAIGHT_READS : 0);
+}
+
 void way_router_init(struct way_router *r, struct way_health *h, struct way_decider *d,
                      struct way_stats *stats, int row)
 {
-    const struct way_plan *plan = way_decider_plan(d);
     *r = (struct way_router){ .health = h, .decider = d, .stats = stats, .row = row };
-    if (!plan->has_route)
-        r->straight = WAY_STRAIGHT_WRITES |
-                      (plan->pick == WAY_PICK_MASTER ? WAY_STRAIGHT_READS : 0);
     r->slots = way_health_slots(h);
-    r->pick = plan->pick;
-    r->tolerance = plan->tolerance;
-    r->load = plan->load;
-    r->zone = plan->zone;
     r->in_zone = way_zalloc(WAY_NODES_MAX);
+    take_plan(r);
     way_random_seed(&r->random, 0);
 }
 
@@ -38,6 +47,7 @@ void way_router_fini(struct way_router *r)
 
 void way_router_refresh(struct way_router *r)
 {
+    take_plan(r);
     if (!r->zone[0])
         return;
     unsigned n = way_health_nodes(r->health);
@@ -136,8 +146,9 @@ static unsigned least_inflight(struct way_router *w, const struct candidates *c)
 /* Latency, or what the policy counts instead, times what is on its way there already. */
 static double load_of(const struct way_router *w, unsigned node)
 {
-    double load = w->load ? way_health_counter(w->health, node, w->load - 1, w->now)
-                          : way_health_latency_get(w->health, node);
+    double load = w->has_load ? way_health_counter(w->health, node, &w->load,
+                                                   w->policy_epoch, w->now)
+                              : way_health_latency_get(w->health, node);
     return (load > 0 ? load : 0) * (double)(inflight_of(w, node) + 1);
 }
 
@@ -363,7 +374,7 @@ struct way_route way_route_ask(struct way_router *w, const struct way_request *r
                                struct way_span bytes, double now)
 {
     unsigned shard = atomic_load_explicit(&w->slots[r->slot], memory_order_acquire);
-    if (!way_decider_plan(w->decider)->has_route || r->target < WAY_NODES_MAX ||
+    if (!w->asks || r->target < WAY_NODES_MAX ||
         r->flags & (WAY_FLAG_ASKED | WAY_FLAG_MASTER) || r->kind == WAY_REQUEST_OWN ||
         shard >= WAY_SHARDS_MAX)
         return way_route_slow(w, r, now);

@@ -17,13 +17,16 @@ struct way_router {
     struct way_decider *decider;
     const _Atomic uint16_t *slots; /* of the table */
     enum way_pick pick;
-    double tolerance, now; /* now: of the command being routed */
-    unsigned load;         /* of p2c: a counter, from 1; 0: the latency */
-    const char *zone;      /* preferred, "" none */
-    uint8_t *in_zone;      /* [WAY_NODES_MAX], kept by way_router_refresh */
-    unsigned turn;         /* of round_robin */
+    double tolerance, now;   /* now: of the command being routed */
+    char zone[WAY_ZONE_MAX]; /* preferred, "" none */
+    uint8_t *in_zone;        /* [WAY_NODES_MAX], kept by way_router_refresh */
+    unsigned turn;           /* of round_robin */
+    bool has_load;           /* p2c goes by a counter, else by the latency */
+    struct way_counter load;
+    uint64_t policy_epoch; /* that it is of */
     struct way_random random;
     int row;                 /* the worker's, for trials */
+    bool asks;               /* the policy has a route */
     uint8_t straight;        /* WAY_STRAIGHT_...: what may take the fast way */
     struct way_stats *stats; /* borrowed */
 };
@@ -34,7 +37,8 @@ enum { WAY_STRAIGHT_READS = 1, WAY_STRAIGHT_WRITES = 2 };
 void way_router_init(struct way_router *r, struct way_health *h, struct way_decider *d,
                      struct way_stats *stats, int row);
 void way_router_fini(struct way_router *r);
-void way_router_refresh(struct way_router *r); /* after the table's epoch rose */
+/* After the table's epoch rose, or another policy came. */
+void way_router_refresh(struct way_router *r);
 
 struct way_route {
     unsigned node;  /* WAY_NONE: none may be used */

@@ -534,13 +534,13 @@ local function every(value, tick)
 end
 
 local questions = { "classify", "mark", "backoff", "probe", "reconnect", "route", "tick" }
-local unserved = { migrate = true, selftest = true }
+local proofs = { "migrate", "selftest" }
 local policy_fields = {
     name = true, version = true, options = true, classes = true, memory = true, counters = true, pick = true, watch = true,
     every = true,
 }
 for _, name in ipairs(questions) do policy_fields[name] = true end
-for name in pairs(unserved) do policy_fields[name] = true end
+for _, name in ipairs(proofs) do policy_fields[name] = true end
 
 --- The plan of a policy.
 ---@param policy any what the file returned
@@ -550,15 +550,13 @@ for name in pairs(unserved) do policy_fields[name] = true end
 ---@return table
 function check.policy(policy, given, room, standard)
     fields("", policy, policy_fields, "one table, as wayside.policy { ... } gives it")
-    for name in pairs(unserved) do
-        if policy[name] ~= nil then host.refuse(name, "not served by this version") end
-    end
     local plan = { name = name_of("name", policy.name, 63), version = "", functions = {} }
     if policy.version ~= nil then plan.version = name_of("version", policy.version, 31) end
     plan.options = options(policy.options, given)
     plan.canonical = canonical(plan.options)
     for _, name in ipairs(questions) do plan.functions[name] = optional(name, policy[name], "function") end
     plan.every = every(resolved(policy.every, plan.options), plan.functions.tick)
+    for _, name in ipairs(proofs) do plan.functions[name] = optional(name, policy[name], "function") end
     plan.memory = memory(resolved(policy.memory, plan.options), room)
     local list = resolved(policy.classes, plan.options)
     local known, place

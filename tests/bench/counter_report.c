@@ -140,6 +140,8 @@ static void one_snapshot(struct bench *b)
 {
     struct way_snapshot s;
     way_health_snapshot(b->health, 0, b->now, &s);
+    if (way_decider_counts(b->decider))
+        way_health_counted(b->health, &way_decider_plan(b->decider)->counters, &s);
 }
 
 /* The median of rounds, in nanoseconds for one. */
@@ -180,7 +182,9 @@ static void *report_along(void *arg)
     struct way_report r = { .now = 1000, .good = BATCH, .latency = 0.0005 };
     while (!atomic_load_explicit(&o->over, memory_order_relaxed)) {
         r.now += 1e-4;
-        way_health_count(o->bench->health, 0, &r);
+        way_health_count(o->bench->health, 0,
+                         &way_decider_plan(o->bench->decider)->counters,
+                         way_decider_epoch(o->bench->decider), &r);
     }
     return NULL;
 }

@@ -33,7 +33,7 @@ static int set_up_sweeps(void **state)
                  "for _, node in ipairs(nodes) do "
                  "if node.role == 'replica' and node.state == 'healthy' then "
                  "return { { node = node, state = 'failing', reason = 'swept' } } "
-                 "end end end, probe = function() end }");
+                 "end end end, mark = function() end, probe = function() end }");
     return 0;
 }
 

@@ -708,6 +708,7 @@ static struct way_counted counted(struct bed *b, unsigned node, unsigned index)
 {
     struct way_snapshot s;
     way_health_snapshot(b->health, b->node[node], b->now, &s);
+    way_health_counted(b->health, &way_decider_plan(b->decider)->counters, &s);
     return s.view.counted[WAY_COUNTERS_NODE][index];
 }
 

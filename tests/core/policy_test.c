@@ -258,8 +258,7 @@ static void says_what_is_wrong_with_a_table(void **state)
           "t.lua:3: clases: no such field, did you mean 'classes'?" },
         { HEAD "mark = 5 }", "t.lua:3: mark: expected a function, got 5" },
         { HEAD "every = 5 }", "t.lua:3: every: expected a function tick beside it" },
-        { HEAD "selftest = function() end }",
-          "t.lua:3: selftest: not served by this version" },
+        { HEAD "selftest = true }", "t.lua:3: selftest: expected a function, got true" },
         { HEAD "route = 5 }", "t.lua:3: route: expected a function, got 5" },
         { HEAD "pick = 'nearby' }", "t.lua:3: pick: expected one of least_inflight, "
                                     "master, nearest, p2c, random, replica, "

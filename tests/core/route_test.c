@@ -268,7 +268,8 @@ static void p2c_goes_by_a_counter_where_one_is_named(void **st)
                                      .failed = bad[k],
                                      .blame = WAY_BLAME_NODE,
                                      .class = WAY_CLASS_BUSY };
-        way_health_count(b.health, b.node[k], &report);
+        way_health_count(b.health, b.node[k], &way_decider_plan(b.decider)->counters,
+                         way_decider_epoch(b.decider), &report);
     }
     assert_shares(&b, &r, 0, 67, 33);             /* A never: of two drawn the lesser */
     atomic_store(&cells[b.node[A0]].inflight, 3); /* 0.1 * 4 is above 0.2 */

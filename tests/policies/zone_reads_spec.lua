@@ -7,9 +7,10 @@ local function start(options)
     options = options or {}
     options.zone = options.zone or "b"
     local t = test.start("policies/zone_reads.lua", options)
-    local master = t:node { zone = "a" }
-    return t, master, t:node { role = "replica", shard = master, zone = "b" }, t:node { role = "replica", shard = master, zone = "b" },
-        t:node { role = "replica", shard = master, zone = "c" }
+    local nodes = { t:node { zone = "a" } }
+    for i, zone in ipairs { "b", "b", "c" } do nodes[i + 1] = t:node { role = "replica", shard = nodes[1], zone = zone } end
+    t:advance(0.1)                                               -- new ones are looked at first
+    return t, unpack(nodes)
 end
 
 --- How often each node is taken for so many reads.

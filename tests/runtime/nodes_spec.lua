@@ -127,6 +127,7 @@ describe("route", function()
               return count
             end]])
         local _, second, third = shard(t)
+        t:advance(0.1)
         for slot = 0, 4 do
             assert.equal(third, t:route { slot = slot })
             assert.equal(second, t:route({ slot = 0 }, { t.nodes[1], second }))

@@ -1,10 +1,14 @@
-/* policy_host - the real loader, sandbox, policies and node table, for specs in Lua.
+/* policy_host - the real loader, sandbox, policies and node table, for specs in Lua and for a
+ * policy's own selftest.
  *
- * A module for plain LuaJIT: require "policy_host". open(path, options) loads the policy
- * into two states and opens a private table; what it gives has the methods at the end of
- * this file. Every question is asked of both states, of the same view and with the same
- * random numbers; answers that differ raise. Time and events are made up by the caller:
- * core/runtime/test.lua. The module's Lua and the policies' are one library, two states. */
+ * For specs it is a module of plain LuaJIT, require "policy_host": open(path, options) loads
+ * the policy into two states and opens a private table; what it gives has the methods at the
+ * end of this file. Every question is asked of both states, of the same view and with the
+ * same random numbers; answers that differ raise. Time and events are made up by the caller:
+ * core/runtime/test.lua. The caller's Lua and the policies' are one library, many states. A
+ * selftest may give anything to what is here: arguments are checked, numbers bounded. */
+#include "policy_host.h"
+
 #include "health.h"
 #include "policy.h"
 
@@ -21,6 +25,9 @@ struct host {
     struct way_health *health;
     struct way_limits limits;
     int row;
+    struct way_snapshot *seen; /* of the last sweep, as is what follows */
+    struct way_proposal *proposal[2];
+    unsigned zones;
 };
 
 /* ---- events and answers as tables ---- */
@@ -72,13 +79,20 @@ static void read_word(lua_State *L, const struct field *f, void *at)
     *(unsigned *)at = (unsigned)v; /* all of these are enums */
 }
 
+/* Not every number of Lua's has a whole one; out of bounds, the bound. */
+static uint64_t whole(lua_State *L, int index, double most)
+{
+    double n = luaL_checknumber(L, index);
+    return n > 0 ? (uint64_t)(n < most ? n : most) : 0;
+}
+
 static void read_field(lua_State *L, const struct field *f, struct way_event *e)
 {
     void *at = (char *)e + f->offset;
     switch (f->shape) {
     case NUMBER: *(double *)at = luaL_checknumber(L, -1); break;
-    case COUNT: *(uint32_t *)at = (uint32_t)luaL_checknumber(L, -1); break;
-    case BYTES: *(uint64_t *)at = (uint64_t)luaL_checknumber(L, -1); break;
+    case COUNT: *(uint32_t *)at = (uint32_t)whole(L, -1, UINT32_MAX); break;
+    case BYTES: *(uint64_t *)at = whole(L, -1, 1e18); break;
     case FLAG: *(bool *)at = lua_toboolean(L, -1); break;
     case TEXT: snprintf(at, f->size, "%s", luaL_checkstring(L, -1)); break;
     case WORD: read_word(L, f, at); break;
@@ -291,14 +305,33 @@ static void ask_both(lua_State *L, struct host *h, char what, const struct way_v
                    way_policy_where(h->policy[0]));
 }
 
+static const struct way_counters_layout *counters_of(const struct host *h)
+{
+    return &way_policy_plan(h->policy[0])->counters;
+}
+
+static void look(struct host *h, unsigned node, double now, struct way_snapshot *seen)
+{
+    way_health_snapshot(h->health, node, now, seen);
+    way_health_counted(h->health, counters_of(h), seen);
+}
+
+static uint64_t count(struct host *h, unsigned node, const struct way_report *r)
+{
+    uint64_t epoch = atomic_load(way_health_policy_epoch(h->health));
+    return way_health_count(h->health, node, counters_of(h), epoch, r);
+}
+
 /* Asks and commits, as the daemon does; alone on the table, so no commit conflicts. */
 static void ask_and_commit(lua_State *L, struct host *h, char what, unsigned node,
                            const struct way_event *e, uint64_t seed, union answer *out,
                            struct way_outcome *outcome)
 {
     struct way_snapshot seen;
-    way_health_snapshot(h->health, node, e->now, &seen);
-    struct way_proposal p = { .memory = seen.view.memory, .hard = way_event_hard(e) };
+    look(h, node, e->now, &seen);
+    struct way_proposal p = { .memory = seen.view.memory,
+                              .hard = way_event_hard(e),
+                              .counters = counters_of(h) };
     ask_both(L, h, what, &seen.view, e, seed, &p.memory, out);
     if (what == 'm')
         p.mark = out->mark;
@@ -318,7 +351,7 @@ static struct host *host_of(lua_State *L)
 
 static unsigned node_of(lua_State *L, struct host *h)
 {
-    unsigned node = (unsigned)luaL_checkinteger(L, 2);
+    unsigned node = (unsigned)whole(L, 2, UINT32_MAX);
     if (node >= way_health_nodes(h->health))
         luaL_error(L, "no such node");
     return node;
@@ -327,7 +360,7 @@ static unsigned node_of(lua_State *L, struct host *h)
 /* Pushes the names of the counters whose edges came true. */
 static void push_edges(lua_State *L, const struct host *h, uint64_t edges)
 {
-    const struct way_counters_layout *l = &way_policy_plan(h->policy[0])->layout.counters;
+    const struct way_counters_layout *l = counters_of(h);
     lua_newtable(L);
     for (int i = 1; edges; i++, edges &= edges - 1) {
         unsigned bit = (unsigned)__builtin_ctzll(edges);
@@ -342,7 +375,7 @@ static uint64_t count_failure(struct host *h, unsigned node, const struct way_ev
 {
     struct way_report r = { .requests = e->kind == WAY_KIND_RESULT ? e->n : 0 };
     way_report_failure(&r, e);
-    return way_health_count(h->health, node, &r);
+    return count(h, node, &r);
 }
 
 /* host:report(node, now, good, latency, requests, retries): the names of edges. */
@@ -351,11 +384,11 @@ static int h_report(lua_State *L)
     struct host *h = host_of(L);
     unsigned node = node_of(L, h);
     struct way_report r = { .now = luaL_checknumber(L, 3),
-                            .good = (uint32_t)luaL_checknumber(L, 4),
+                            .good = (uint32_t)whole(L, 4, UINT32_MAX),
                             .latency = luaL_checknumber(L, 5),
-                            .requests = (uint32_t)luaL_checknumber(L, 6),
-                            .retries = (uint32_t)luaL_checknumber(L, 7) };
-    push_edges(L, h, way_health_count(h->health, node, &r));
+                            .requests = (uint32_t)whole(L, 6, UINT32_MAX),
+                            .retries = (uint32_t)whole(L, 7, UINT32_MAX) };
+    push_edges(L, h, count(h, node, &r));
     return 1;
 }
 
@@ -365,7 +398,7 @@ static int h_decide(lua_State *L)
     struct host *h = host_of(L);
     unsigned node = node_of(L, h);
     struct way_event e = read_event(L, 3);
-    uint64_t seed = (uint64_t)luaL_checknumber(L, 4);
+    uint64_t seed = whole(L, 4, 1e18);
     struct way_outcome outcome = { .from = WAY_STATE_HEALTHY };
     struct way_verdict verdict;
     union answer answer;
@@ -402,7 +435,7 @@ static int question(lua_State *L, char what)
     struct host *h = host_of(L);
     unsigned node = node_of(L, h);
     struct way_event e = read_event(L, 3);
-    uint64_t seed = (uint64_t)luaL_checknumber(L, 4);
+    uint64_t seed = whole(L, 4, 1e18);
     struct way_outcome outcome;
     union answer answer;
     way_policy_classify(h->policy[0], &e);
@@ -467,42 +500,66 @@ static void push_swept(lua_State *L, const struct way_snapshot *seen,
     lua_setfield(L, -2, "mark");
 }
 
-/* host:tick(event, seed): what was answered, a list of { node =, mark =, refused = }. The
- * arrays are userdata, for what may raise here. */
+/* What a sweep needs belongs to the host, for asking may raise. */
+static void end_sweep(struct host *h)
+{
+    way_free(h->seen);
+    way_free(h->proposal[0]);
+    way_free(h->proposal[1]);
+    h->seen = NULL;
+    h->proposal[0] = h->proposal[1] = NULL;
+}
+
+static struct way_sweep begin_sweep(struct host *h, double now)
+{
+    const struct way_counters_layout *l = &way_policy_plan(h->policy[0])->counters;
+    unsigned most = way_health_nodes(h->health) + 1;
+    end_sweep(h);
+    h->seen = way_alloc(most * sizeof *h->seen);
+    for (int i = 0; i < 2; i++)
+        h->proposal[i] = way_zalloc(most * sizeof *h->proposal[i]);
+    uint64_t epoch = atomic_load(way_health_policy_epoch(h->health));
+    unsigned n = way_health_survey(h->health, now, epoch, h->seen, most);
+    for (unsigned i = 0; i < n; i++) {
+        way_health_counted(h->health, l, &h->seen[i]);
+        h->proposal[0][i].counters = l;
+    }
+    return (struct way_sweep){ n, h->seen, h->proposal[0] };
+}
+
+/* host:tick(event, seed): what was answered, a list of { node =, mark =, refused = }. */
 static int h_tick(lua_State *L)
 {
     struct host *h = host_of(L);
     struct way_event e = read_event(L, 2);
-    uint64_t seed = (uint64_t)luaL_checknumber(L, 3);
-    unsigned most = way_health_nodes(h->health);
-    struct way_snapshot *seen = lua_newuserdata(L, (most + 1) * sizeof *seen);
-    size_t bytes = (most + 1) * sizeof(struct way_proposal);
-    struct way_proposal *proposal = memset(lua_newuserdata(L, bytes), 0, bytes);
-    struct way_proposal *again = memset(lua_newuserdata(L, bytes), 0, bytes);
-    struct way_sweep s = { way_health_survey(h->health, e.now, seen, most), seen,
-                           proposal };
+    uint64_t seed = whole(L, 3, 1e18);
+    struct way_sweep s = begin_sweep(h, e.now);
     if (s.count)
-        sweep_both(L, h, &s, again, &e, seed);
+        sweep_both(L, h, &s, h->proposal[1], &e, seed);
     lua_newtable(L);
     for (unsigned i = 0, n = 0; i < s.count; i++) {
         struct way_outcome outcome;
-        if (way_health_commit(h->health, &seen[i], &proposal[i], false, &outcome) !=
+        if (way_health_commit(h->health, &s.seen[i], &s.proposal[i], false, &outcome) !=
             WAY_COMMIT_DONE)
             luaL_error(L, "the table could not be written");
-        if (!proposal[i].mark.given)
+        if (!s.proposal[i].mark.given)
             continue;
-        push_swept(L, &seen[i], &proposal[i], &outcome);
+        push_swept(L, &s.seen[i], &s.proposal[i], &outcome);
         lua_rawseti(L, -2, (int)++n);
     }
     return 1;
 }
 
-static double number_of(lua_State *L, int index, const char *name, double otherwise)
+/* A whole number of the table at index. */
+static unsigned field_of(lua_State *L, int index, const char *name, unsigned otherwise,
+                         unsigned most)
 {
     lua_getfield(L, index, name);
     double n = luaL_optnumber(L, -1, otherwise);
+    if (!(n >= 0 && n <= most))
+        luaL_error(L, "%s: expected a number from 0 to %d", name, (int)most);
     lua_pop(L, 1);
-    return n;
+    return (unsigned)n;
 }
 
 /* The list of numbers at index. */
@@ -515,8 +572,10 @@ static unsigned read_nodes(lua_State *L, struct host *h, int index,
     for (unsigned i = 0; i < n; i++) {
         struct way_verdict v;
         lua_rawgeti(L, index, (int)i + 1);
-        node[i] = (uint16_t)luaL_checkinteger(L, -1);
-        luaL_argcheck(L, node[i] < way_health_nodes(h->health), index, "no such node");
+        double number = luaL_checknumber(L, -1);
+        luaL_argcheck(L, number >= 0 && number < way_health_nodes(h->health), index,
+                      "no such node");
+        node[i] = (uint16_t)number;
         way_health_verdict(h->health, node[i], &v);
         state[i] = v.state;
         lua_pop(L, 1);
@@ -535,16 +594,17 @@ static int h_route(lua_State *L)
     struct way_choice c = { .health = h->health, .node = node, .state = state };
     c.now = luaL_checknumber(L, 4);
     c.count = read_nodes(L, h, 3, node, state);
-    c.slot = (uint16_t)number_of(L, 2, "slot", 0);
-    c.attempt = (uint32_t)number_of(L, 2, "attempt", 1);
-    c.tried = (unsigned)number_of(L, 2, "tried", 0);
+    c.policy_epoch = atomic_load(way_health_policy_epoch(h->health));
+    c.slot = (uint16_t)field_of(L, 2, "slot", 0, WAY_SLOTS - 1);
+    c.attempt = field_of(L, 2, "attempt", 1, 1000000);
+    c.tried = field_of(L, 2, "tried", 0, c.count);
     lua_getfield(L, 2, "write");
     c.write = lua_toboolean(L, -1);
     lua_getfield(L, 2, "command");
     const char *name = luaL_optstring(L, -1, "get");
     lua_pushfstring(L, "*1\r\n$%d\r\n%s\r\n", (int)strlen(name), name);
     c.bytes.p = lua_tolstring(L, -1, &c.bytes.n);
-    uint64_t seed = (uint64_t)luaL_checknumber(L, 5);
+    uint64_t seed = whole(L, 5, 1e18);
     unsigned index[2];
     for (int i = 0; i < 2; i++)
         if (way_policy_route(h->policy[i], &c, seed, &index[i]) == WAY_ASKED_FAILED)
@@ -560,7 +620,11 @@ static int h_route(lua_State *L)
 /* host:zone(address, zone), before the node is published. */
 static int h_zone(lua_State *L)
 {
-    way_health_zone(host_of(L)->health, luaL_checkstring(L, 2), luaL_checkstring(L, 3));
+    struct host *h = host_of(L);
+    const char *address = luaL_checkstring(L, 2), *zone = luaL_checkstring(L, 3);
+    if (++h->zones > WAY_NODES_MAX)
+        return luaL_error(L, "more than %d zones", WAY_NODES_MAX);
+    way_health_zone(h->health, address, zone);
     return 0;
 }
 
@@ -578,8 +642,7 @@ static int h_inflight(lua_State *L)
 {
     struct host *h = host_of(L);
     unsigned node = node_of(L, h);
-    atomic_store(&way_health_cells(h->health, h->row)[node].inflight,
-                 (uint64_t)luaL_checknumber(L, 3));
+    atomic_store(&way_health_cells(h->health, h->row)[node].inflight, whole(L, 3, 1e9));
     return 0;
 }
 
@@ -645,7 +708,7 @@ static int h_find(lua_State *L)
 {
     struct host *h = host_of(L);
     unsigned node = way_health_find(h->health, luaL_checkstring(L, 2),
-                                    (uint16_t)luaL_checkinteger(L, 3));
+                                    (uint16_t)whole(L, 3, UINT16_MAX));
     if (node == WAY_NONE)
         return luaL_error(L, "no node has that address");
     lua_pushinteger(L, (lua_Integer)node);
@@ -688,7 +751,7 @@ static int h_view(lua_State *L)
     struct way_snapshot seen;
     unsigned node = node_of(L, h);
     double now = luaL_checknumber(L, 3);
-    way_health_snapshot(h->health, node, now, &seen);
+    look(h, node, now, &seen);
     const struct way_view *v = &seen.view;
     const struct way_layout *l = &way_policy_plan(h->policy[0])->layout;
     lua_newtable(L);
@@ -706,9 +769,9 @@ static int h_view(lua_State *L)
     put_memory(L, "memory", v->memory.node, l->node);
     put_memory(L, "shard_memory", v->memory.shard, l->shard);
     put_memory(L, "cluster_memory", v->memory.cluster, l->cluster);
-    put_counters(L, "counters", &l->counters, WAY_COUNTERS_NODE, v);
-    put_counters(L, "shard_counters", &l->counters, WAY_COUNTERS_SHARD, v);
-    put_counters(L, "cluster_counters", &l->counters, WAY_COUNTERS_CLUSTER, v);
+    put_counters(L, "counters", counters_of(h), WAY_COUNTERS_NODE, v);
+    put_counters(L, "shard_counters", counters_of(h), WAY_COUNTERS_SHARD, v);
+    put_counters(L, "cluster_counters", counters_of(h), WAY_COUNTERS_CLUSTER, v);
     return 1;
 }
 
@@ -729,6 +792,7 @@ static int h_plan(lua_State *L)
 static int h_close(lua_State *L)
 {
     struct host *h = host_of(L);
+    end_sweep(h);
     if (h->health)
         way_health_close(h->health);
     way_policy_free(h->policy[0]);
@@ -762,13 +826,10 @@ static unsigned read_options(lua_State *L, int index, struct way_option *option)
     return n;
 }
 
-static int open_parts(struct host *h, const char *path, const struct way_option *option,
-                      unsigned options, struct way_err *err)
+static int open_parts(struct host *h, struct way_err *err)
 {
-    way_limits_default(&h->limits);
-    h->limits.policy_wall = 1; /* a busy machine must not fail a spec */
-    if (way_policy_read(&h->text, path, option, options, &h->limits, err) < 0 ||
-        way_policy_load(&h->policy[0], &h->text, err) < 0 ||
+    h->text.wall = 1; /* a busy machine must not fail a spec */
+    if (way_policy_load(&h->policy[0], &h->text, err) < 0 ||
         way_policy_load(&h->policy[1], &h->text, err) < 0)
         return -1;
     struct way_health_options o = { .layout = way_policy_plan(h->policy[0])->layout,
@@ -780,6 +841,51 @@ static int open_parts(struct host *h, const char *path, const struct way_option 
     return h->row < 0 ? -1 : 0;
 }
 
+static const luaL_Reg methods[] = {
+    { "decide", h_decide },
+    { "backoff", h_backoff },
+    { "probe", h_probe },
+    { "reconnect", h_reconnect },
+    { "tick", h_tick },
+    { "route", h_route },
+    { "zone", h_zone },
+    { "latency", h_latency },
+    { "inflight", h_inflight },
+    { "heal", h_heal },
+    { "answered", h_answered },
+    { "report", h_report },
+    { "replication", h_replication },
+    { "publish", h_publish },
+    { "find", h_find },
+    { "view", h_view },
+    { "plan", h_plan },
+    { "__gc", h_close },
+    { NULL, NULL },
+};
+
+static struct host *push_host(lua_State *L)
+{
+    struct host *h = lua_newuserdata(L, sizeof *h);
+    memset(h, 0, sizeof *h);
+    way_limits_default(&h->limits);
+    if (luaL_newmetatable(L, type_name)) {
+        luaL_setfuncs(L, methods, 0);
+        lua_pushvalue(L, -1);
+        lua_setfield(L, -2, "__index");
+    }
+    lua_setmetatable(L, -2);
+    return h;
+}
+
+void way_policy_host_push(lua_State *L, const struct way_policy_text *t)
+{
+    struct way_err err = { "" };
+    struct host *h = push_host(L);
+    way_policy_text_copy(&h->text, t);
+    if (open_parts(h, &err) < 0)
+        luaL_error(L, "%s", err.text);
+}
+
 /* open(path, options): the host; or nil and what is wrong. */
 static int host_open(lua_State *L)
 {
@@ -787,11 +893,9 @@ static int host_open(lua_State *L)
     struct way_err err = { "" };
     const char *path = luaL_checkstring(L, 1);
     unsigned options = read_options(L, 2, option);
-    struct host *h = lua_newuserdata(L, sizeof *h);
-    memset(h, 0, sizeof *h);
-    luaL_getmetatable(L, type_name);
-    lua_setmetatable(L, -2);
-    if (open_parts(h, path, option, options, &err) == 0)
+    struct host *h = push_host(L);
+    if (way_policy_read(&h->text, path, option, options, &h->limits, &err) == 0 &&
+        open_parts(h, &err) == 0)
         return 1;
     lua_pushnil(L);
     lua_pushstring(L, err.text);
@@ -801,31 +905,6 @@ static int host_open(lua_State *L)
 int luaopen_policy_host(lua_State *L);
 int luaopen_policy_host(lua_State *L)
 {
-    static const luaL_Reg methods[] = {
-        { "decide", h_decide },
-        { "backoff", h_backoff },
-        { "probe", h_probe },
-        { "reconnect", h_reconnect },
-        { "tick", h_tick },
-        { "route", h_route },
-        { "zone", h_zone },
-        { "latency", h_latency },
-        { "inflight", h_inflight },
-        { "heal", h_heal },
-        { "answered", h_answered },
-        { "report", h_report },
-        { "replication", h_replication },
-        { "publish", h_publish },
-        { "find", h_find },
-        { "view", h_view },
-        { "plan", h_plan },
-        { "__gc", h_close },
-        { NULL, NULL },
-    };
-    luaL_newmetatable(L, type_name);
-    luaL_setfuncs(L, methods, 0);
-    lua_pushvalue(L, -1);
-    lua_setfield(L, -2, "__index");
     lua_newtable(L);
     lua_pushcfunction(L, host_open);
     lua_setfield(L, -2, "open");
