@@ -6,6 +6,7 @@ local ports = require "tests.support.ports"
 
 local cluster, way, http, master, near, far
 local KEY = kit.key_in(0, "value")
+local READ = { "GETRANGE", KEY, 0, -1 } -- what nobody else asks: probes read too
 
 --- Replicas of the first master: one in zone b, one in c; all masters in a.
 local function zones()
@@ -35,15 +36,15 @@ end)
 
 --- How many of the reads in `what` each node of the shard has answered.
 local function served(what)
-  local before = { master:calls "get", near:calls "get", far:calls "get" }
+  local before = { master:calls "getrange", near:calls "getrange", far:calls "getrange" }
   what()
-  return { master = master:calls "get" - before[1], near = near:calls "get" - before[2], far = far:calls "get" - before[3] }
+  return { master = master:calls "getrange" - before[1], near = near:calls "getrange" - before[2], far = far:calls "getrange" - before[3] }
 end
 
 local function read(clients, rounds, wanted)
   for _ = 1, rounds do
     for _, client in ipairs(clients) do
-      local replies = client:pipeline { { "GET", KEY }, { "GET", KEY } }
+      local replies = client:pipeline { READ, READ }
       assert.same({ wanted or "v", wanted or "v" }, replies, kit.show(replies[1]))
     end
   end

@@ -24,7 +24,7 @@ end
 local COUNTS = [[
 local wayside = require "wayside"
 return wayside.policy {
-  name = "counts", every = 1,
+  name = "counts", every = 1, mark = function() end,
   memory = { node = { sweeps = 0 } },
   tick = function(self, nodes, event)
     local answers = {}
@@ -79,7 +79,7 @@ describe("a sweep", function()
     local way = start { policy = kit.file("marks.lua", [[
       local wayside = require "wayside"
       return wayside.policy {
-        name = "marks", every = 0.1, probe = function() end,
+        name = "marks", every = 0.1, mark = function() end, probe = function() end,
         tick = function(_, nodes)
           for _, node in ipairs(nodes) do
             if node.role == "replica" and node.state == "healthy" then
