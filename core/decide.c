@@ -32,7 +32,8 @@ struct way_decider {
     struct way_aside own_aside, *aside;
     struct way_shadow_place *shadows;
     struct way_snapshot seen; /* of the question asked last */
-    struct way_memory after;  /* as its answer left it */
+    struct way_memory after;  /* as its answer left it, if shadows are to be told */
+    bool told;                /* they are */
     unsigned pending_count;
     struct pending pending[PENDING_MAX];
 };
@@ -291,13 +292,16 @@ static enum way_commit ask_once(struct way_decider *d, struct question *q, bool 
         return ask_behind(d, q);
     add_counted(d, seen);
     classify_anew(d, q->event);
-    d->after = seen->view.memory;
+    d->told = way_shadow_place_taken(d->shadows);
+    if (d->told)
+        d->after = seen->view.memory;
     if (q->fn == WAY_FN_MARK && !way_event_for_mark(q->event))
         return WAY_COMMIT_DONE; /* the new policy has another name for it */
     struct way_proposal p = { .memory = seen->view.memory,
                               .hard = way_event_hard(q->event) };
     ask(d, q, &seen->view, &p.memory);
-    d->after = p.memory;
+    if (d->told)
+        d->after = p.memory;
     if (q->fn == WAY_FN_MARK)
         p.mark = q->answer.mark;
     p.touches = q->touches;
@@ -349,8 +353,9 @@ static void ask_and_commit(struct way_decider *d, struct question *q)
 static void tell_shadows(struct way_decider *d, const struct question *q, bool asked,
                          bool straggler)
 {
-    if (!way_shadow_place_taken(d->shadows) ||
-        (asked && d->seen.policy_epoch != d->seat->epoch))
+    if (asked && (!d->told || d->seen.policy_epoch != d->seat->epoch))
+        return;
+    if (!asked && !way_shadow_place_taken(d->shadows))
         return;
     way_shadow_heard(d->shadows,
                      &(struct way_shadow_heard){

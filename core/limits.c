@@ -184,7 +184,7 @@ static const struct way_setting settings[] = {
     LIMIT(probation_marks, "marks", 50, 1, 1e9,
           "how often a policy on probation may take a node out of use",
           "nothing; the policy before it returns, and the operator sees why"),
-    LIMIT(probation_ratio, "ratio", 3, 1, 1e9,
+    LIMIT(probation_ratio, "marks/mark", 3, 1, 1e9,
           "how many times as often a policy on probation may take a node out of use as "
           "the one before it would have; a few are always allowed",
           "nothing; the policy before it returns, and the operator sees why"),

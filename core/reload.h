@@ -58,7 +58,7 @@ struct way_reload_wish {
                            options: the configuration is read again */
     const struct way_option *option; /* words, as on the command line */
     unsigned options;
-    const struct way_policy_text *text; /* instead of policy: these bytes and options */
+    const struct way_policy_text *text; /* or these bytes, options and all: copied */
     bool if_changed; /* nothing is done for the same policy with the same settings */
     void (*done)(void *arg,
                  const struct way_reload_report *report); /* once; may be NULL */

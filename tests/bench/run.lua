@@ -126,11 +126,13 @@ end
 
 local function run_events()
   local out = {}
-  for _, arguments in ipairs { { "default", "6" }, { "default", "100" }, { "none", "6" } } do
-    local status, text = process.run { built .. "/policy_event", arguments[1], arguments[2], full and "3" or "1" }
+  for _, arguments in ipairs { { "default", "6" }, { "default", "6", "default" }, { "default", "6", "policies/go_redis.lua" },
+    { "default", "100" }, { "none", "6" } } do
+    local status, text = process.run { built .. "/policy_event", arguments[1], arguments[2], full and "3" or "1", arguments[3] }
     assert(status == 0, text)
     local one = {}
     for key, value in text:gmatch "([%w_]+)=(%S+)" do one[key] = tonumber(value) or value end
+    one.shadow = arguments[3]
     out[#out + 1] = one
   end
   return out
@@ -176,7 +178,7 @@ end
 local function event_table(events)
   local rows = { { "one refused dial, ns", "nodes", "mark", "backoff", "both", "of mark, in Lua" } }
   for _, one in ipairs(events) do
-    rows[#rows + 1] = { "policy " .. one.policy, ("%d"):format(one.nodes), ("%d"):format(one.mark), ("%d"):format(one.backoff),
+    rows[#rows + 1] = { "policy " .. one.policy .. (one.shadow and ", in its shadow " .. one.shadow or ""), ("%d"):format(one.nodes), ("%d"):format(one.mark), ("%d"):format(one.backoff),
       ("%d"):format(one.event), one.policy == "none" and "" or ("%d"):format(one.lua) }
   end
   return figures.markdown(rows, 1)
