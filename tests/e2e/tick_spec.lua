@@ -234,3 +234,37 @@ describe("a tick that fails", function()
     assert.equal("v", client:call("GET", KEY))
   end)
 end)
+
+describe("a reload", function()
+  it("begins to route and to sweep, at its own intervals, and ends it", function()
+    local plain = 'return { name = "plain" }'
+    local asks = [[
+      return { name = "asks", every = %s, mark = function() end, probe = function() end,
+        route = function() return 1 end, tick = function() end }]]
+    local file = kit.file("changes.lua", plain)
+    local way, counters = start { policy = file }
+    local client = way:client(nil, 5)
+    local function become(text)
+      kit.process.write_file(file .. ".new", text)
+      assert(os.rename(file .. ".new", file))
+      local reply = way:ask("WAYSIDE", "RELOAD")
+      assert.is_nil(reply.err, kit.show(reply))
+    end
+    local function calls_for(count)
+      local before = counters().policy_calls_total
+      for _ = 1, count do assert.equal("v", client:call("GET", KEY)) end
+      return counters().policy_calls_total - before
+    end
+    assert.is_true(calls_for(50) < 50)
+    become(asks:format "3600")
+    kit.wait_for(function() return calls_for(50) >= 50 end, 5, "commands to be routed")
+    assert.equal(0, counters().ticks_total)
+    become(asks:format "0.05")
+    kit.wait_for(function() return counters().ticks_total >= 3 end, 5, "sweeps, though the next one was an hour off")
+    become(plain)
+    kit.wait_for(function() return calls_for(50) < 50 end, 5, "commands to go their way without Lua")
+    local ticks = counters().ticks_total
+    socket.sleep(0.3)
+    assert.equal(ticks, counters().ticks_total)
+  end)
+end)
