@@ -23,7 +23,7 @@
     X(REPLY, "reply")
 #define WAY_KINDS(X)                                                                     \
     X(CONNECTION, "connection") X(RESULT, "result") X(PROBE, "probe") X(EDGE, "edge")    \
-    X(EXPIRY, "expiry") X(CHANGE, "change") X(COMMANDS, "commands")
+    X(EXPIRY, "expiry") X(CHANGE, "change") X(COMMANDS, "commands") X(TICK, "tick")
 #define WAY_BLAMES(X)                                                                    \
     X(NONE, "none") X(NODE, "node") X(CONNECTION, "connection") X(ROUTE, "route")        \
     X(CONFIG, "config") X(HOST, "host") X(CALLER, "caller")

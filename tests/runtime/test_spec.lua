@@ -61,7 +61,7 @@ describe("wayside.test", function()
 
     it("refuses what the daemon would refuse, in its words", function()
         assert.is_truthy(test.refused(policy "mark = 5"):find(":3: mark: expected a function, got 5", 1, true))
-        assert.is_truthy(test.refused(policy "every = 1"):find("every: not served by this version", 1, true))
+        assert.is_truthy(test.refused(policy "every = 1"):find("every: expected a function tick beside it", 1, true))
         assert.is_nil(test.refused("default"))
         assert.has_error(function() test.start("no/such/file.lua") end)
     end)
