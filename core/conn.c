@@ -14,9 +14,10 @@
  *
  * Deadlines need no timer per command: one timer per connection is left to fire and then
  * looks whether what it waits for is really due (libev's manual, "Be smart about
- * timeouts"). It comes after the pass's reading and writing: where the loop itself was late,
- * what has arrived meanwhile counts, and no node is blamed for our delay. When a send fails, what the peer still had to say is read first: replies
- * that arrived are answers. */
+ * timeouts"). It comes after the pass's reading and writing: where the loop itself was
+ * late, what has arrived meanwhile counts, and no node is blamed for our delay. When a
+ * send fails, what the peer still had to say is read first: replies that arrived are
+ * answers. */
 #include "conn.h"
 
 #include "listen.h"
