@@ -137,8 +137,8 @@ const char *way_candidate_loading(const struct way_candidate *c)
 
 bool way_candidate_end(struct way_candidate *c)
 {
-    bool was = way_candidate_loading(c) ||
-               way_shadows_get(c->o.shadows, WAY_SHADOW_CANDIDATE);
+    bool was =
+        way_candidate_loading(c) || way_shadows_get(c->o.shadows, WAY_SHADOW_CANDIDATE);
     c->dropped = true;
     way_shadows_take_off(c->o.shadows, WAY_SHADOW_CANDIDATE);
     return was;

@@ -167,6 +167,8 @@ static void tell_entry(const struct way_entry *e, struct way_tell *t)
     way_tell_field(t, &m, "kind", way_kind_name(v->kind));
     if (v->kind == WAY_KIND_CHANGE)
         way_tell_field(t, &m, "change", way_change_name(v->change));
+    if (v->kind == WAY_KIND_EDGE)
+        way_tell_field(t, &m, "counter", v->counter);
     if (v->kind == WAY_KIND_EXPIRY)
         way_tell_field_number(t, &m, "late", v->late);
     tell_fault(v, t, &m);
@@ -556,7 +558,8 @@ static const struct {
       "another policy or other options; nothing given: the configuration, read anew", 0,
       WAY_CONSOLE_WORDS, run_reload },
     { "SHADOW", "[file [option=value ...] | DIFF [n] | OFF]",
-      "a candidate that is asked too and not obeyed: begun, how it does, where it differs",
+      "a candidate that is asked too and not obeyed: begun, how it does, where it "
+      "differs",
       0, WAY_CONSOLE_WORDS, run_shadow },
     { "PROMOTE", "", "the candidate in the shadow is the policy from now on, by a reload",
       0, 0, run_promote },

@@ -559,12 +559,12 @@ int way_control_new(struct way_control **out, const struct way_control_options *
     }
     c->history = way_history_new();
     if (o->shadows)
-        c->candidate = way_candidate_new(
-            &(struct way_candidate_options){ .loop = o->loop,
-                                             .health = o->health,
-                                             .shadows = o->shadows,
-                                             .decider = c->decider,
-                                             .threads = o->threads });
+        c->candidate =
+            way_candidate_new(&(struct way_candidate_options){ .loop = o->loop,
+                                                               .health = o->health,
+                                                               .shadows = o->shadows,
+                                                               .decider = c->decider,
+                                                               .threads = o->threads });
     c->prober = make_prober(c);
     c->cluster = make_cluster(c);
     ev_timer_init(&c->tick, on_tick, TICK, TICK);

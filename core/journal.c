@@ -214,6 +214,8 @@ static void put_event(struct text *t, const struct way_entry *e)
     put(t, " kind=%s", way_kind_name(v->kind));
     if (v->kind == WAY_KIND_CHANGE)
         put(t, " change=%s", way_change_name(v->change));
+    if (v->kind == WAY_KIND_EDGE)
+        put(t, " counter=%s", v->counter);
     if (v->error != WAY_ERROR_NONE)
         put(t, " phase=%s step=%s error=%s", way_phase_name(v->phase),
             way_step_name(v->step), way_error_name(v->error));

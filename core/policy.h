@@ -92,9 +92,11 @@ enum way_pick {
 struct way_plan {
     const char *name, *version; /* never NULL; version "" if absent */
     struct way_layout layout;   /* with hash */
+    struct way_counters_layout counters;
     enum way_pick pick;
     char zone[WAY_ZONE_MAX]; /* of pick's knobs; "" none */
     double tolerance;        /* of pick's knobs, seconds or share as documented */
+    unsigned load;           /* of pick's knobs: a counter of nodes, from 1; 0: latency */
     bool watches_success;
     bool has_classify, has_mark, has_backoff, has_probe, has_reconnect;
     /* own or the default's; `none` has none */
@@ -139,6 +141,10 @@ enum way_asked way_policy_backoff(struct way_policy *p, const struct way_view *n
 enum way_asked way_policy_probe(struct way_policy *p, const struct way_view *node,
                                 const struct way_event *e, uint64_t seed,
                                 struct way_memory *m, struct way_probe *out);
+/* What the last call did to counters: to be committed with its answer; nothing after one
+ * that failed. Valid until the next. */
+const struct way_touches *way_policy_touches(const struct way_policy *p);
+
 /* reconnect: after and timeout (0: not given) for the next dial. */
 struct way_redial {
     bool given;
