@@ -293,9 +293,10 @@ static void on_timer(struct ev_loop *ev, ev_timer *w, int events)
         arm(c, due - now < look ? due - now : look);
 }
 
+/* One that is due in this very pass has its turn yet. */
 static void arm_if_idle(struct way_conn *c)
 {
-    if (!ev_is_active(&c->timer))
+    if (!ev_is_active(&c->timer) && !ev_is_pending(&c->timer))
         arm(c, shorter_deadline(c));
 }
 
