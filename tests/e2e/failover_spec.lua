@@ -57,8 +57,8 @@ end
 
 --- Clients that never asked the victim anything saw nothing of it.
 local function check_others(out)
-  -- The machine is shared; a stall of the other shards would be a second or more.
-  assert.is_true(out.others_after < math.max(0.25, 5 * out.others_before), out.text)
+  -- The machine is shared; who waited for the failed shard would wait for the read deadline, or for the election.
+  assert.is_true(out.others_after < math.max(READ / 2, 5 * out.others_before), out.text)
   assert.equal(0, out.other_reads.failed, out.text)
   assert.equal(0, out.other_writes.failed, out.text)
 end
