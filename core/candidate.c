@@ -73,6 +73,8 @@ static void put(struct way_candidate *c, struct way_loaded *l)
                                 .same_memory = way_policy_same_memory(policy[0], charge),
                                 .seed = seed,
                                 .arg = &b,
+                                .counters = &way_policy_plan(charge)->counters,
+                                .counters_epoch = way_decider_epoch(c->o.decider),
                                 .now = c->o.loop->now,
                                 .unix_time = way_unix() };
     l->text = NULL; /* taken */
@@ -142,4 +144,16 @@ bool way_candidate_end(struct way_candidate *c)
     c->dropped = true;
     way_shadows_take_off(c->o.shadows, WAY_SHADOW_CANDIDATE);
     return was;
+}
+
+void way_candidate_look(struct way_candidate *c)
+{
+    struct way_shadow *s = way_shadows_get(c->o.shadows, WAY_SHADOW_CANDIDATE);
+    struct way_shadow_about about;
+    if (!s)
+        return;
+    way_shadow_about(s, &about);
+    if (about.epoch < way_decider_epoch(c->o.decider) &&
+        about.plan->layout.hash == way_decider_plan(c->o.decider)->layout.hash)
+        way_shadows_take_off(c->o.shadows, WAY_SHADOW_CANDIDATE);
 }

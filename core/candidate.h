@@ -41,5 +41,7 @@ const char *way_candidate_loading(const struct way_candidate *c);
 /* Nobody is in the shadow any more; one that is being loaded will not come there. False:
  * there was none. */
 bool way_candidate_end(struct way_candidate *c);
+/* Now and then: one that was put in charge leaves the shadow. */
+void way_candidate_look(struct way_candidate *c);
 
 #endif

@@ -347,6 +347,13 @@ static int convert(void *arg, enum way_memory_scope scope,
                               scopes[scope], before, after, err);
 }
 
+static const struct way_counters_layout *counters_in_charge(const struct way_reload *r)
+{
+    const struct way_decider *own = r->o.decider[r->o.threads - 1];
+    return way_decider_epoch(own) == r->now->epoch ? &way_decider_plan(own)->counters
+                                                   : NULL;
+}
+
 static void offer(struct way_reload *r, unsigned i, struct way_seat *seat)
 {
     bury(r, way_decider_offer(r->o.decider[i], seat));
@@ -410,6 +417,8 @@ static int commit(struct way_reload *r, struct way_loaded *l, struct way_err *er
     way_policy_pack(l->text, &bundle);
     struct way_takeover t = { .from = r->now->epoch,
                               .layout = &plan->layout,
+                              .counters = &plan->counters,
+                              .counters_before = counters_in_charge(r),
                               .bundle = { bundle.p, way_buf_held(&bundle) },
                               .convert = convert,
                               .ready = offer_loaded,
