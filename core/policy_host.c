@@ -257,16 +257,51 @@ static bool same_retry(const struct way_retry *a, const struct way_retry *b)
            a->stale_reads == b->stale_reads && a->unknown_writes == b->unknown_writes;
 }
 
+static bool same_mark(const struct way_mark *a, const struct way_mark *b)
+{
+    return a->given == b->given && a->has == b->has && a->state == b->state &&
+           a->seconds == b->seconds && a->trials == b->trials && a->weight == b->weight &&
+           a->ramp == b->ramp && a->shed == b->shed && a->connections == b->connections &&
+           a->refresh == b->refresh && !strcmp(a->reason, b->reason);
+}
+
+static bool same_probe(const struct way_probe *a, const struct way_probe *b)
+{
+    return a->given == b->given && a->after == b->after && a->timeout == b->timeout &&
+           a->pooled == b->pooled && a->words == b->words &&
+           !memcmp(a->command, b->command, sizeof a->command);
+}
+
+static bool same_redial(const struct way_redial *a, const struct way_redial *b)
+{
+    return a->given == b->given && a->after == b->after && a->timeout == b->timeout;
+}
+
+static bool same_numbers(const double *a, const double *b, unsigned n)
+{
+    for (unsigned i = 0; i < n; i++)
+        if (a[i] != b[i])
+            return false;
+    return true;
+}
+
+static bool same_memory(const struct way_memory *a, const struct way_memory *b)
+{
+    return same_numbers(a->node, b->node, WAY_NODE_MEMORY) &&
+           same_numbers(a->shard, b->shard, WAY_SHARD_MEMORY) &&
+           same_numbers(a->cluster, b->cluster, WAY_CLUSTER_MEMORY);
+}
+
 static bool same(char what, const union answer *a, const union answer *b,
                  const struct way_memory *m, const struct way_memory *n)
 {
-    if (memcmp(m, n, sizeof *m) != 0)
+    if (!same_memory(m, n))
         return false;
     switch (what) {
-    case 'm': return !memcmp(&a->mark, &b->mark, sizeof a->mark);
+    case 'm': return same_mark(&a->mark, &b->mark);
     case 'b': return same_retry(&a->retry, &b->retry);
-    case 'p': return !memcmp(&a->probe, &b->probe, sizeof a->probe);
-    default: return !memcmp(&a->redial, &b->redial, sizeof a->redial);
+    case 'p': return same_probe(&a->probe, &b->probe);
+    default: return same_redial(&a->redial, &b->redial);
     }
 }
 
@@ -465,8 +500,8 @@ static bool same_sweep(const struct way_proposal *a, const struct way_proposal *
                        unsigned n)
 {
     for (unsigned i = 0; i < n; i++)
-        if (memcmp(&a[i].mark, &b[i].mark, sizeof a[i].mark) != 0 ||
-            memcmp(&a[i].memory, &b[i].memory, sizeof a[i].memory) != 0 ||
+        if (!same_mark(&a[i].mark, &b[i].mark) ||
+            !same_memory(&a[i].memory, &b[i].memory) ||
             a[i].touches.count != b[i].touches.count)
             return false;
     return true;

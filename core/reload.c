@@ -158,7 +158,7 @@ static void check(const struct way_reload *r)
     assert(!r->before || r->state == PROBATION || r->state == SWAPPING);
     if (r->state == PROBATION)
         for (unsigned i = 0; i < r->o.threads; i++)
-            assert(r->before->seat[i]);
+            assert(r->before && r->before->seat[i]);
 }
 
 static void enter(struct way_reload *r, enum state s)
@@ -532,7 +532,7 @@ static unsigned collect(struct way_reload *r)
     unsigned late = 0;
     for (unsigned i = 0; i < r->o.threads; i++) {
         struct way_seat *left = way_decider_left(r->o.decider[i]);
-        if (left && r->before && left->aside == r->before->aside && !r->before->seat[i])
+        if (left && r->before && left->epoch == r->before->epoch && !r->before->seat[i])
             r->before->seat[i] = left;
         else
             bury(r, left);

@@ -616,10 +616,46 @@ static int drop_folder(void **state)
     return rmdir(folder);
 }
 
+static void what_differs_and_needs_a_restart_is_named(void **state)
+{
+    (void)state;
+    struct way_config a, b;
+    struct way_err err;
+    way_config_init(&a);
+    way_config_init(&b);
+    assert_null(way_config_fixed(&a, &b));
+    assert_int_equal(way_config_flag(&b, "timeout", "read=0.2", &err), 0);
+    assert_int_equal(way_config_flag(&b, "limit", "attempts=2", &err), 0);
+    assert_int_equal(way_config_flag(&b, "policy", "other.lua", &err), 0);
+    assert_int_equal(way_config_flag(&b, "option", "a=1", &err), 0);
+    assert_null(way_config_fixed(&a, &b));
+    static const struct {
+        const char *flag, *value, *key;
+    } fixed[] = {
+        { "http", "127.0.0.1:1", "admin.http" },
+        { "console", "127.0.0.1:2", "admin.console" },
+        { "segment", "/tmp/x.seg", "segment" },
+        { "user", "me", "cluster.user" },
+        { "cluster", "127.0.0.1:7000", "cluster.seeds" },
+        { "workers", "2", "workers" },
+        { "listen", "127.0.0.1:3", "listen" },
+    };
+    for (unsigned i = 0; i < way_count(fixed);
+         i++) { /* each comes before those above it */
+        assert_int_equal(way_config_flag(&b, fixed[i].flag, fixed[i].value, &err), 0);
+        assert_string_equal(way_config_fixed(&a, &b), fixed[i].key);
+        assert_string_equal(way_config_fixed(&b, &a), fixed[i].key);
+        assert_null(way_config_fixed(&b, &b));
+    }
+    way_config_fini(&a);
+    way_config_fini(&b);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_key_is_read),
+        cmocka_unit_test(what_differs_and_needs_a_restart_is_named),
         cmocka_unit_test(what_is_not_said_has_the_tables_default),
         cmocka_unit_test(a_policy_is_meant_from_the_configurations_folder),
         cmocka_unit_test(a_program_may_build_the_table),
