@@ -251,6 +251,12 @@ static void push_answer(lua_State *L, char what, const union answer *a)
         push_redial(L, &a->redial);
 }
 
+/* Of what was zeroed before it was filled, padding is the same too. */
+static bool same_bytes(const void *a, const void *b, size_t n)
+{
+    return !memcmp(a, b, n);
+}
+
 static bool same_retry(const struct way_retry *a, const struct way_retry *b)
 {
     return a->kind == b->kind && a->after == b->after && a->within == b->within &&
@@ -260,13 +266,13 @@ static bool same_retry(const struct way_retry *a, const struct way_retry *b)
 static bool same(char what, const union answer *a, const union answer *b,
                  const struct way_memory *m, const struct way_memory *n)
 {
-    if (memcmp(m, n, sizeof *m) != 0)
+    if (!same_bytes(m, n, sizeof *m))
         return false;
     switch (what) {
-    case 'm': return !memcmp(&a->mark, &b->mark, sizeof a->mark);
+    case 'm': return same_bytes(&a->mark, &b->mark, sizeof a->mark);
     case 'b': return same_retry(&a->retry, &b->retry);
-    case 'p': return !memcmp(&a->probe, &b->probe, sizeof a->probe);
-    default: return !memcmp(&a->redial, &b->redial, sizeof a->redial);
+    case 'p': return same_bytes(&a->probe, &b->probe, sizeof a->probe);
+    default: return same_bytes(&a->redial, &b->redial, sizeof a->redial);
     }
 }
 
@@ -465,8 +471,8 @@ static bool same_sweep(const struct way_proposal *a, const struct way_proposal *
                        unsigned n)
 {
     for (unsigned i = 0; i < n; i++)
-        if (memcmp(&a[i].mark, &b[i].mark, sizeof a[i].mark) != 0 ||
-            memcmp(&a[i].memory, &b[i].memory, sizeof a[i].memory) != 0 ||
+        if (!same_bytes(&a[i].mark, &b[i].mark, sizeof a[i].mark) ||
+            !same_bytes(&a[i].memory, &b[i].memory, sizeof a[i].memory) ||
             a[i].touches.count != b[i].touches.count)
             return false;
     return true;
