@@ -251,14 +251,9 @@ static void classify_anew(struct way_decider *d, struct way_event *e)
         way_decide_classify(d, e);
 }
 
-bool way_decider_counts(const struct way_decider *d)
-{
-    return way_policy_plan(d->policy)->counters.all != 0;
-}
-
 static void add_counted(struct way_decider *d, struct way_snapshot *seen)
 {
-    if (way_decider_counts(d))
+    if (way_policy_plan(d->policy)->counters.all)
         way_health_counted(d->o.health, &way_policy_plan(d->policy)->counters, seen);
 }
 
@@ -592,28 +587,38 @@ static void ask_mark(struct way_decider *d, struct question *q, bool straggler)
 
 /* ---- counters ---- */
 
-static uint64_t count(struct way_decider *d, unsigned node, const struct way_report *r)
+bool way_decider_counts(const struct way_decider *d)
 {
-    return way_health_count(d->o.health, node, &way_policy_plan(d->policy)->counters,
-                            d->seat->epoch, r);
+    return way_policy_plan(d->policy)->counters.all ||
+           way_shadow_place_counts(d->shadows);
 }
 
-/* The good commands of the pass, and the event unless it is of a fault known already. */
+/* The good commands of a pass, and e, which failed some (NULL: none did). */
+static uint64_t count(struct way_decider *d, unsigned node, const struct way_report *good,
+                      const struct way_event *e)
+{
+    struct way_report r = *good;
+    if (e)
+        way_report_failure(&r, e);
+    if (way_shadow_place_taken(d->shadows))
+        way_shadow_counted(d->shadows, d->seat->epoch, node, good, e);
+    return way_health_count(d->o.health, node, &way_policy_plan(d->policy)->counters,
+                            d->seat->epoch, &r);
+}
+
+/* An event of a fault that is known already does not count. */
 static uint64_t count_event(struct way_decider *d, unsigned node,
                             const struct way_event *e, const struct way_report *with,
                             bool straggler)
 {
-    struct way_report r = with ? *with : (struct way_report){ .now = e->now };
+    struct way_report none = { .now = e->now };
     bool counts = e->error && !straggler &&
                   (e->kind == WAY_KIND_CONNECTION || e->kind == WAY_KIND_RESULT);
     if (!way_decider_counts(d) || (!counts && !with))
         return 0;
-    if (counts)
-        way_report_failure(&r, e);
-    return count(d, node, &r);
+    return count(d, node, with ? with : &none, counts ? e : NULL);
 }
 
-/* An edge is no error: of the node it says no more than its counter. */
 static void ask_edges(struct way_decider *d, unsigned node, uint64_t edges, double now,
                       struct way_decision *out)
 {
@@ -623,19 +628,14 @@ static void ask_edges(struct way_decider *d, unsigned node, uint64_t edges, doub
         const struct way_counters_layout *l = &way_policy_plan(d->policy)->counters;
         unsigned bit = (unsigned)__builtin_ctzll(edges);
         struct way_decision each;
-        struct way_event e = { .kind = WAY_KIND_EDGE,
-                               .phase = WAY_PHASE_READ,
-                               .step = WAY_STEP_REPLY,
-                               .now = now,
-                               .began = now,
-                               .unix_time = way_unix(),
-                               .deadline_left = -1 };
-        snprintf(e.counter, sizeof e.counter, "%s",
-                 l->counter[bit / WAY_COUNTERS_MAX][bit % WAY_COUNTERS_MAX].name);
+        struct way_event e = way_event_of_edge(
+            l->counter[bit / WAY_COUNTERS_MAX][bit % WAY_COUNTERS_MAX].name, now);
         way_decide(d, node, &e, &each);
         out->refresh |= each.refresh;
         out->edges = true;
     }
+    if (way_shadow_place_counts(d->shadows))
+        way_shadow_edges(d->shadows, epoch, node, now);
 }
 
 void way_decide_report(struct way_decider *d, unsigned node, const struct way_report *r,
@@ -643,7 +643,7 @@ void way_decide_report(struct way_decider *d, unsigned node, const struct way_re
 {
     memset(out, 0, sizeof *out);
     way_decider_take(d);
-    ask_edges(d, node, count(d, node, r), r->now, out);
+    ask_edges(d, node, count(d, node, r, NULL), r->now, out);
 }
 
 static void decide(struct way_decider *d, unsigned node, struct way_event *e,
@@ -689,7 +689,8 @@ void way_decide_with(struct way_decider *d, unsigned node, struct way_event *e,
     bool straggler = is_straggler(d, node, e);
     uint64_t edges = count_event(d, node, e, with, straggler);
     decide(d, node, e, straggler, out);
-    ask_edges(d, node, edges, e->now, out);
+    if (e->kind != WAY_KIND_EDGE) /* they are asked about one after the other */
+        ask_edges(d, node, edges, e->now, out);
 }
 
 void way_decide(struct way_decider *d, unsigned node, struct way_event *e,

@@ -92,7 +92,7 @@ struct way_decision {
 void way_decide(struct way_decider *d, unsigned node, struct way_event *e,
                 struct way_decision *out);
 
-/* Does the policy have counters? Else nothing is to be reported. */
+/* Does the policy, or a shadow, have counters? Else nothing is to be reported. */
 bool way_decider_counts(const struct way_decider *d);
 /* Counts what was seen of a node in this pass, and asks mark about the edges that came true.
  * An event that fails commands is counted by way_decide. */

@@ -199,6 +199,9 @@ bool way_event_for_mark(const struct way_event *e);
 /* It began before the node's state last changed: of a fault that is known already. */
 bool way_event_straggles(const struct way_event *e, double since);
 
+/* What mark is asked about a counter that reached its edge: no error, and soft evidence. */
+struct way_event way_event_of_edge(const char *counter, double now);
+
 /* The class, blame and permanence that hold where no row of a policy matches. */
 void way_event_classify_default(struct way_event *e);
 

@@ -178,8 +178,9 @@ end
 local function event_table(events)
   local rows = { { "one refused dial, ns", "nodes", "mark", "backoff", "both", "of mark, in Lua" } }
   for _, one in ipairs(events) do
-    rows[#rows + 1] = { "policy " .. one.policy .. (one.shadow and ", in its shadow " .. one.shadow or ""), ("%d"):format(one.nodes), ("%d"):format(one.mark), ("%d"):format(one.backoff),
-      ("%d"):format(one.event), one.policy == "none" and "" or ("%d"):format(one.lua) }
+    local name = "policy " .. one.policy .. (one.shadow and ", in its shadow " .. one.shadow or "")
+    rows[#rows + 1] = { name, ("%d"):format(one.nodes), ("%d"):format(one.mark), ("%d"):format(one.backoff), ("%d"):format(one.event),
+      one.policy == "none" and "" or ("%d"):format(one.lua) }
   end
   return figures.markdown(rows, 1)
 end

@@ -896,6 +896,137 @@ static void samples_of_many_threads_are_each_added_once(void **state)
     end(&b);
 }
 
+/* ---- another policy ---- */
+
+#define OTHER                                                                            \
+    POLICY("classes = { { error = 'refused', class = 'gone_away', blame = 'node' },\n"   \
+           "wayside.default.classes },\n"                                                \
+           "mark = function(self, node, event) if event.error then\n"                    \
+           "return { state = 'failing', seconds = 7, reason = event.class } end end")
+
+static struct way_seat *seat_of(struct bed *b, const char *policy, uint64_t epoch,
+                                struct way_aside *aside)
+{
+    struct way_err err;
+    struct way_seat *s = way_zalloc(sizeof *s);
+    struct way_policy_text t;
+    way_policy_text_copy(&t, &b->text);
+    way_free(t.text);
+    t.text = way_strdup(policy);
+    t.n = strlen(policy);
+    must(way_policy_load(&s->policy, &t, &err), &err);
+    way_policy_text_fini(&t);
+    s->epoch = epoch;
+    s->aside = aside;
+    return s;
+}
+
+static int keep_all(void *arg, enum way_memory_scope scope,
+                    const struct way_memory *before, struct way_memory *after,
+                    struct way_err *err)
+{
+    (void)arg, (void)scope, (void)err;
+    *after = *before;
+    return 0;
+}
+
+static void put_in_charge(struct bed *b, const struct way_policy *p)
+{
+    struct way_err err;
+    uint64_t epoch = atomic_load(way_health_policy_epoch(b->health));
+    struct way_takeover t = { .from = epoch,
+                              .layout = &way_policy_plan(p)->layout,
+                              .convert = keep_all };
+    must(way_health_take_over(b->health, &t, &epoch, &err), &err);
+}
+
+static void verdict_is(struct bed *b, unsigned node, const char *reason)
+{
+    struct way_verdict v;
+    way_health_verdict(b->health, b->node[node], &v);
+    assert_int_equal(v.state, WAY_STATE_FAILING);
+    assert_string_equal(v.reason, reason);
+}
+
+static void another_policy_is_taken_between_two_events(void **state)
+{
+    (void)state;
+    struct bed b;
+    struct way_aside aside = { .errors = 0 };
+    struct way_decision d;
+    begin(&b, POLICY("mark = function(self, node, event) if event.error then\n"
+                     "return { state = 'failing', seconds = 60, reason = 'old' } end end"));
+    struct way_seat *seat = seat_of(&b, OTHER, 2, &aside);
+    struct way_event e = refused(&b);
+    assert_null(way_decider_offer(b.decider, seat));
+    way_decide(b.decider, b.node[A], &e, &d); /* it is not yet in charge */
+    verdict_is(&b, A, "old");
+    assert_null(way_decider_left(b.decider));
+    put_in_charge(&b, seat->policy);
+    e = refused(&b);
+    way_decide(b.decider, b.node[B], &e, &d);
+    verdict_is(&b, B, "gone_away");
+    assert_int_equal(way_decider_epoch(b.decider), 2);
+    assert_int_equal(atomic_load(&aside.marks), 1);
+    struct way_seat *left = way_decider_left(b.decider);
+    assert_non_null(left);
+    assert_string_equal(way_policy_plan(left->policy)->name, "test");
+    way_seat_free(left);
+    assert_null(way_decider_left(b.decider));
+    end(&b);
+}
+
+static void an_event_classified_before_is_classified_anew(void **state)
+{
+    (void)state;
+    struct bed b;
+    struct way_aside aside = { .errors = 0 };
+    struct way_retry retry;
+    struct way_entry entry;
+    begin(&b, POLICY("classes = { { error = 'refused', class = 'mine', blame = 'node' } }"));
+    struct way_event e = refused(&b);
+    e.kind = WAY_KIND_COMMANDS;
+    e.commands = WAY_COMMANDS_READS;
+    e.attempt = 1;
+    way_decide_classify(b.decider, &e);
+    struct way_seat *seat = seat_of(&b, OTHER, 2, &aside);
+    way_decider_offer(b.decider, seat);
+    put_in_charge(&b, seat->policy);
+    way_decide_retry(b.decider, b.node[A], &e, &retry, &entry);
+    assert_string_equal(entry.class_name, "gone_away");
+    way_decide_did(b.decider, &entry, "nothing");
+    end(&b);
+}
+
+/* Another process has put a policy in charge that this one has not loaded yet. */
+static void what_can_t_be_committed_yet_is_asked_of_the_new_policy(void **state)
+{
+    (void)state;
+    struct bed b;
+    struct way_aside aside = { .errors = 0 };
+    struct way_decision d;
+    struct way_verdict v;
+    enum way_state pending;
+    begin(&b, POLICY("mark = function(self, node, event) if event.error then\n"
+                     "return { state = 'suspect', seconds = 60, reason = 'old' } end end"));
+    struct way_seat *seat = seat_of(&b, OTHER, 2, &aside);
+    struct way_event e = refused(&b);
+    put_in_charge(&b, seat->policy);
+    way_decide(b.decider, b.node[A], &e, &d);
+    assert_int_equal(d.commit, WAY_COMMIT_BUSY);
+    way_health_verdict(b.health, b.node[A], &v);
+    assert_int_equal(v.state, WAY_STATE_HEALTHY);
+    assert_true(way_decider_pending_state(b.decider, b.node[A], &pending));
+    assert_int_equal(pending, WAY_STATE_SUSPECT); /* as the old one says */
+    way_decide_pass(b.decider, b.now);
+    assert_int_equal(way_decider_pending(b.decider), 1);
+    way_decider_offer(b.decider, seat);
+    way_decide_pass(b.decider, b.now);
+    assert_int_equal(way_decider_pending(b.decider), 0);
+    verdict_is(&b, A, "gone_away");
+    end(&b);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -927,6 +1058,9 @@ int main(void)
         cmocka_unit_test(a_policy_that_fails_at_an_edge_changes_nothing),
         cmocka_unit_test(a_reset_that_finds_the_lock_taken_is_done_later),
         cmocka_unit_test(samples_of_many_threads_are_each_added_once),
+        cmocka_unit_test(another_policy_is_taken_between_two_events),
+        cmocka_unit_test(an_event_classified_before_is_classified_anew),
+        cmocka_unit_test(what_can_t_be_committed_yet_is_asked_of_the_new_policy),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
