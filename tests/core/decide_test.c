@@ -954,8 +954,9 @@ static void another_policy_is_taken_between_two_events(void **state)
     struct bed b;
     struct way_aside aside = { .errors = 0 };
     struct way_decision d;
-    begin(&b, POLICY("mark = function(self, node, event) if event.error then\n"
-                     "return { state = 'failing', seconds = 60, reason = 'old' } end end"));
+    begin(&b,
+          POLICY("mark = function(self, node, event) if event.error then\n"
+                 "return { state = 'failing', seconds = 60, reason = 'old' } end end"));
     struct way_seat *seat = seat_of(&b, OTHER, 2, &aside);
     struct way_event e = refused(&b);
     assert_null(way_decider_offer(b.decider, seat));
@@ -983,7 +984,8 @@ static void an_event_classified_before_is_classified_anew(void **state)
     struct way_aside aside = { .errors = 0 };
     struct way_retry retry;
     struct way_entry entry;
-    begin(&b, POLICY("classes = { { error = 'refused', class = 'mine', blame = 'node' } }"));
+    begin(&b,
+          POLICY("classes = { { error = 'refused', class = 'mine', blame = 'node' } }"));
     struct way_event e = refused(&b);
     e.kind = WAY_KIND_COMMANDS;
     e.commands = WAY_COMMANDS_READS;
@@ -1007,8 +1009,9 @@ static void what_can_t_be_committed_yet_is_asked_of_the_new_policy(void **state)
     struct way_decision d;
     struct way_verdict v;
     enum way_state pending;
-    begin(&b, POLICY("mark = function(self, node, event) if event.error then\n"
-                     "return { state = 'suspect', seconds = 60, reason = 'old' } end end"));
+    begin(&b,
+          POLICY("mark = function(self, node, event) if event.error then\n"
+                 "return { state = 'suspect', seconds = 60, reason = 'old' } end end"));
     struct way_seat *seat = seat_of(&b, OTHER, 2, &aside);
     struct way_event e = refused(&b);
     put_in_charge(&b, seat->policy);
