@@ -73,6 +73,8 @@ static void put(struct way_candidate *c, struct way_loaded *l)
                                 .same_memory = way_policy_same_memory(policy[0], charge),
                                 .seed = seed,
                                 .arg = &b,
+                                .counters = &way_policy_plan(charge)->counters,
+                                .counters_epoch = way_decider_epoch(c->o.decider),
                                 .now = c->o.loop->now,
                                 .unix_time = way_unix() };
     l->text = NULL; /* taken */
@@ -137,8 +139,8 @@ const char *way_candidate_loading(const struct way_candidate *c)
 
 bool way_candidate_end(struct way_candidate *c)
 {
-    bool was = way_candidate_loading(c) ||
-               way_shadows_get(c->o.shadows, WAY_SHADOW_CANDIDATE);
+    bool was =
+        way_candidate_loading(c) || way_shadows_get(c->o.shadows, WAY_SHADOW_CANDIDATE);
     c->dropped = true;
     way_shadows_take_off(c->o.shadows, WAY_SHADOW_CANDIDATE);
     return was;

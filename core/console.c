@@ -142,7 +142,7 @@ static void tell_answer(const struct way_entry *e, struct way_tell *t,
     way_tell_field(t, m, "verdict", verdict);
     way_tell_field(t, m, "where", e->where);
     way_tell_field(t, m, "did", e->did);
-    if (e->function == WAY_FN_MARK) {
+    if (way_entry_marks(e)) {
         way_tell_field(t, m, "from", way_state_name(e->outcome.from));
         way_tell_field(t, m, "to", way_state_name(e->outcome.to));
         way_tell_field(t, m, "refused", refusal_name(e->outcome.refused));
@@ -169,10 +169,11 @@ static void tell_entry(const struct way_entry *e, struct way_tell *t)
         way_tell_field(t, &m, "change", way_change_name(v->change));
     if (v->kind == WAY_KIND_EDGE)
         way_tell_field(t, &m, "counter", v->counter);
-    if (v->kind == WAY_KIND_EXPIRY)
+    if (v->kind == WAY_KIND_EXPIRY || v->kind == WAY_KIND_TICK)
         way_tell_field_number(t, &m, "late", v->late);
     tell_fault(v, t, &m);
-    if (v->kind != WAY_KIND_CHANGE && v->kind != WAY_KIND_EXPIRY) {
+    if (v->kind != WAY_KIND_CHANGE && v->kind != WAY_KIND_EXPIRY &&
+        v->kind != WAY_KIND_TICK) {
         way_tell_field(t, &m, "class", e->class_name);
         way_tell_field(t, &m, "blame", way_blame_name(v->blame));
         tell_extent(v, t, &m);
@@ -558,7 +559,8 @@ static const struct {
       "another policy or other options; nothing given: the configuration, read anew", 0,
       WAY_CONSOLE_WORDS, run_reload },
     { "SHADOW", "[file [option=value ...] | DIFF [n] | OFF]",
-      "a candidate that is asked too and not obeyed: begun, how it does, where it differs",
+      "a candidate that is asked too and not obeyed: begun, how it does, where it "
+      "differs",
       0, WAY_CONSOLE_WORDS, run_shadow },
     { "PROMOTE", "", "the candidate in the shadow is the policy from now on, by a reload",
       0, 0, run_promote },

@@ -61,8 +61,8 @@ void way_console_shadow_begin(struct way_control *c, const char *path,
     }
     struct begun *b = way_zalloc(sizeof *b);
     *b = (struct begun){ .control = c, .later = t->promise(t) };
-    if (way_candidate_begin(candidate, path, option, options, &way_control_config(c)->limits,
-                            on_begun, b, &err) < 0)
+    if (way_candidate_begin(candidate, path, option, options,
+                            &way_control_config(c)->limits, on_begun, b, &err) < 0)
         on_begun(b, &err);
 }
 

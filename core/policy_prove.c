@@ -97,7 +97,8 @@ void way_policy_carry(const struct way_policy *to, const struct way_policy *from
                       struct way_memory *after)
 {
     const double *old = numbers((struct way_memory *)(uintptr_t)before, scope);
-    const double *first = numbers((struct way_memory *)(uintptr_t)&to->plan.layout.first, scope);
+    const double *first =
+        numbers((struct way_memory *)(uintptr_t)&to->plan.layout.first, scope);
     double *new = numbers(after, scope);
     for (unsigned i = 0; i < count(to, scope); i++) {
         const struct way_memory_name *name = &to->memory_name[scope][i];

@@ -414,9 +414,21 @@ static void aim(struct way_request *r, unsigned node, const struct way_retry *re
         r->flags |= WAY_FLAG_STALE_OK;
 }
 
+/* What r's hold would wait for came before its failure did: the node's state has changed
+ * since that began, and it is used. */
+static bool is_back(const struct way_dispatch *d, unsigned node,
+                    const struct way_event *e)
+{
+    struct way_verdict v;
+    if (node >= WAY_NODES_MAX || e->error == WAY_ERROR_NO_NODE)
+        return false;
+    way_health_verdict(d->o.health, node, &v);
+    return v.state == WAY_STATE_HEALTHY && e->began < v.since;
+}
+
 /* Until when and how r waits; false: not at all, its time is over. */
-static bool plan_wait(struct way_dispatch *d, struct group *g, struct way_request *r,
-                      const struct way_event *e)
+static bool plan_wait(struct way_dispatch *d, unsigned node, struct group *g,
+                      struct way_request *r, const struct way_event *e)
 {
     double now = d->o.loop->now, latest = r->arrived + d->timeouts->total;
     r->resume =
@@ -433,7 +445,7 @@ static bool plan_wait(struct way_dispatch *d, struct group *g, struct way_reques
         r->until = until;
     if (r->until > latest)
         r->until = latest;
-    if (e->class == WAY_CLASS_AGAIN && r->resume == 0)
+    if (r->resume == 0 && (e->class == WAY_CLASS_AGAIN || is_back(d, node, e)))
         r->resume = now + AGAIN_SECONDS;
     r->flags |= WAY_FLAG_HELD;
     return r->until > now;
@@ -456,7 +468,7 @@ static void go_again(struct way_dispatch *d, unsigned node, struct group *g,
     }
     bool in_turn = !is_held_back(d, r);
     if (g->retry.kind == WAY_RETRY_HOLD || g->retry.after > 0 || !in_turn) {
-        if (!has_room(d, n) || !plan_wait(d, g, r, e)) {
+        if (!has_room(d, n) || !plan_wait(d, node, g, r, e)) {
             g->failed++;
             way_retry_fail(d, r);
             return;

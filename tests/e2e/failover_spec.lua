@@ -74,6 +74,15 @@ local function check_prompt(out)
   assert.is_true(out.success - out.promoted < BOUND, out.text)
 end
 
+--- What failed failed while the cluster had no master for it, or by the deadline of what the old one had.
+local function check_window(out)
+  local until_then = math.max(out.promoted, out.fault + READ) + BOUND
+  for _, command in ipairs(out.commands) do
+    assert.is_true(not command.error or command.done < until_then,
+      ("%s failed %.3f s after the fault: %s\n%s"):format(command.client, command.done - out.fault, tostring(command.error), out.text))
+  end
+end
+
 --- Failed writes that were never sent.
 local function unsent(out)
   local list = {}
@@ -98,6 +107,7 @@ local function specs(workers)
       assert.equal(0, out.reads.failed, out.text)
       assert.equal(out.writes.unknown, out.writes.failed, out.text)
       check_prompt(out)
+      check_window(out)
       -- Reads did not wait for the election: replicas answered them.
       assert.is_true(out.reads.longest < 0.5, out.text)
     end)
@@ -109,6 +119,7 @@ local function specs(workers)
       assert.equal(0, out.reads.failed, out.text)
       assert.equal(out.writes.unknown, out.writes.failed, out.text)
       check_prompt(out)
+      check_window(out)
       assert.is_true(out.reads.longest < READ + 0.5, out.text)
     end)
 
