@@ -251,14 +251,19 @@ static void classify_anew(struct way_decider *d, struct way_event *e)
         way_decide_classify(d, e);
 }
 
-bool way_decider_counts(const struct way_decider *d)
+static bool counts(const struct way_decider *d)
 {
     return way_policy_plan(d->policy)->counters.all != 0;
 }
 
+bool way_decider_counts(const struct way_decider *d)
+{
+    return counts(d) || way_shadow_place_counts(d->shadows);
+}
+
 static void add_counted(struct way_decider *d, struct way_snapshot *seen)
 {
-    if (way_decider_counts(d))
+    if (counts(d))
         way_health_counted(d->o.health, &way_policy_plan(d->policy)->counters, seen);
 }
 
@@ -371,6 +376,7 @@ static void tell_shadows(struct way_decider *d, const struct question *q, bool a
                          .after = &d->after,
                          .seed = q->seed,
                          .answer = &q->answer,
+                         .touches = &q->touches,
                          .outcome = q->outcome,
                          .commit = q->commit,
                          .where = q->fallback ? "fallback" : way_policy_where(d->policy),
@@ -594,6 +600,8 @@ static void ask_mark(struct way_decider *d, struct question *q, bool straggler)
 
 static uint64_t count(struct way_decider *d, unsigned node, const struct way_report *r)
 {
+    if (!counts(d))
+        return 0;
     return way_health_count(d->o.health, node, &way_policy_plan(d->policy)->counters,
                             d->seat->epoch, r);
 }
@@ -604,12 +612,16 @@ static uint64_t count_event(struct way_decider *d, unsigned node,
                             bool straggler)
 {
     struct way_report r = with ? *with : (struct way_report){ .now = e->now };
-    bool counts = e->error && !straggler &&
-                  (e->kind == WAY_KIND_CONNECTION || e->kind == WAY_KIND_RESULT);
-    if (!way_decider_counts(d) || (!counts && !with))
+    bool failed =
+        e->error && (e->kind == WAY_KIND_CONNECTION || e->kind == WAY_KIND_RESULT);
+    if (!way_decider_counts(d) || (!failed && !with))
         return 0;
-    if (counts)
+    way_shadow_reported(d->shadows, d->seat->epoch, node, &r, failed ? e : NULL,
+                        straggler);
+    if (failed && !straggler)
         way_report_failure(&r, e);
+    else if (!with)
+        return 0;
     return count(d, node, &r);
 }
 
@@ -643,7 +655,9 @@ void way_decide_report(struct way_decider *d, unsigned node, const struct way_re
 {
     memset(out, 0, sizeof *out);
     way_decider_take(d);
+    way_shadow_reported(d->shadows, d->seat->epoch, node, r, NULL, false);
     ask_edges(d, node, count(d, node, r), r->now, out);
+    way_shadow_edges(d->shadows);
 }
 
 static void decide(struct way_decider *d, unsigned node, struct way_event *e,
@@ -690,6 +704,7 @@ void way_decide_with(struct way_decider *d, unsigned node, struct way_event *e,
     uint64_t edges = count_event(d, node, e, with, straggler);
     decide(d, node, e, straggler, out);
     ask_edges(d, node, edges, e->now, out);
+    way_shadow_edges(d->shadows);
 }
 
 void way_decide(struct way_decider *d, unsigned node, struct way_event *e,

@@ -28,6 +28,9 @@ struct seat { /* a thread's, but for what is atomic */
     struct way_policy *policy;
     struct way_ring *ring; /* differences: pairs of entries; its reader is tend */
     struct way_gate gate;
+    uint64_t edges; /* that came true, and are to be asked about */
+    unsigned edges_of;
+    double edges_at;
     _Atomic uint64_t count[COUNTS];
 };
 
@@ -179,6 +182,19 @@ static void seed_store(struct way_shadow *s, const struct way_shadow_of *of)
     }
 }
 
+static void open_store(struct way_shadow *s, const struct way_shadow_of *of)
+{
+    static const struct way_counters_layout none;
+    s->store = way_shadow_store_new(&(struct way_shadow_store_options){
+        .health = s->health,
+        .layout = &s->plan->layout,
+        .same_memory = of->same_memory,
+        .counters = &s->plan->counters,
+        .charge_counters = of->charge_counters ? of->charge_counters : &none,
+        .epoch = of->epoch });
+    seed_store(s, of);
+}
+
 static struct way_shadow *shadow_new(struct way_shadows *all, enum way_shadow_kind kind,
                                      const struct way_shadow_of *of)
 {
@@ -200,11 +216,7 @@ static struct way_shadow *shadow_new(struct way_shadows *all, enum way_shadow_ki
     }
     s->plan = way_policy_plan(of->policy[0]);
     s->difference = way_zalloc(WAY_SHADOW_DIFFERENCES * sizeof *s->difference);
-    s->store = way_shadow_store_new(
-        &(struct way_shadow_store_options){ .health = s->health,
-                                            .layout = &s->plan->layout,
-                                            .same_memory = of->same_memory });
-    seed_store(s, of);
+    open_store(s, of);
     return s;
 }
 
@@ -344,7 +356,7 @@ struct question {
     const struct way_snapshot *seen;
     const struct way_memory *table; /* what the policy in charge left its memory as */
     const struct way_mark *mark; /* of the policy in charge; nil where it said nothing */
-    bool own_end;                /* the end of a mark that only the shadow has made */
+    bool alone;                  /* of the shadow's own: an end, an edge */
     struct way_event event;      /* as the shadow classes it */
     uint64_t seed;
     bool skipped; /* it is none of the shadow's business */
@@ -452,6 +464,17 @@ static void settle_verdict(struct question *q, const struct way_shadow_look *loo
     c->verdict_own = p.mark.given || !look->own_verdict;
 }
 
+/* The end of a mark, the edge of a counter, that the shadow does not have: it hears of its
+ * own. */
+static bool is_others(const struct question *q, const struct way_shadow_look *look)
+{
+    if (q->event.kind == WAY_KIND_EXPIRY)
+        return look->own_verdict != q->alone;
+    return q->event.kind == WAY_KIND_EDGE && !q->alone &&
+           way_shadow_store_owns(q->seat->shadow->store, q->heard->node,
+                                 q->event.counter);
+}
+
 /* One asking. BUSY: given up. */
 static enum way_commit ask_once(struct question *q)
 {
@@ -463,15 +486,18 @@ static enum way_commit ask_once(struct question *q)
     struct way_shadow_change change = { .memory = &m, .table = q->table };
     q->outcome.from = q->outcome.to = (enum way_state)look.view->verdict.state;
     q->outcome.changed = false;
-    if (q->event.kind == WAY_KIND_EXPIRY && look.own_verdict != q->own_end) {
-        q->skipped = true; /* the end of the other's mark: tend sees to its own */
+    q->skipped = is_others(q, &look);
+    if (q->skipped)
         return WAY_COMMIT_DONE;
-    }
     q->wanted = is_wanted(q, &look);
     memset(&q->answer, 0, sizeof q->answer);
     q->fallback = false;
+    if (q->heard->asked)
+        change.table_touches = q->heard->touches;
     if (q->wanted)
         ask(q, look.view, &m);
+    if (q->wanted && !q->fallback)
+        change.touches = way_policy_touches(q->seat->policy);
     if (q->heard->fn == WAY_FN_MARK)
         settle_verdict(q, &look, &change);
     return way_shadow_store_commit(store, &look, &change);
@@ -636,7 +662,7 @@ static void compare(const struct question *q)
         add(seat, COUNT(out));
         atomic_fetch_add_explicit(&seat->shadow->aside.marks, 1, memory_order_relaxed);
     }
-    if (q->own_end || (!h->asked && !q->wanted))
+    if (q->alone || (!h->asked && !q->wanted))
         return;
     add(seat, COUNT(events));
     if (h->fn == WAY_FN_MARK)
@@ -670,11 +696,11 @@ static bool classed(const struct way_shadow *s, const struct way_shadow_heard *h
 }
 
 static void hear(struct way_shadow_place *p, struct seat *seat,
-                 const struct way_shadow_heard *h, bool own_end)
+                 const struct way_shadow_heard *h, bool alone)
 {
     static const struct way_mark nil;
     struct way_snapshot seen;
-    struct question q = { .place = p, .seat = seat, .heard = h, .own_end = own_end };
+    struct question q = { .place = p, .seat = seat, .heard = h, .alone = alone };
     enum way_commit how = WAY_COMMIT_CONFLICT;
     if (!classed(seat->shadow, h, &q.event))
         return;
@@ -770,6 +796,95 @@ void way_shadow_classified(struct way_shadow_place *p, struct way_event *e,
     for (int kind = 0; kind < WAY_SHADOW_KINDS; kind++)
         if (!is_off(p->seat[kind]))
             classify(p, p->seat[kind], e, class_name, where);
+}
+
+/* ---- counters ---- */
+
+static bool counts(const struct way_shadow_place *p, int kind)
+{
+    return !is_off(p->seat[kind]) && p->seat[kind]->shadow->plan->counters.all;
+}
+
+bool way_shadow_place_counts(struct way_shadow_place *p)
+{
+    return way_shadow_place_taken(p) &&
+           (counts(p, WAY_SHADOW_CANDIDATE) || counts(p, WAY_SHADOW_PREVIOUS));
+}
+
+static void hear_edges(struct way_shadow_place *p, struct seat *seat)
+{
+    const struct way_counters_layout *l = &seat->shadow->plan->counters;
+    uint64_t edges = seat->edges;
+    seat->edges = 0;
+    for (; edges && !is_off(seat); edges &= edges - 1) {
+        unsigned bit = (unsigned)__builtin_ctzll(edges);
+        struct way_event e = { .kind = WAY_KIND_EDGE,
+                               .phase = WAY_PHASE_READ,
+                               .step = WAY_STEP_REPLY,
+                               .now = seat->edges_at,
+                               .began = seat->edges_at,
+                               .unix_time = way_unix(),
+                               .deadline_left = -1 };
+        snprintf(e.counter, sizeof e.counter, "%s",
+                 l->counter[bit / WAY_COUNTERS_MAX][bit % WAY_COUNTERS_MAX].name);
+        e.shadow[seat->shadow->kind].by = seat->shadow->serial; /* class ok */
+        hear(p, seat,
+             &(struct way_shadow_heard){ .fn = WAY_FN_MARK,
+                                         .node = seat->edges_of,
+                                         .event = &e,
+                                         .class_name = "ok" },
+             true);
+    }
+}
+
+void way_shadow_edges(struct way_shadow_place *p)
+{
+    for (int kind = 0; p && kind < WAY_SHADOW_KINDS; kind++)
+        if (p->seat[kind] && p->seat[kind]->edges)
+            hear_edges(p, p->seat[kind]);
+}
+
+/* Is it a straggler to the shadow? */
+static bool straggles(struct way_shadow *s, unsigned node, const struct way_event *e,
+                      bool straggler)
+{
+    struct way_verdict v;
+    return way_shadow_store_verdict_soon(s->store, node, &v)
+               ? way_event_straggles(e, v.since)
+               : straggler;
+}
+
+static void report_to(struct seat *seat, unsigned node, const struct way_report *good,
+                      const struct way_event *e, bool straggler)
+{
+    struct way_shadow *s = seat->shadow;
+    struct way_report r = *good;
+    bool differs = false;
+    if (e && e->error && e->shadow[s->kind].by == s->serial) {
+        struct way_event own = *e;
+        bool late = straggles(s, node, e, straggler);
+        own.class = e->shadow[s->kind].class;
+        own.blame = (enum way_blame)e->shadow[s->kind].blame;
+        differs = own.class != e->class || own.blame != e->blame || late != straggler;
+        if (!late)
+            way_report_failure(&r, &own);
+    }
+    if (!r.good && !r.failure && !r.requests && !r.retries)
+        return;
+    seat->edges |= way_shadow_store_count(s->store, node, &r, differs);
+    seat->edges_of = node;
+    seat->edges_at = r.now;
+}
+
+void way_shadow_reported(struct way_shadow_place *p, uint64_t epoch, unsigned node,
+                         const struct way_report *good, const struct way_event *e,
+                         bool straggler)
+{
+    if (!way_shadow_place_taken(p))
+        return;
+    for (int kind = 0; kind < WAY_SHADOW_KINDS; kind++)
+        if (counts(p, kind) && p->seat[kind]->shadow->epoch == epoch)
+            report_to(p->seat[kind], node, good, e, straggler);
 }
 
 /* ---- tending ---- */

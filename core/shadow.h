@@ -51,6 +51,8 @@ struct way_shadow_of {
                                      compared with: it hears of no other */
     struct way_limits limits;     /* for its errors and samples */
     bool same_memory;             /* see shadow_store.h */
+    const struct way_counters_layout *charge_counters; /* of the one in charge; NULL: it
+                                                          has none */
     /* Gives the memory to begin with of a node, its shard and the cluster; NULL: the first
      * values. */
     void (*seed)(void *arg, unsigned node, struct way_memory *memory);
@@ -115,6 +117,16 @@ bool way_shadow_place_taken(struct way_shadow_place *p);
 /* The shadow of a success that only its `watch` wants: draws whether it is of the sample. */
 bool way_shadow_place_samples(struct way_shadow_place *p);
 
+/* Does anybody count? */
+bool way_shadow_place_counts(struct way_shadow_place *p);
+/* What was seen of a node, as the policy in charge was told, if it counts: the good ones, and
+ * `e`, NULL for none, failed commands, and is a straggler or not. */
+void way_shadow_reported(struct way_shadow_place *p, uint64_t epoch, unsigned node,
+                         const struct way_report *good, const struct way_event *e,
+                         bool straggler);
+/* After the mark that the report came with: asks about edges of the shadows' own. */
+void way_shadow_edges(struct way_shadow_place *p);
+
 /* After e was classified by the policy in charge; remembers in e how the shadows class it.
  * `class_name` as the policy in charge has it, `where` it has it from. */
 void way_shadow_classified(struct way_shadow_place *p, struct way_event *e,
@@ -134,7 +146,8 @@ struct way_shadow_heard {
     const struct way_memory *after;  /* as it left its memory */
     uint64_t seed;
     const union way_answer *answer;
-    struct way_outcome outcome; /* of MARK */
+    const struct way_touches *touches; /* of counters */
+    struct way_outcome outcome;        /* of MARK */
     enum way_commit commit;
     const char *where;
 };
