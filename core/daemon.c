@@ -431,8 +431,8 @@ static int build(struct way_daemon *w, struct way_err *err)
     w->fronts = way_zalloc(w->workers * sizeof *w->fronts);
     w->rings = way_zalloc((w->workers + 1) * sizeof *w->rings);
     w->stats = way_zalloc((w->workers + 1) * sizeof *w->stats);
-    w->shadows = way_shadows_new(&(struct way_shadows_options){
-        .health = w->health, .threads = w->workers + 1 });
+    w->shadows = way_shadows_new(
+        &(struct way_shadows_options){ .health = w->health, .threads = w->workers + 1 });
     if (thread_init(&w->control_thread, w, w->workers, err) < 0)
         return -1;
     for (unsigned i = 0; i < w->workers; i++)

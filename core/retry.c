@@ -212,6 +212,15 @@ static bool is_due(const struct way_request *r, double now, bool changed)
     return (changed && r->flags & WAY_FLAG_HELD) || (r->resume > 0 && now >= r->resume);
 }
 
+/* The command's own time ended it, not its hold: an operator may have meant the latter. */
+static void tell_cut(struct way_dispatch *d, const struct way_request *r)
+{
+    way_stat_add(d->o.stats, WAY_STAT_HELD_TOTAL, 1);
+    if (way_gate_open(&d->cut, d->o.loop->now, 1))
+        way_log(WAY_WARN, "hold=cut_short after=%.4g limit=timeouts.total node=%s",
+                d->timeouts->total, way_upstream_address(d, r->last.node));
+}
+
 /* What becomes of one that waits: true if it goes on waiting. One that is due behind one
  * that is not goes as soon as that has gone. */
 static bool look_after(struct way_dispatch *d, struct way_request *r, bool changed)
@@ -229,8 +238,8 @@ static bool look_after(struct way_dispatch *d, struct way_request *r, bool chang
     if (r->flags & WAY_FLAG_ABANDONED) {
         way_upstream_answer(d, r, "", 0);
     } else if (over) {
-        if (now >= r->arrived + d->timeouts->total)
-            way_stat_add(d->o.stats, WAY_STAT_HELD_TOTAL, 1);
+        if (r->flags & WAY_FLAG_HELD && now >= r->arrived + d->timeouts->total)
+            tell_cut(d, r);
         way_retry_fail(d, r);
     } else {
         send_again(d, r);
@@ -405,9 +414,21 @@ static void aim(struct way_request *r, unsigned node, const struct way_retry *re
         r->flags |= WAY_FLAG_STALE_OK;
 }
 
+/* What r's hold would wait for came before its failure did: the node's state has changed
+ * since that began, and it is used. */
+static bool is_back(const struct way_dispatch *d, unsigned node,
+                    const struct way_event *e)
+{
+    struct way_verdict v;
+    if (node >= WAY_NODES_MAX || e->error == WAY_ERROR_NO_NODE)
+        return false;
+    way_health_verdict(d->o.health, node, &v);
+    return v.state == WAY_STATE_HEALTHY && e->began < v.since;
+}
+
 /* Until when and how r waits; false: not at all, its time is over. */
-static bool plan_wait(struct way_dispatch *d, struct group *g, struct way_request *r,
-                      const struct way_event *e)
+static bool plan_wait(struct way_dispatch *d, unsigned node, struct group *g,
+                      struct way_request *r, const struct way_event *e)
 {
     double now = d->o.loop->now, latest = r->arrived + d->timeouts->total;
     r->resume =
@@ -424,7 +445,7 @@ static bool plan_wait(struct way_dispatch *d, struct group *g, struct way_reques
         r->until = until;
     if (r->until > latest)
         r->until = latest;
-    if (e->class == WAY_CLASS_AGAIN && r->resume == 0)
+    if (r->resume == 0 && (e->class == WAY_CLASS_AGAIN || is_back(d, node, e)))
         r->resume = now + AGAIN_SECONDS;
     r->flags |= WAY_FLAG_HELD;
     return r->until > now;
@@ -447,7 +468,7 @@ static void go_again(struct way_dispatch *d, unsigned node, struct group *g,
     }
     bool in_turn = !is_held_back(d, r);
     if (g->retry.kind == WAY_RETRY_HOLD || g->retry.after > 0 || !in_turn) {
-        if (!has_room(d, n) || !plan_wait(d, g, r, e)) {
+        if (!has_room(d, n) || !plan_wait(d, node, g, r, e)) {
             g->failed++;
             way_retry_fail(d, r);
             return;

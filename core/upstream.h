@@ -8,6 +8,7 @@
 #define WAY_UPSTREAM_H
 
 #include "dispatch.h"
+#include "log.h"
 
 /* A connection and what dispatch keeps beside it. */
 struct way_link {
@@ -77,6 +78,7 @@ struct way_dispatch {
     size_t waiting_bytes;
     uint32_t round;                /* of looking after them */
     ev_timer tick;                 /* while something waits */
+    struct way_gate cut;           /* of the log's lines about holds cut short */
     double tokens;                 /* retry budget */
     uint64_t tokens_at;            /* requests counted when it was last filled */
     struct way_standing *standing; /* [WAY_SHARDS_MAX][2][2]: at the first and the

@@ -240,6 +240,29 @@ kit.matrix(function(workers, how)
     end
   end)
 
+  describe("a hold that is longer than the command's own time", function()
+    it("is cut short, counted and logged", function()
+      local TOTAL = 0.5
+      local way = serve { workers = workers, how = how, policy = "policies/ride_through.lua", options = { hold = 6 },
+        timeouts = { total = TOTAL } }
+      local client = way:client(nil, 10)
+      assert.equal("OK", client:call("SET", key "cut", "v"))
+      local before = metric(way, "held_expired_total")
+      master:refuse()
+      kit.owned { stop = function() master:accept() end }
+      for _ = 1, 2 do
+        local began = socket.gettime()
+        local reply = client:call("SET", key "cut", "w")
+        assert.is_true(kit.is_error(reply, "WAYSIDE "), kit.show(reply))
+        assert.matches("certainty=unsent", reply.err)
+        local took = socket.gettime() - began
+        assert.is_true(took > TOTAL - 0.1 and took < TOTAL + 0.4, took)
+      end
+      assert.equal(2, metric(way, "held_expired_total") - before)
+      assert.matches("hold=cut_short after=0%.5 limit=timeouts%.total node=" .. master.address:gsub("%p", "%%%0"), way:log())
+    end)
+  end)
+
   describe("one node that answers nobody", function()
     it("delays no command for the others, of clients that asked it nothing, however many ask it", function()
       local way = serve { workers = workers, how = how, limits = { node_inflight = 2000 }, timeouts = { read = 2, total = 4 },

@@ -392,17 +392,48 @@ describe("probation", function()
     assert_nothing_lost(load)
   end)
 
-  it("ends with a storm of marks", function()
-    write(file, (policy("2", 50):gsub('state = "suspect", seconds = self.options.seconds', 'state = "draining", seconds = 0.01')))
-    reloaded()
-    local client = way:client()
-    local slot = 0
+  --- Errors on one node after the other, until the policy before has returned.
+  local function storm()
+    local client, slot = way:client(), 0
     kit.wait_for(function()
       client:call("EVAL", "return redis.error_reply('MARKME more')", "1", kit.key_in(slot))
       slot = (slot + 5461) % 16384
       return status().rolled_back ~= nil, kit.show(status())
     end, 8, "the storm to end it")
+  end
+  local function takes_out(state)
+    return (policy("2", 50):gsub('state = "suspect", seconds = self.options.seconds', ('state = "%s", seconds = 0.01'):format(state)))
+  end
+
+  it("ends with a storm of marks", function()
+    write(file, takes_out "draining")
+    reloaded()
+    storm()
     rolled_back "nodes taken out, limits.probation_marks is 4"
+  end)
+
+  it("ends with more marks than the policy before would have made", function()
+    start { limits = { probation = 20, probation_marks = 10000, probation_ratio = 2, guard = false, failing_share = 1 } }
+    write(file, takes_out "failing")
+    reloaded()
+    storm()
+    rolled_back "nodes taken out where the one before had 0, limits.probation_ratio is 2"
+  end)
+
+  it("is passed where the policy before would have marked as often", function()
+    start { limits = { probation = 3, probation_marks = 10000, probation_ratio = 1.5, guard = false, failing_share = 1 } }
+    write(file, takes_out "failing")
+    reloaded() -- against one that never takes a node out
+    write(file, "-- the same, in other words\n" .. takes_out "failing")
+    reloaded()
+    local client, slot = way:client(), 0
+    kit.wait_for(function()
+      client:call("EVAL", "return redis.error_reply('MARKME more')", "1", kit.key_in(slot))
+      slot = (slot + 5461) % 16384
+      return status().reload == "idle", kit.show(status())
+    end, 8, "the probation to end")
+    assert.is_nil(status().rolled_back)
+    assert.is_true(way:log():find('reload=confirmed policy=reloaded version=2 reason="its probation is over"', 1, true) ~= nil, way:log())
   end)
 
   it("is over when another reload begins, or its time has come", function()
