@@ -170,6 +170,7 @@ struct question {
     uint64_t seed;
     union way_answer answer;
     bool fallback;
+    bool cut; /* by a deadline */
     struct way_touches touches;
     struct way_outcome outcome;
     enum way_commit commit;
@@ -225,6 +226,7 @@ static void ask(struct way_decider *d, struct question *q, const struct way_view
 {
     enum way_asked how = WAY_ASKED_ABSENT;
     memset(&q->answer, 0, sizeof q->answer);
+    q->cut = false;
     if (!way_decider_set_aside(d)) {
         struct way_memory before = *m;
         way_stat_add(d->o.stats, WAY_STAT_POLICY_CALLS, 1);
@@ -232,6 +234,7 @@ static void ask(struct way_decider *d, struct question *q, const struct way_view
         if (how == WAY_ASKED_FAILED) {
             *m = before;
             note_policy_error(d, q->fn, q->event->now);
+            q->cut = !strcmp(way_policy_failure(d->policy)->cause, "deadline");
         }
     }
     q->fallback = how != WAY_ASKED_ANSWERED;
@@ -372,6 +375,7 @@ static void tell_shadows(struct way_decider *d, const struct question *q, bool a
                          .asked = asked,
                          .straggler = straggler,
                          .fallback = q->fallback,
+                         .cut = q->cut,
                          .seen = &d->seen,
                          .after = &d->after,
                          .seed = q->seed,

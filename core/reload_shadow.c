@@ -76,6 +76,7 @@ static void put(struct way_reload_shadow *s, struct way_loaded *l)
         .epoch = s->epoch,
         .limits = s->limits,
         .same_memory = way_policy_same_memory(l->policy[0], charge),
+        .charge_counters = &way_policy_plan(charge)->counters,
         .seed = seed,
         .arg = s,
         .now = s->loop->now,

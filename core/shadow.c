@@ -362,6 +362,7 @@ struct question {
     bool skipped; /* it is none of the shadow's business */
     bool wanted;  /* the shadow is asked */
     bool fallback;
+    bool cut; /* a deadline was met, its own or that of the policy in charge */
     union way_answer answer;
     struct way_outcome outcome;
 };
@@ -393,6 +394,7 @@ static void ask(struct question *q, const struct way_view *view, struct way_memo
     if (how == WAY_ASKED_FAILED) {
         *m = before;
         note_failure(q->place, q->seat, q->event.now);
+        q->cut |= !strcmp(way_policy_failure(q->seat->policy)->cause, "deadline");
     }
     if (!q->fallback)
         return;
@@ -496,6 +498,8 @@ static enum way_commit ask_once(struct question *q)
         change.table_touches = q->heard->touches;
     if (q->wanted)
         ask(q, look.view, &m);
+    if (q->cut)
+        return WAY_COMMIT_BUSY;
     if (q->wanted && !q->fallback)
         change.touches = way_policy_touches(q->seat->policy);
     if (q->heard->fn == WAY_FN_MARK)
@@ -711,6 +715,7 @@ static void hear(struct way_shadow_place *p, struct seat *seat,
     q.seen = h->asked ? h->seen : &seen;
     q.table = h->asked ? h->after : &seen.view.memory;
     q.mark = h->asked && h->fn == WAY_FN_MARK ? &h->answer->mark : &nil;
+    q.cut = h->asked && h->cut;
     q.seed = h->asked ? h->seed : way_random_next(&p->random) | 1;
     for (int i = 0; i < TRIES && how == WAY_COMMIT_CONFLICT; i++)
         how = ask_once(&q);

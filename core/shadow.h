@@ -89,7 +89,8 @@ struct way_shadow_counts {
     uint64_t agreed, disagreed[WAY_FN_NONE]; /* by enum way_asked_function */
     uint64_t asked;                          /* questions that its script was put */
     uint64_t errors[WAY_SHADOW_CAUSES];      /* in the order of way_stat_of_failure */
-    uint64_t dropped;            /* questions given up: its nodes were being written */
+    uint64_t dropped;            /* questions given up: its nodes were being written, or a
+                          deadline cut either side short */
     uint64_t unshown;            /* differences that found no room */
     uint64_t marks;              /* of events that reached `mark` on either side: */
     uint64_t out, out_in_charge; /* a used node became failing */
@@ -142,6 +143,7 @@ struct way_shadow_heard {
     bool asked;     /* else what follows is not set: it was not put to it */
     bool straggler; /* ... because the event belongs to a fault that was known */
     bool fallback;  /* the fallback answered */
+    bool cut;       /* ... for a deadline was met: no matter of what the policy says */
     const struct way_snapshot *seen; /* that it answered to */
     const struct way_memory *after;  /* as it left its memory */
     uint64_t seed;

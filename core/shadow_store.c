@@ -425,7 +425,7 @@ static bool same_touches(const struct way_touches *a, const struct way_touches *
     for (unsigned i = 0; i < count; i++) {
         const struct way_touch *x = &a->touch[i], *y = &b->touch[i];
         if (x->scope != y->scope || x->index != y->index || x->add != y->add ||
-            x->value != y->value)
+            (x->add && x->value != y->value))
             return false;
     }
     return true;
@@ -458,12 +458,17 @@ static void commit_touches(struct way_shadow_store *s, const struct way_shadow_l
         way_counters_touch(&s->counters, &own, c->touches);
 }
 
-static bool touches_anything(const struct way_shadow_store *s,
+static bool touches_anything(struct way_shadow_store *s, const struct way_shadow_look *l,
                              const struct way_shadow_change *c)
 {
-    return s->tally &&
-           ((c->touches && c->touches->count) ||
-            (c->table_touches && c->table_touches->count && s->same_counters));
+    if (!s->tally)
+        return false;
+    if (!same_touches(c->touches, c->table_touches))
+        return true;
+    for (unsigned i = 0; c->touches && i < c->touches->count; i++)
+        if (flags_of(record_of(s, l, c->touches->touch[i].scope)) & OWN_COUNTERS)
+            return true;
+    return false;
 }
 
 static bool changes_anything(struct way_shadow_store *s, const struct way_shadow_look *l,
@@ -482,7 +487,7 @@ enum way_commit way_shadow_store_commit(struct way_shadow_store *s,
                                         const struct way_shadow_look *look,
                                         const struct way_shadow_change *c)
 {
-    if (!changes_anything(s, look, c) && !touches_anything(s, c))
+    if (!changes_anything(s, look, c) && !touches_anything(s, look, c))
         return is_old(s, look) ? WAY_COMMIT_CONFLICT : WAY_COMMIT_DONE;
     if (lock_soon(s) < 0)
         return WAY_COMMIT_BUSY;
