@@ -77,6 +77,8 @@ static void put(struct way_reload_shadow *s, struct way_loaded *l)
         .limits = s->limits,
         .same_memory = way_policy_same_memory(l->policy[0], charge),
         .charge_counters = &way_policy_plan(charge)->counters,
+        .counters = &way_policy_plan(l->policy[0])->counters,
+        .counters_epoch = s->epoch - 1,
         .seed = seed,
         .arg = s,
         .now = s->loop->now,

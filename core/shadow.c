@@ -191,7 +191,9 @@ static void open_store(struct way_shadow *s, const struct way_shadow_of *of)
         .same_memory = of->same_memory,
         .counters = &s->plan->counters,
         .charge_counters = of->charge_counters ? of->charge_counters : &none,
-        .epoch = of->epoch });
+        .epoch = of->epoch,
+        .begin_counters = of->counters,
+        .begin_epoch = of->counters_epoch });
     seed_store(s, of);
 }
 
@@ -823,15 +825,9 @@ static void hear_edges(struct way_shadow_place *p, struct seat *seat)
     seat->edges = 0;
     for (; edges && !is_off(seat); edges &= edges - 1) {
         unsigned bit = (unsigned)__builtin_ctzll(edges);
-        struct way_event e = { .kind = WAY_KIND_EDGE,
-                               .phase = WAY_PHASE_READ,
-                               .step = WAY_STEP_REPLY,
-                               .now = seat->edges_at,
-                               .began = seat->edges_at,
-                               .unix_time = way_unix(),
-                               .deadline_left = -1 };
-        snprintf(e.counter, sizeof e.counter, "%s",
-                 l->counter[bit / WAY_COUNTERS_MAX][bit % WAY_COUNTERS_MAX].name);
+        struct way_event e = way_event_of_edge(
+            l->counter[bit / WAY_COUNTERS_MAX][bit % WAY_COUNTERS_MAX].name,
+            seat->edges_at);
         e.shadow[seat->shadow->kind].by = seat->shadow->serial; /* class ok */
         hear(p, seat,
              &(struct way_shadow_heard){ .fn = WAY_FN_MARK,

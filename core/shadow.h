@@ -52,11 +52,15 @@ struct way_shadow_of {
     struct way_limits limits;     /* for its errors and samples */
     bool same_memory;             /* see shadow_store.h */
     const struct way_counters_layout *charge_counters; /* of the one in charge; NULL: it
-                                                          has none */
+                                                          has none. Equal ones follow */
     /* Gives the memory to begin with of a node, its shard and the cluster; NULL: the first
      * values. */
     void (*seed)(void *arg, unsigned node, struct way_memory *memory);
     void *arg;
+    /* Else: what the policy of that epoch counts; what it has alike goes on. NULL: all
+     * begins */
+    const struct way_counters_layout *counters;
+    uint64_t counters_epoch;
     double now, unix_time;
 };
 /* Asked from each thread's next question on; takes the place of one of its kind. */

@@ -46,7 +46,7 @@ struct way_shadow_store {
     struct way_health *health;
     struct way_layout layout;
     bool same_memory, same_counters;
-    struct way_counters_layout counters, charge_counters;
+    struct way_counters_layout counters;
     uint64_t epoch;      /* of the policy in charge */
     struct tally *tally; /* NULL: it has no counters */
     pthread_mutex_t lock;
@@ -91,26 +91,28 @@ static unsigned shard_of(struct way_shadow_store *s, unsigned node)
     return atomic_load_explicit(&way_health_node(s->health, node)->shard, RELAXED);
 }
 
-/* The block goes on from what the policy in charge has counted. */
-static void copy_block(struct way_shadow_store *s, int part, unsigned node)
+/* The block goes on from what the policy of that epoch has counted. */
+static void copy_block(struct way_shadow_store *s, int part, unsigned node,
+                       const struct way_counters_layout *of, uint64_t epoch)
 {
     struct way_counter_blocks from;
     unsigned shard = shard_of(s, node);
     _Atomic uint64_t *to = block_of(s, part, part == SHARD ? shard : node);
-    way_health_counter_blocks(s->health, node, shard, s->epoch, &from);
+    way_health_counter_blocks(s->health, node, shard, epoch, &from);
     if (to && from.of[part])
-        way_counters_inherit(&s->counters, to, &s->charge_counters, from.of[part],
+        way_counters_inherit(&s->counters, to, of, from.of[part],
                              (enum way_counter_scope)part);
 }
 
-static void begin_counters(struct way_shadow_store *s)
+static void begin_counters(struct way_shadow_store *s,
+                           const struct way_shadow_store_options *o)
 {
     unsigned nodes = way_health_nodes(s->health);
     if (!s->tally || s->same_counters)
         return;
-    for (unsigned n = 0; n < nodes; n++)
+    for (unsigned n = 0; n < nodes && o->begin_counters; n++)
         for (int part = NODE; part <= CLUSTER; part++)
-            copy_block(s, part, n);
+            copy_block(s, part, n, o->begin_counters, o->begin_epoch);
     for (unsigned i = 0; i < WAY_SHARDS_MAX; i++)
         atomic_fetch_or_explicit(&s->shard[i].flags, OWN_COUNTERS, RELEASE);
     atomic_fetch_or_explicit(&s->cluster.flags, OWN_COUNTERS, RELEASE);
@@ -133,7 +135,6 @@ struct way_shadow_store *way_shadow_store_new(const struct way_shadow_store_opti
     s->layout = *o->layout;
     s->same_memory = o->same_memory;
     s->counters = *o->counters;
-    s->charge_counters = *o->charge_counters;
     s->same_counters = !memcmp(o->counters, o->charge_counters, sizeof *o->counters);
     s->epoch = o->epoch;
     if (o->counters->all)
@@ -148,7 +149,7 @@ struct way_shadow_store *way_shadow_store_new(const struct way_shadow_store_opti
                  s->layout.cluster);
     begin_memory(s, &s->no_shard, s->no_shard_memory, s->layout.first.shard,
                  s->layout.shard);
-    begin_counters(s);
+    begin_counters(s, o);
     return s;
 }
 
@@ -437,7 +438,7 @@ static void own_counters(struct way_shadow_store *s, struct record *r, int part,
 {
     if (!s->tally || r == &s->no_shard || flags_of(r) & OWN_COUNTERS)
         return;
-    copy_block(s, part, node);
+    copy_block(s, part, node, &s->counters, s->epoch);
     flags_set(s, r, flags_of(r) | OWN_COUNTERS);
     written(r);
 }

@@ -26,9 +26,12 @@ struct way_shadow_store_options {
      * Else it begins with the layout's first values. */
     bool same_memory;
     const struct way_counters_layout *counters; /* of the shadow's policy; copied */
-    /* Of the policy in charge, and its epoch: counters declared alike go on from there. */
+    /* Of the policy in charge, and its epoch: equal ones follow. */
     const struct way_counters_layout *charge_counters;
     uint64_t epoch;
+    /* Others begin with what the policy of that epoch has alike; NULL: with nothing. */
+    const struct way_counters_layout *begin_counters;
+    uint64_t begin_epoch;
 };
 struct way_shadow_store *way_shadow_store_new(const struct way_shadow_store_options *o);
 void way_shadow_store_free(struct way_shadow_store *s);
