@@ -361,6 +361,7 @@ struct question {
     bool alone;                  /* of the shadow's own: an end, an edge */
     struct way_event event;      /* as the shadow classes it */
     uint64_t seed;
+    bool others;  /* the edge of a counter that the shadow does not have */
     bool skipped; /* it is none of the shadow's business */
     bool wanted;  /* the shadow is asked */
     bool fallback;
@@ -418,7 +419,7 @@ static bool is_wanted(const struct question *q, const struct way_shadow_look *lo
         if (look->own_verdict ? way_event_straggles(e, look->view->verdict.since)
                               : q->heard->straggler)
             return false;
-        return way_event_for_mark(e);
+        return way_event_for_mark(e) && !q->others;
     case WAY_FN_BACKOFF: return !e->permanent;
     case WAY_FN_RECONNECT: return plan->has_reconnect;
     default: return true;
@@ -468,17 +469,6 @@ static void settle_verdict(struct question *q, const struct way_shadow_look *loo
     c->verdict_own = p.mark.given || !look->own_verdict;
 }
 
-/* The end of a mark, the edge of a counter, that the shadow does not have: it hears of its
- * own. */
-static bool is_others(const struct question *q, const struct way_shadow_look *look)
-{
-    if (q->event.kind == WAY_KIND_EXPIRY)
-        return look->own_verdict != q->alone;
-    return q->event.kind == WAY_KIND_EDGE && !q->alone &&
-           way_shadow_store_owns(q->seat->shadow->store, q->heard->node,
-                                 q->event.counter);
-}
-
 /* One asking. BUSY: given up. */
 static enum way_commit ask_once(struct question *q)
 {
@@ -490,8 +480,8 @@ static enum way_commit ask_once(struct question *q)
     struct way_shadow_change change = { .memory = &m, .table = q->table };
     q->outcome.from = q->outcome.to = (enum way_state)look.view->verdict.state;
     q->outcome.changed = false;
-    q->skipped = is_others(q, &look);
-    if (q->skipped)
+    q->skipped = q->event.kind == WAY_KIND_EXPIRY && look.own_verdict != q->alone;
+    if (q->skipped) /* the end of the other's mark: tend sees to its own */
         return WAY_COMMIT_DONE;
     q->wanted = is_wanted(q, &look);
     memset(&q->answer, 0, sizeof q->answer);
@@ -668,7 +658,8 @@ static void compare(const struct question *q)
         add(seat, COUNT(out));
         atomic_fetch_add_explicit(&seat->shadow->aside.marks, 1, memory_order_relaxed);
     }
-    if (q->alone || (!h->asked && !q->wanted))
+    bool own_end = q->alone && q->event.kind == WAY_KIND_EXPIRY;
+    if (own_end || (!h->asked && !q->wanted))
         return;
     add(seat, COUNT(events));
     if (h->fn == WAY_FN_MARK)
@@ -701,6 +692,22 @@ static bool classed(const struct way_shadow *s, const struct way_shadow_heard *h
     return true;
 }
 
+/* Has the shadow's own counter the edge that the policy in charge is asked about, by the
+ * same report? Then it is asked with it, once. */
+static bool take_edge(struct seat *seat, const struct way_event *e)
+{
+    const struct way_counters_layout *l = &seat->shadow->plan->counters;
+    for (uint64_t left = seat->edges; left; left &= left - 1) {
+        unsigned bit = (unsigned)__builtin_ctzll(left);
+        if (strcmp(l->counter[bit / WAY_COUNTERS_MAX][bit % WAY_COUNTERS_MAX].name,
+                   e->counter) != 0)
+            continue;
+        seat->edges &= ~(left & -left);
+        return true;
+    }
+    return false;
+}
+
 static void hear(struct way_shadow_place *p, struct seat *seat,
                  const struct way_shadow_heard *h, bool alone)
 {
@@ -712,6 +719,10 @@ static void hear(struct way_shadow_place *p, struct seat *seat,
         return;
     if (h->event->watched && !p->drawn[seat->shadow->kind])
         return;
+    if (h->event->kind == WAY_KIND_EDGE && h->fn == WAY_FN_MARK && !alone)
+        q.others =
+            way_shadow_store_owns(seat->shadow->store, h->node, h->event->counter) &&
+            !take_edge(seat, h->event);
     if (!h->asked)
         way_health_snapshot(seat->shadow->health, h->node, h->event->now, &seen);
     q.seen = h->asked ? h->seen : &seen;
