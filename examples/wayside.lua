@@ -111,6 +111,9 @@ return {
     -- policy_errors = 10,           -- errors of a policy in policy_window after which
     --                               -- the fallback decides until the next window
     -- policy_window = 60,           -- the window of policy_errors
+    -- shadow_sample = 0.01,         -- of what only a candidate wants to hear of
+    --                               -- (successes, by its `watch`), the share that it is
+    --                               -- asked about
     -- probation = 30,               -- how long a policy is on probation after a reload,
     --                               -- while the one before it is kept; 0: not at all
     -- probation_errors = 5,         -- errors of a policy on probation
