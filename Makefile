@@ -17,6 +17,7 @@ endif
 
 PREFIX ?= /usr/local
 MANDIR ?= $(PREFIX)/share/man
+LIBDIR ?= $(PREFIX)/lib
 OUT ?= .
 VARIANT ?=
 
@@ -54,7 +55,7 @@ UNITS := $(UNIT_SOURCES:tests/core/%.c=$(BUILD)/tests/%)
 FUZZ_SOURCES := $(sort $(wildcard tests/fuzz/*.c))
 FUZZERS := $(FUZZ_SOURCES:tests/fuzz/%.c=$(BUILD_ROOT)/fuzz/%)
 
-.PHONY: all build lib asan tsan units clean help FORCE run stop demo test soak bench bench-faults check lint format fuzz install \
+.PHONY: all build lib examples asan tsan units clean help FORCE run stop demo test soak bench bench-faults check lint format fuzz install \
     tools suites unit-suites smoke-suites lint-all lint-layers lint-format lint-tidy lint-cppcheck lint-lua lint-gcc \
     lint-clang run-fuzzers deps-build deps-run deps-test deps-bench deps-lint
 all:
@@ -79,7 +80,7 @@ help:
 	@echo 'make deps-run deps-test deps-bench deps-lint   only install what these need'
 
 build: $(BIN)
-lib: $(LIB)
+lib: $(LIB) $(SHARED) $(STATIC) $(BUILD)/lib/wayside.pc
 asan tsan:
 	@$(MAKE) VARIANT=$@ WERROR=1 build units
 
@@ -91,6 +92,53 @@ $(BIN): $(BUILD)/core/main.o $(LIB) $(BUILD)/flags
 $(LIB): $(LIB_OBJECTS)
 	@rm -f $@
 	@ar rcs $@ $^
+
+# --- libwayside, as it is installed -----------------------------------------------------------------
+# What the public headers need and no more, position independent, everything hidden but core/wayside.map.
+# The static one is linked into one object, so that what is hidden stays so there too.
+ABI := 0
+VERSION = $(shell sed -n 's/.*WAY_VERSION "\(.*\)".*/\1/p' core/daemon.h)
+PUBLIC := $(patsubst %,core/%.c,$(filter-out runtime_files,$(shell command -v luajit >/dev/null && \
+    { luajit $(SUPPORT)/layers closure core/wayside.c; luajit $(SUPPORT)/layers closure core/gateway.c; } | sort -u)))
+PIC_OBJECTS := $(patsubst core/%.c,$(BUILD)/pic/%.o,$(PUBLIC)) $(BUILD)/pic/runtime_files.o
+PUBLIC_PACKAGES := luajit hiredis libcares
+SHARED := $(BUILD)/lib/libwayside.so.$(ABI)
+STATIC := $(BUILD)/lib/libwayside.a
+PIC_CFLAGS = $(ALL_CFLAGS) -fPIC -fvisibility=hidden
+
+$(BUILD)/pic/runtime_files.o: $(GENERATED) $(BUILD)/flags
+	@mkdir -p $(@D)
+	@$(CC) $(PIC_CFLAGS) -MMD -MP -c -o $@ $<
+$(BUILD)/pic/%.o: core/%.c $(BUILD)/flags
+	@mkdir -p $(@D)
+	@$(CC) $(PIC_CFLAGS) -MMD -MP -c -o $@ $<
+$(SHARED): $(PIC_OBJECTS) core/wayside.map
+	@mkdir -p $(@D)
+	@echo "link  $@"
+	@$(CC) -shared -Wl,-soname,$(@F) -Wl,--version-script=core/wayside.map -Wl,-z,defs $(ALL_LDFLAGS) \
+	    -o $@ $(PIC_OBJECTS) $(LIBS)
+	@ln -sf $(@F) $(@D)/libwayside.so
+$(STATIC): $(PIC_OBJECTS)
+	@mkdir -p $(@D)
+	@rm -f $@
+	@ld -r -o $(@D)/wayside.o $(PIC_OBJECTS)
+	@objcopy --localize-hidden $(@D)/wayside.o
+	@ar rcs $@ $(@D)/wayside.o
+$(BUILD)/lib/wayside.pc: core/wayside.pc.in core/daemon.h $(BUILD)/flags
+	@mkdir -p $(@D)
+	@sed -e 's,@PREFIX@,$(PREFIX),' -e 's,@LIBDIR@,$(LIBDIR),' -e 's,@VERSION@,$(VERSION),' \
+	    -e 's,@REQUIRES@,$(PUBLIC_PACKAGES),' $< >$@
+
+# The examples in C, as a user would build them but for where the library is.
+EXAMPLES := $(BUILD)/examples/embed $(BUILD)/examples/embed_uv $(BUILD)/examples/embed_static
+examples: $(EXAMPLES)
+$(BUILD)/examples/%: examples/%.c core/wayside.h $(SHARED)
+	@mkdir -p $(@D)
+	@$(CC) $(STANDARD) $(CFLAGS) $(WARNINGS) $(SANITIZE_$(VARIANT)) -Icore -o $@ $< -L$(BUILD)/lib \
+	    -Wl,-rpath,$(abspath $(BUILD)/lib) -lwayside -lhiredis $(if $(findstring _uv,$@),-luv,-lev)
+$(BUILD)/examples/embed_static: examples/embed.c core/wayside.h $(STATIC)
+	@mkdir -p $(@D)
+	@$(CC) $(STANDARD) $(CFLAGS) $(WARNINGS) $(SANITIZE_$(VARIANT)) -Icore -o $@ $< $(STATIC) $(LIBS)
 
 $(BUILD)/core/runtime_files.o: $(GENERATED) $(BUILD)/flags
 	@mkdir -p $(@D)
@@ -260,7 +308,13 @@ lint-lua:
 
 # --- installing ----------------------------------------------------------------------------------------
 install: all
+	@$(MAKE) lib
 	install -D -m 755 $(BIN) $(DESTDIR)$(PREFIX)/bin/wayside
+	install -D -m 644 core/wayside.h $(DESTDIR)$(PREFIX)/include/wayside.h
+	install -D -m 644 $(SHARED) $(DESTDIR)$(LIBDIR)/$(notdir $(SHARED))
+	ln -sf $(notdir $(SHARED)) $(DESTDIR)$(LIBDIR)/libwayside.so
+	install -D -m 644 $(STATIC) $(DESTDIR)$(LIBDIR)/libwayside.a
+	install -D -m 644 $(BUILD)/lib/wayside.pc $(DESTDIR)$(LIBDIR)/pkgconfig/wayside.pc
 	$(foreach page,$(wildcard core/*.1),install -D -m 644 $(page) $(DESTDIR)$(MANDIR)/man1/$(notdir $(page));)
 	$(foreach page,$(wildcard core/*.5),install -D -m 644 $(page) $(DESTDIR)$(MANDIR)/man5/$(notdir $(page));)
 	$(foreach file,$(wildcard policies/*.lua),install -D -m 644 $(file) $(DESTDIR)$(PREFIX)/share/wayside/policies/$(notdir $(file));)
@@ -268,4 +322,4 @@ install: all
 clean:
 	rm -rf $(BUILD_ROOT) $(OUT)/bin
 
--include $(wildcard $(BUILD)/core/*.d $(BUILD)/tests/*.d)
+-include $(wildcard $(BUILD)/pic/*.d $(BUILD)/core/*.d $(BUILD)/tests/*.d)

@@ -361,6 +361,8 @@ static void log_change(struct way_control *c, const struct way_entry *e)
 static void take_entry(struct way_control *c, const struct way_entry *e)
 {
     way_history_add(c->history, e);
+    if (c->o.told)
+        c->o.told(c->o.told_arg, e);
     if (e->function != WAY_FN_MARK || e->node >= WAY_NODES_MAX)
         return;
     if (e->outcome.changed)
@@ -500,6 +502,8 @@ int way_control_new(struct way_control **out, const struct way_control_options *
         .thread = WAY_NONE,
         .journaled = on_journaled,
         .arg = c,
+        .judge = o->judge,
+        .judge_arg = o->judge_arg,
     };
     if (way_decider_new(&c->decider, &d, err) < 0) {
         way_free(c);

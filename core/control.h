@@ -14,6 +14,7 @@
 
 #include "base.h"
 #include "config.h"
+#include "decide.h"
 #include "health.h"
 #include "history.h"
 #include "journal.h"
@@ -23,7 +24,6 @@
 
 struct way_resolver;
 struct way_control;
-struct way_aside;
 
 struct way_control_options {
     struct way_loop *loop;
@@ -35,6 +35,11 @@ struct way_control_options {
     struct way_stats *const *stats;     /* borrowed: [threads] */
     unsigned threads;                   /* workers, and the control thread as the last */
     struct way_aside *aside;            /* borrowed; NULL: one of its own */
+    way_judge_fn *judge;                /* as a decider's; NULL: the policy is asked */
+    void *judge_arg;
+    /* Hears of each journal entry; NULL: nobody does. */
+    void (*told)(void *arg, const struct way_entry *e);
+    void *told_arg;
 };
 /* Before the loop runs, or from its thread. -1: the policy can't be loaded. */
 int way_control_new(struct way_control **out, const struct way_control_options *o,

@@ -25,6 +25,19 @@ struct way_aside {
     _Atomic bool set;
 };
 
+/* What a question is answered with: by its function. */
+union way_answer {
+    struct way_mark mark;
+    struct way_retry retry;
+    struct way_probe probe;
+    struct way_redial redial;
+};
+/* A host's own verdicts, asked where else the script would be: WAY_ASKED_ABSENT leaves the
+ * question to the fallback. The answer is zeroed. MARK, BACKOFF and PROBE are asked. */
+typedef enum way_asked way_judge_fn(void *arg, enum way_asked_function fn,
+                                    const struct way_view *node,
+                                    const struct way_event *e, union way_answer *out);
+
 struct way_decider_options {
     struct way_health *health;
     const struct way_policy_text *text;
@@ -35,6 +48,8 @@ struct way_decider_options {
     uint16_t thread;                 /* worker number; WAY_NONE: control */
     void (*journaled)(void *arg);    /* an entry was pushed: wakes the reader; or NULL */
     void *arg;
+    way_judge_fn *judge; /* NULL: the policy is asked */
+    void *judge_arg;
 };
 int way_decider_new(struct way_decider **out, const struct way_decider_options *o,
                     struct way_err *err) WAY_MUST_CHECK;

@@ -240,6 +240,19 @@ static unsigned others_attached(struct way_segment *s)
     return n;
 }
 
+static int enter_locked(struct way_health *h, const char *path, struct way_err *err)
+{
+    for (int i = 0; i < WAY_PROCESSES_MAX; i++) {
+        uint64_t none = 0;
+        if (atomic_compare_exchange_strong(&h->s->process[i], &none, h->owner)) {
+            h->process = i;
+            return 0;
+        }
+    }
+    return way_fail(err, "segment %s: %d processes are attached, which is all it holds",
+                    path ? path : "(private)", WAY_PROCESSES_MAX);
+}
+
 static int join_locked(struct way_health *h, const char *path, struct way_err *err)
 {
     unsigned others = others_attached(h->s);
@@ -252,25 +265,38 @@ static int join_locked(struct way_health *h, const char *path, struct way_err *e
                             others == 1 ? "s" : "");
         way_segment_restart(h->s, &h->layout);
     }
-    for (int i = 0; i < WAY_PROCESSES_MAX; i++) {
-        uint64_t none = 0;
-        if (atomic_compare_exchange_strong(&h->s->process[i], &none, h->owner)) {
-            h->process = i;
-            return 0;
-        }
-    }
-    return way_fail(err, "segment %s: %d processes are attached, which is all it holds",
-                    path ? path : "(private)", WAY_PROCESSES_MAX);
+    return enter_locked(h, path, err);
 }
 
-static int join(struct way_health *h, const char *path, struct way_err *err)
+static int lock_to_join(struct way_health *h, const char *path, struct way_err *err)
 {
     int tries = 0;
     while (way_health_lock(h))
         if (++tries == JOIN_TRIES)
             return way_fail(err, "segment %s: its lock is not to be had",
                             path ? path : "(private)");
+    return 0;
+}
+
+static int join(struct way_health *h, const char *path, struct way_err *err)
+{
+    if (lock_to_join(h, path, err))
+        return -1;
     int rc = join_locked(h, path, err);
+    way_health_unlock(h);
+    return rc;
+}
+
+int way_health_forked(struct way_health *h, struct way_err *err)
+{
+    uint64_t self = way_owner_self();
+    if (self == h->owner)
+        return 0;
+    h->owner = self;
+    if (lock_to_join(h, NULL, err))
+        return -1;
+    (void)others_attached(h->s); /* strikes off who died */
+    int rc = enter_locked(h, NULL, err);
     way_health_unlock(h);
     return rc;
 }

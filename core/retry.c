@@ -85,6 +85,8 @@ void way_retry_fail(struct way_dispatch *d, struct way_request *r)
 {
     struct way_buf b = { 0 };
     way_stat_add(d->o.stats, WAY_STAT_ERR_UNSENT + r->last.certainty, 1);
+    if (r->pipeline && r->pipeline->failed)
+        r->pipeline->failed(r->pipeline, r);
     if (r->words && r->last.certainty == WAY_CERTAINTY_ANSWERED)
         way_resp_put_error(&b, "%s", r->words);
     else
@@ -604,6 +606,7 @@ static void deal_with(struct way_dispatch *d, unsigned node, const struct way_ev
         all = r->link;
         r->link = NULL;
         struct group *g = group_of(groups, count, r);
+        r->last.verdict = g ? (uint8_t)g->retry.kind : WAY_RETRY_NONE;
         if (r->flags & WAY_FLAG_ABANDONED) {
             way_upstream_answer(d, r, "", 0);
         } else if (!g || !may_go_again(d, g, r)) {

@@ -35,6 +35,7 @@ struct way_upstream {         /* one node */
     struct way_link *idle; /* exclusive connections that nobody has */
     unsigned idle_count;
     unsigned own_count; /* exclusive ones, those included */
+    unsigned carried;   /* carried ones */
 };
 
 struct way_batch {

@@ -1,0 +1,195 @@
+/* inside - see inside.h.
+ *
+ * The daemon's assembly with both halves on one loop: dispatch looks at the table's epoch
+ * at the end of each pass, control is woken by each commit and each journal entry. The
+ * alternative, a control thread beside the host's own, would make every embedder link
+ * and understand threads. */
+#include "inside.h"
+
+#include "command.h"
+#include "log.h"
+#include "resolve.h"
+
+enum { RING_ENTRIES = 256 };
+
+/* ---- what wakes it ---- */
+
+static void wake(void *arg)
+{
+    struct way_inside *w = arg;
+    if (w->looping)
+        way_loop_wake(&w->loop);
+}
+
+static void on_refresh(void *arg)
+{
+    struct way_inside *w = arg;
+    way_control_refresh(w->control);
+}
+
+static void on_woken(struct way_loop *l)
+{
+    struct way_inside *w = l->owner;
+    way_control_woken(w->control);
+}
+
+static void on_pass(struct way_loop *l)
+{
+    struct way_inside *w = l->owner;
+    way_dispatch_pass(w->dispatch);
+}
+
+static void no_growth(struct way_pipeline *p)
+{
+    (void)p;
+}
+
+/* ---- opening ---- */
+
+static int open_table(struct way_inside *w, struct way_err *err)
+{
+    const struct way_config *c = w->o.config;
+    struct way_policy *policy;
+    if (way_policy_load(&policy, &w->text, err) < 0)
+        return -1;
+    struct way_health_options o = {
+        .path = c->segment,
+        .layout = way_policy_plan(policy)->layout,
+        .guard = c->limits.guard != 0,
+        .failing_share = c->limits.failing_share,
+        .woken = wake,
+        .arg = w,
+    };
+    way_policy_free(policy);
+    if (way_health_open(&w->health, &o, err) < 0)
+        return -1;
+    for (unsigned i = 0; i < c->zone_count; i++)
+        way_health_zone(w->health, c->zones[i].address, c->zones[i].zone);
+    return 0;
+}
+
+int way_inside_open(struct way_inside *w, const struct way_inside_options *o,
+                    struct way_err *err)
+{
+    const struct way_config *c = o->config;
+    const char *path = o->judge ? "none" : c->policy;
+    *w = (struct way_inside){ .o = *o, .row = -1 };
+    way_command_init();
+    if (way_policy_read(&w->text, path, c->option, o->judge ? 0 : c->options, &c->limits,
+                        err) < 0)
+        return -1;
+    if (open_table(w, err) < 0) {
+        way_policy_text_fini(&w->text);
+        return -1;
+    }
+    return 0;
+}
+
+/* ---- starting ---- */
+
+static int start_worker(struct way_inside *w, struct way_err *err)
+{
+    struct way_decider_options d = {
+        .health = w->health,
+        .text = &w->text,
+        .limits = &w->o.config->limits,
+        .stats = w->stats[WAY_INSIDE_WORKER],
+        .ring = w->rings[WAY_INSIDE_WORKER],
+        .aside = &w->aside,
+        .thread = WAY_INSIDE_WORKER,
+        .journaled = wake,
+        .arg = w,
+        .judge = w->o.judge,
+        .judge_arg = w->o.judge_arg,
+    };
+    w->row = way_health_row_attach(w->health, err);
+    if (w->row < 0 || way_decider_new(&w->decider, &d, err) < 0)
+        return -1;
+    struct way_dispatch_options o = {
+        .loop = &w->loop,
+        .resolver = w->resolver,
+        .config = w->o.config,
+        .health = w->health,
+        .decider = w->decider,
+        .stats = w->stats[WAY_INSIDE_WORKER],
+        .pool = &w->pool,
+        .row = w->row,
+        .refresh = on_refresh,
+        .arg = w,
+        .carry = w->o.carry,
+    };
+    w->dispatch = way_dispatch_new(&o);
+    way_dispatch_on_grew(w->dispatch, w->o.grew ? w->o.grew : no_growth);
+    return 0;
+}
+
+static int start_control(struct way_inside *w, struct way_err *err)
+{
+    return way_control_new(&w->control,
+                           &(struct way_control_options){
+                               .loop = &w->loop,
+                               .resolver = w->resolver,
+                               .config = w->o.config,
+                               .health = w->health,
+                               .text = &w->text,
+                               .rings = w->rings,
+                               .stats = w->stats,
+                               .threads = WAY_INSIDE_THREADS,
+                               .aside = &w->aside,
+                               .judge = w->o.judge,
+                               .judge_arg = w->o.judge_arg,
+                               .told = w->o.told,
+                               .told_arg = w->o.told_arg,
+                           },
+                           err);
+}
+
+int way_inside_start(struct way_inside *w, struct ev_loop *ev, struct way_err *err)
+{
+    if (way_resolver_library_init(err) < 0 || way_health_forked(w->health, err) < 0)
+        return -1;
+    if (ev)
+        way_loop_adopt(&w->loop, ev);
+    else if (way_loop_init(&w->loop, err) < 0)
+        return -1;
+    w->looping = true;
+    for (unsigned i = 0; i < WAY_INSIDE_THREADS; i++) {
+        w->rings[i] = way_ring_new(RING_ENTRIES);
+        w->stats[i] = way_zalloc(sizeof *w->stats[i]);
+    }
+    if (way_resolver_new(&w->resolver, &w->loop, NULL, err) < 0 ||
+        start_worker(w, err) < 0 || start_control(w, err) < 0)
+        return -1;
+    w->any_slot = (uint16_t)(way_clock() * 1000);
+    w->loop.owner = w;
+    w->loop.woken = on_woken;
+    w->loop.passed = on_pass;
+    return 0;
+}
+
+/* ---- the end ---- */
+
+void way_inside_close(struct way_inside *w)
+{
+    w->loop.passed = NULL;
+    w->loop.woken = NULL;
+    if (w->dispatch)
+        way_dispatch_free(w->dispatch);
+    way_control_free(w->control);
+    way_decider_free(w->decider);
+    if (w->row >= 0)
+        way_health_row_detach(w->health, w->row);
+    if (w->resolver)
+        way_resolver_free(w->resolver);
+    if (w->looping)
+        way_loop_fini(&w->loop);
+    w->looping = false;
+    for (unsigned i = 0; i < WAY_INSIDE_THREADS; i++) {
+        way_ring_free(w->rings[i]);
+        way_free(w->stats[i]);
+    }
+    way_request_pool_fini(&w->pool);
+    way_request_parser_fini(&w->parser);
+    way_health_close(w->health);
+    way_policy_text_fini(&w->text);
+}
