@@ -8,3 +8,4 @@ max_line_length = 144
 std = "luajit"
 files["policies"] = { std = "sandbox" }
 files["tests"] = { std = "luajit+busted" }
+files["core/runtime/resty"] = { read_globals = { "ngx" } }

@@ -80,7 +80,6 @@ help:
 	@echo 'make deps-run deps-test deps-bench deps-lint   only install what these need'
 
 build: $(BIN)
-lib: $(LIB) $(SHARED) $(STATIC) $(BUILD)/lib/wayside.pc
 asan tsan:
 	@$(MAKE) VARIANT=$@ WERROR=1 build units
 
@@ -105,6 +104,7 @@ PUBLIC_PACKAGES := luajit hiredis libcares
 SHARED := $(BUILD)/lib/libwayside.so.$(ABI)
 STATIC := $(BUILD)/lib/libwayside.a
 PIC_CFLAGS = $(ALL_CFLAGS) -fPIC -fvisibility=hidden
+lib: $(LIB) $(SHARED) $(STATIC) $(BUILD)/lib/wayside.pc
 
 $(BUILD)/pic/runtime_files.o: $(GENERATED) $(BUILD)/flags
 	@mkdir -p $(@D)
@@ -281,7 +281,7 @@ $(BUILD_ROOT)/fuzz/%: tests/fuzz/%.c $(SOURCES) $(HEADERS) $(GENERATED)
 # --- lint ----------------------------------------------------------------------------------------------
 C_FILES := $(SOURCES) $(HEADERS) $(UNIT_SOURCES) $(FUZZ_SOURCES) \
     $(wildcard tests/support/*.c tests/support/preload/*.c tests/bench/*.c)
-LUA_FILES := $(wildcard core/runtime/*.lua policies/*.lua tests/*/*.lua examples/*.lua)
+LUA_FILES := $(wildcard core/runtime/*.lua core/runtime/*/*.lua policies/*.lua tests/*/*.lua examples/*.lua)
 lint: deps-lint
 	@$(MAKE) -k lint-all
 lint-all: lint-layers lint-format lint-gcc lint-clang lint-cppcheck lint-lua lint-tidy
@@ -310,6 +310,7 @@ lint-lua:
 install: all
 	@$(MAKE) lib
 	install -D -m 755 $(BIN) $(DESTDIR)$(PREFIX)/bin/wayside
+	install -D -m 644 core/runtime/resty/wayside.lua $(DESTDIR)$(PREFIX)/share/lua/5.1/resty/wayside.lua
 	install -D -m 644 core/wayside.h $(DESTDIR)$(PREFIX)/include/wayside.h
 	install -D -m 644 $(SHARED) $(DESTDIR)$(LIBDIR)/$(notdir $(SHARED))
 	ln -sf $(notdir $(SHARED)) $(DESTDIR)$(LIBDIR)/libwayside.so

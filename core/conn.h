@@ -95,6 +95,7 @@ struct way_conn { /* ro outside conn, but for owner and data */
                                        something is sent on this connection */
     struct way_conn_connect *connect; /* private: what the connect phase needs */
     void *data;                       /* rw by the owner */
+    void *carrier;                    /* rw by who carries it */
 };
 
 /* Starts the connect phase. Never fails by itself: what goes wrong comes as broke(). */

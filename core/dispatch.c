@@ -338,8 +338,10 @@ static void unlink_conn(struct way_dispatch *d, struct way_conn *c)
     *l->prev = l->next;
     if (l->next)
         l->next->prev = l->prev;
-    if (c->carried)
+    if (c->carried) {
         d->up[c->node].carried--;
+        d->o.carried_gone(c);
+    }
 }
 
 void way_upstream_drained(struct way_conn *c)
@@ -429,33 +431,52 @@ static const struct way_conn_ops conn_ops = {
 
 /* ---- connections ---- */
 
+/* Where it is dialed: looked up once per generation, since a carried connection is asked
+ * for with each pipeline. */
+static struct way_upstream *find_upstream(struct way_dispatch *d, unsigned node)
+{
+    struct way_upstream *u = &d->up[node];
+    uint32_t generation = atomic_load(&way_health_node(d->o.health, node)->generation);
+    if (u->host && u->found == generation)
+        return u;
+    struct way_snapshot s;
+    way_health_snapshot(d->o.health, node, d->o.loop->now, &s);
+    way_free(u->host);
+    u->host = way_strdup(s.view.host);
+    u->port = s.view.port;
+    u->found = s.view.generation;
+    return u;
+}
+
 static struct way_link *link_by(struct way_dispatch *d, unsigned node, uint8_t resp,
                                 const struct way_conn_ops *ops,
                                 struct way_conn *(*make)(const struct way_conn_options *))
 {
-    struct way_upstream *u = &d->up[node];
     if (way_health_dial_at(d->o.health, node) > d->o.loop->now)
         return NULL;
-    struct way_snapshot s;
-    way_health_snapshot(d->o.health, node, d->o.loop->now, &s);
+    struct way_upstream *u = find_upstream(d, node);
     struct way_conn_options o = {
         .loop = d->o.loop,
         .resolver = d->o.resolver,
         .timeouts = d->timeouts,
         .ops = ops,
         .owner = d,
-        .host = s.view.host,
-        .port = s.view.port,
+        .host = u->host,
+        .port = u->port,
         .node = (uint16_t)node,
-        .generation = s.view.generation,
+        .generation = u->found,
         .resp = resp,
-        .readonly = s.view.role == WAY_ROLE_REPLICA,
+        .readonly =
+            atomic_load(&way_health_node(d->o.health, node)->role) == WAY_ROLE_REPLICA,
         .user = d->o.config->user,
         .password = d->o.config->password,
         .reply_bytes = (size_t)d->limits->reply_bytes,
     };
-    if (!u->conn[0] && !u->conn[1] && !u->own_count && !u->carried)
-        u->drops = s.view.verdict.drops;
+    if (!u->conn[0] && !u->conn[1] && !u->own_count && !u->carried) {
+        struct way_verdict v;
+        way_health_verdict(d->o.health, node, &v);
+        u->drops = v.drops;
+    }
     struct way_link *l = way_zalloc(sizeof *l);
     struct way_conn *c = make(&o);
     *l = (struct way_link){ .dispatch = d,
@@ -486,6 +507,14 @@ struct way_conn *way_dispatch_carry(struct way_dispatch *d, unsigned node)
         return NULL;
     d->up[node].carried++;
     return l->conn;
+}
+
+void way_dispatch_carried_at(struct way_dispatch *d, unsigned node, char *host,
+                             size_t bytes, int *port)
+{
+    const struct way_upstream *u = find_upstream(d, node);
+    snprintf(host, bytes, "%s", u->host);
+    *port = u->port;
 }
 
 void way_dispatch_uncarry(struct way_dispatch *d, struct way_conn *c)
@@ -596,7 +625,7 @@ static void send_slowly(struct way_dispatch *d, struct way_request *r, const cha
     if (!way_upstream_route(d, r, bytes, n, &to))
         return;
     uint8_t resp = r->pipeline ? r->pipeline->resp : 2;
-    struct way_conn *c = d->o.carry ? d->o.carry(d->o.arg, r->pipeline, to.node)
+    struct way_conn *c = d->o.carry ? d->o.carry(d->o.carry_arg, r->pipeline, to.node)
                                     : way_upstream_open(d, to.node, resp);
     if (!c) {
         if (to.trial)
@@ -625,7 +654,7 @@ void way_upstream_plain(struct way_dispatch *d, struct way_request *r, const cha
                         size_t n)
 {
     bool plain = (d->router.pick == WAY_PICK_MASTER || r->flags & WAY_FLAG_WRITE) &&
-                 !(r->flags & WAY_FLAG_DETOUR);
+                 !(r->flags & WAY_FLAG_DETOUR) && !d->o.carry;
     if (plain && r->target == WAY_NONE_NODE && r->avoid == WAY_NONE_NODE && r->pipeline) {
         unsigned node = way_route_fast(&d->router, r->slot);
         struct way_conn *c =
@@ -873,6 +902,8 @@ void way_dispatch_free(struct way_dispatch *d)
     }
     way_retry_fini(d);
     way_router_fini(&d->router);
+    for (unsigned i = 0; i < WAY_NODES_MAX; i++)
+        way_free(d->up[i].host);
     way_free(d->up);
     way_free(d);
 }

@@ -328,7 +328,8 @@ void way_health_close(struct way_health *h)
 {
     if (!h)
         return;
-    atomic_store(&h->s->process[h->process], 0);
+    if (h->owner == way_owner_self()) /* else it was forked, and never attached itself */
+        atomic_store(&h->s->process[h->process], 0);
     way_segment_unmap(h->s);
     way_free(h->zone);
     way_free(h);

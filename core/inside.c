@@ -117,6 +117,8 @@ static int start_worker(struct way_inside *w, struct way_err *err)
         .refresh = on_refresh,
         .arg = w,
         .carry = w->o.carry,
+        .carried_gone = w->o.carried_gone,
+        .carry_arg = w->o.carry_arg,
     };
     w->dispatch = way_dispatch_new(&o);
     way_dispatch_on_grew(w->dispatch, w->o.grew ? w->o.grew : no_growth);

@@ -30,6 +30,7 @@ struct way_inside_options {
     void *told_arg;
     /* As dispatch's, or NULL. */
     struct way_conn *(*carry)(void *arg, struct way_pipeline *p, unsigned node);
+    void (*carried_gone)(struct way_conn *c);
     void *carry_arg;
     void (*grew)(struct way_pipeline *p); /* a pipeline has more replies */
 };

@@ -36,6 +36,9 @@ struct way_upstream {         /* one node */
     unsigned idle_count;
     unsigned own_count; /* exclusive ones, those included */
     unsigned carried;   /* carried ones */
+    char *host;         /* where they are dialed; NULL: not looked up */
+    uint16_t port;
+    uint32_t found; /* generation that `host` is of */
 };
 
 struct way_batch {

@@ -5,6 +5,7 @@ local busted = require "busted"
 local cluster = require "tests.support.cluster"
 local daemon = require "tests.support.daemon"
 local mitm = require "tests.support.mitm"
+local nginx = require "tests.support.nginx"
 local node = require "tests.support.node"
 local process = require "tests.support.process"
 local random = require "tests.support.random"
@@ -92,6 +93,12 @@ function kit.prepared(options) return owned(daemon.prepare(with_folder(options))
 
 --- A man in the middle before any port: kit.mitm { to = port }.
 function kit.mitm(options) return owned(mitm.start(with_folder(options))) end
+
+--- A real nginx: kit.nginx { http = text, locations = text, workers = 2 }.
+function kit.nginx(options) return owned(nginx.start(with_folder(options))) end
+
+--- nginx prepared but not started, for what must be refused: :refused().
+function kit.prepared_nginx(options) return owned(nginx.prepare(with_folder(options))) end
 
 --- A scripted node: kit.node { script = function(words, conn) ... end }.
 function kit.node(options) return owned(node.start(with_folder(options))) end
