@@ -24,6 +24,7 @@
 enum { JOBS_KEPT = 256, JOBS_MAX = 65536, ERRNO_MAX = 134 };
 #define TICK_SECONDS 0.01
 #define LEAST_SECONDS 0.001
+#define GRACE_SECONDS 0.25
 
 struct way_gateway_conn {
     struct way_gateway_conn *next; /* of its job */
@@ -561,10 +562,27 @@ int way_gateway_start(struct way_gateway *g, struct way_gateway_error *error)
     return 0;
 }
 
+/* A request that is cut off leaves its job to Lua's collector, which may take its time:
+ * what it had of the nodes is given back as soon as its own time is over. */
+static void strip_overdue(struct way_gateway *g)
+{
+    for (struct way_gateway_job *j = g->jobs; j; j = j->next) {
+        if (j->call.arrived + j->call.total + GRACE_SECONDS > g->inside.loop.now)
+            continue;
+        way_call_expire(&j->call);
+        for (struct way_gateway_conn *w = j->conns; w; w = w->next)
+            if (w->conn)
+                way_dispatch_uncarry(g->inside.dispatch, w->conn);
+    }
+}
+
 double way_gateway_tick(struct way_gateway *g)
 {
-    if (g->started)
-        ev_run(g->inside.loop.ev, EVRUN_NOWAIT);
+    if (!g->started)
+        return TICK_SECONDS;
+    ev_run(g->inside.loop.ev, EVRUN_NOWAIT);
+    strip_overdue(g);
+    way_loop_pass(&g->inside.loop);
     return TICK_SECONDS;
 }
 

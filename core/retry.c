@@ -132,10 +132,22 @@ static bool same_bucket(const struct way_request *a, const struct way_request *r
     return a->pipeline == r->pipeline && bucket_of(a) == bucket_of(r);
 }
 
-/* Does an earlier command of r's client and slot wait? Then r does, too. */
+static bool is_among(const struct way_batch *b, const struct way_request *r)
+{
+    for (; b; b = b->next)
+        for (const struct way_request *a = b->head; a; a = a->link)
+            if (same_bucket(a, r) && is_earlier(a->turn, r->turn))
+                return true;
+    return false;
+}
+
+/* Does an earlier command of r's client and slot wait, or has it just failed, so that it
+ * may have to? Then r does, too. */
 static bool is_held_back(const struct way_dispatch *d, const struct way_request *r)
 {
     const struct way_bucket *b = bucket_of(r);
+    if (b && (is_among(d->batches, r) || is_among(d->running, r)))
+        return true;
     if (!b || !b->waiting)
         return false;
     for (const struct way_request *a = d->waiting; a; a = a->link)
@@ -683,12 +695,12 @@ void way_retry_add(struct way_dispatch *d, unsigned node, const struct way_event
 static void run_batches(struct way_task *t)
 {
     struct way_dispatch *d = way_container(t, struct way_dispatch, run_batches);
-    struct way_batch *all = d->batches;
+    d->running = d->batches;
     d->batches = NULL;
     d->batches_end = &d->batches;
-    while (all) {
-        struct way_batch *b = all;
-        all = b->next;
+    while (d->running) {
+        struct way_batch *b = d->running;
+        d->running = b->next;
         b->event.n = b->n;
         if (b->mark) {
             struct way_decision decision;

@@ -71,6 +71,7 @@ struct way_dispatch {
     struct way_link *links;
     unsigned own_count; /* exclusive connections */
     struct way_batch *batches, **batches_end;
+    struct way_batch *running; /* of this pass, not yet dealt with */
     struct way_task run_batches;
     struct way_request *waiting,
         **waiting_end; /* held and delayed; each client's in its order */

@@ -9,6 +9,7 @@ local waits = require "tests.support.wait"
 
 local nginx = {}
 local Nginx = {}
+nginx.methods = Nginx
 Nginx.__index = Nginx
 
 local MODULES = "/usr/lib/nginx/modules"
@@ -28,6 +29,7 @@ error_log %s notice;
 events { worker_connections 2048; }
 http {
   access_log off;
+  large_client_header_buffers 4 256k;
   client_body_temp_path %s/body; proxy_temp_path %s/proxy; fastcgi_temp_path %s/fastcgi;
   uwsgi_temp_path %s/uwsgi; scgi_temp_path %s/scgi;
   lua_package_path "%s/core/runtime/?.lua;;";
@@ -68,12 +70,17 @@ end
 
 function nginx.start(options)
   local self = nginx.prepare(options)
+  self:serve()
+  return self
+end
+
+function Nginx:serve()
+  self.stopped = nil
   self.process = process.spawn(self.words)
   waits.wait_for(function()
     if not self.process:alive() then error("nginx ended:\n" .. process.tail(self.errors, 40), 0) end
     return (self:get "/pid"), process.tail(self.errors, 5)
   end, 10, "nginx to serve")
-  return self
 end
 
 --- Starts it and expects it to end by itself: exit status and what it wrote.
