@@ -28,7 +28,7 @@ static void on_failed(struct way_pipeline *p, const struct way_request *r)
 
 void way_call_init(struct way_call *c, struct way_inside *w, double seconds)
 {
-    double most = w->o.config->timeouts.total;
+    double most = w->config.timeouts.total;
     *c = (struct way_call){ .inside = w, .arrived = way_loop_refresh(&w->loop) };
     c->total = seconds > 0 && seconds < most ? seconds : most;
     way_pipeline_init(&c->pipeline, &w->pool, c);
@@ -96,7 +96,7 @@ static int serve(struct way_call *c, const char *p, size_t n, struct way_err *er
 void way_call_add(struct way_call *c, const char *p, size_t n)
 {
     struct way_inside *w = c->inside;
-    const struct way_limits *l = &w->o.config->limits;
+    const struct way_limits *l = &w->config.limits;
     struct way_err err = { .text = "" };
     way_request_parser_reset(&w->parser);
     way_stat_add(w->stats[WAY_INSIDE_WORKER], WAY_STAT_REQUESTS, 1);

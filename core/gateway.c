@@ -51,6 +51,9 @@ struct way_gateway {
     struct way_gateway_job *jobs, *idle_jobs;
     struct way_gateway_conn *idle_conns;
     unsigned job_count, idle_count;
+    bool reloading;
+    struct way_err reload_text; /* of the last one */
+    bool reload_refused;
     struct way_buf text; /* what operators are told */
 };
 
@@ -411,6 +414,45 @@ void way_gateway_end(struct way_gateway_job *j)
     j->next = g->idle_jobs;
     g->idle_jobs = j;
     g->idle_count++;
+}
+
+/* ---- reload ---- */
+
+static void on_reloaded(void *arg, const struct way_reload_report *r)
+{
+    struct way_gateway *g = arg;
+    g->reloading = false;
+    g->reload_refused = r->refused != NULL;
+    if (r->refused)
+        (void)way_fail(&g->reload_text, "%s", r->refused);
+    else
+        (void)way_fail(&g->reload_text, "policy=%s version=%s epoch=%llu unchanged=%s",
+                       r->name, r->version[0] ? r->version : "none",
+                       (unsigned long long)r->epoch, r->unchanged ? "true" : "false");
+}
+
+int way_gateway_reload(struct way_gateway *g, const char *policy,
+                       struct way_gateway_error *error)
+{
+    struct way_err err;
+    struct way_reload_wish wish = { .policy = policy, .done = on_reloaded, .arg = g };
+    if (!g->started) {
+        (void)way_fail(&err, "not started");
+        return fail(error, &err);
+    }
+    way_loop_refresh(&g->inside.loop);
+    if (way_reload_begin(g->inside.reload, &wish, "nginx", &err) < 0)
+        return fail(error, &err);
+    g->reloading = true;
+    return 0;
+}
+
+int way_gateway_reloaded(struct way_gateway *g, struct way_gateway_error *text)
+{
+    if (g->reloading)
+        return 0;
+    (void)fail(text, &g->reload_text);
+    return g->reload_refused ? -1 : 1;
 }
 
 /* ---- for operators ---- */

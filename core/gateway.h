@@ -84,6 +84,13 @@ double way_gateway_due(struct way_gateway_conn *c);
 /* 1: the socket may be kept in its pool; 0: it is to be closed. c is gone. */
 int way_gateway_release(struct way_gateway_conn *c);
 
+/* Another policy for all that share the table: `policy` (a file), or NULL: the one in
+ * charge is read again. -1: another reload is on its way. */
+int way_gateway_reload(struct way_gateway *g, const char *policy,
+                       struct way_gateway_error *error);
+/* 0: still on its way; 1: done, in charge; -1: refused. The text tells which, or why. */
+int way_gateway_reloaded(struct way_gateway *g, struct way_gateway_error *text);
+
 /* For operators: lines of logfmt. NULL: no such node. Valid until the next of these. */
 const char *way_gateway_status(struct way_gateway *g);
 const char *way_gateway_why(struct way_gateway *g, const char *node);

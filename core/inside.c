@@ -31,6 +31,20 @@ static void on_woken(struct way_loop *l)
 {
     struct way_inside *w = l->owner;
     way_control_woken(w->control);
+    way_reload_woken(w->reload);
+}
+
+/* Another policy comes with its settings. */
+static void on_taken(void *arg, const struct way_seat *seat)
+{
+    struct way_inside *w = arg;
+    if (seat->settings) {
+        w->config.timeouts = seat->settings->timeouts;
+        w->config.limits = seat->settings->limits;
+    }
+    way_health_bounds(w->health, w->config.limits.guard != 0,
+                      w->config.limits.failing_share);
+    way_loop_wake(&w->loop); /* reload waits for it */
 }
 
 static void on_pass(struct way_loop *l)
@@ -50,22 +64,26 @@ static int open_table(struct way_inside *w, struct way_err *err)
 {
     const struct way_config *c = w->o.config;
     struct way_policy *policy;
-    if (way_policy_load(&policy, &w->text, err) < 0)
+    struct way_buf bundle = { 0 };
+    if (way_policy_load(&policy, w->text, err) < 0)
         return -1;
+    way_policy_seal(w->text, policy);
+    way_policy_pack(w->text, &bundle);
     struct way_health_options o = {
         .path = c->segment,
         .layout = way_policy_plan(policy)->layout,
+        .bundle = { bundle.p, way_buf_held(&bundle) },
         .guard = c->limits.guard != 0,
         .failing_share = c->limits.failing_share,
         .woken = wake,
         .arg = w,
     };
     way_policy_free(policy);
-    if (way_health_open(&w->health, &o, err) < 0)
-        return -1;
-    for (unsigned i = 0; i < c->zone_count; i++)
+    int result = way_health_open(&w->health, &o, err);
+    way_buf_fini(&bundle);
+    for (unsigned i = 0; result == 0 && i < c->zone_count; i++)
         way_health_zone(w->health, c->zones[i].address, c->zones[i].zone);
-    return 0;
+    return result;
 }
 
 int way_inside_open(struct way_inside *w, const struct way_inside_options *o,
@@ -73,16 +91,18 @@ int way_inside_open(struct way_inside *w, const struct way_inside_options *o,
 {
     const struct way_config *c = o->config;
     const char *path = o->judge ? "none" : c->policy;
-    *w = (struct way_inside){ .o = *o, .row = -1 };
+    *w = (struct way_inside){ .o = *o, .config = *c, .row = -1 };
     way_command_init();
-    if (way_policy_read(&w->text, path, c->option, o->judge ? 0 : c->options, &c->limits,
+    w->text = way_zalloc(sizeof *w->text);
+    if (way_policy_read(w->text, path, c->option, o->judge ? 0 : c->options, &c->limits,
                         err) < 0)
-        return -1;
-    if (open_table(w, err) < 0) {
-        way_policy_text_fini(&w->text);
-        return -1;
-    }
-    return 0;
+        goto no_text;
+    if (open_table(w, err) == 0)
+        return 0;
+    way_policy_text_fini(w->text);
+no_text:
+    way_free(w->text);
+    return -1;
 }
 
 /* ---- starting ---- */
@@ -91,8 +111,8 @@ static int start_worker(struct way_inside *w, struct way_err *err)
 {
     struct way_decider_options d = {
         .health = w->health,
-        .text = &w->text,
-        .limits = &w->o.config->limits,
+        .text = w->text,
+        .limits = &w->config.limits,
         .stats = w->stats[WAY_INSIDE_WORKER],
         .ring = w->rings[WAY_INSIDE_WORKER],
         .aside = &w->aside,
@@ -101,6 +121,8 @@ static int start_worker(struct way_inside *w, struct way_err *err)
         .arg = w,
         .judge = w->o.judge,
         .judge_arg = w->o.judge_arg,
+        .taken = on_taken,
+        .taken_arg = w,
     };
     w->row = way_health_row_attach(w->health, err);
     if (w->row < 0 || way_decider_new(&w->decider, &d, err) < 0)
@@ -108,7 +130,7 @@ static int start_worker(struct way_inside *w, struct way_err *err)
     struct way_dispatch_options o = {
         .loop = &w->loop,
         .resolver = w->resolver,
-        .config = w->o.config,
+        .config = &w->config,
         .health = w->health,
         .decider = w->decider,
         .stats = w->stats[WAY_INSIDE_WORKER],
@@ -131,9 +153,9 @@ static int start_control(struct way_inside *w, struct way_err *err)
                            &(struct way_control_options){
                                .loop = &w->loop,
                                .resolver = w->resolver,
-                               .config = w->o.config,
+                               .config = &w->config,
                                .health = w->health,
-                               .text = &w->text,
+                               .text = w->text,
                                .rings = w->rings,
                                .stats = w->stats,
                                .threads = WAY_INSIDE_THREADS,
@@ -142,8 +164,33 @@ static int start_control(struct way_inside *w, struct way_err *err)
                                .judge_arg = w->o.judge_arg,
                                .told = w->o.told,
                                .told_arg = w->o.told_arg,
+                               .taken = on_taken,
+                               .taken_arg = w,
                            },
                            err);
+}
+
+static void start_reload(struct way_inside *w)
+{
+    w->deciders[WAY_INSIDE_WORKER] = w->decider;
+    w->deciders[WAY_INSIDE_CONTROL] = way_control_decider(w->control);
+    w->reload = way_reload_new(&(struct way_reload_options){
+        .loop = &w->loop,
+        .control = w->control,
+        .health = w->health,
+        .decider = w->deciders,
+        .threads = WAY_INSIDE_THREADS,
+        .text = w->text,
+        .aside = &w->aside,
+        .stats = w->stats[WAY_INSIDE_CONTROL],
+        .config = w->o.config,
+        .reread = w->o.reread,
+        .reread_arg = w->o.reread_arg,
+        .wake = wake,
+        .arg = w,
+    });
+    w->text = NULL; /* is reload's */
+    way_control_reload_set(w->control, w->reload);
 }
 
 int way_inside_start(struct way_inside *w, struct ev_loop *ev, struct way_err *err)
@@ -162,6 +209,7 @@ int way_inside_start(struct way_inside *w, struct ev_loop *ev, struct way_err *e
     if (way_resolver_new(&w->resolver, &w->loop, NULL, err) < 0 ||
         start_worker(w, err) < 0 || start_control(w, err) < 0)
         return -1;
+    start_reload(w);
     w->any_slot = (uint16_t)(way_clock() * 1000);
     w->loop.owner = w;
     w->loop.woken = on_woken;
@@ -175,6 +223,7 @@ void way_inside_close(struct way_inside *w)
 {
     w->loop.passed = NULL;
     w->loop.woken = NULL;
+    way_reload_free(w->reload);
     if (w->dispatch)
         way_dispatch_free(w->dispatch);
     way_control_free(w->control);
@@ -193,5 +242,7 @@ void way_inside_close(struct way_inside *w)
     way_request_pool_fini(&w->pool);
     way_request_parser_fini(&w->parser);
     way_health_close(w->health);
-    way_policy_text_fini(&w->text);
+    if (w->text)
+        way_policy_text_fini(w->text);
+    way_free(w->text);
 }

@@ -1,7 +1,7 @@
 /* inside - the whole host on one loop of one thread: table, policy, dispatch, control.
  *
  * What embedders and gateways are made of (wayside.h, gateway.h): worker and control
- * thread in one, no listener, no thread of its own. Opened once, which reads and proves
+ * thread in one, no listener, no thread of its own but while a policy is loaded anew. Opened once, which reads and proves
  * the policy and maps the table, then started on a loop; a process that forks in between
  * starts in each child. Fields are ro outside inside. */
 #ifndef WAY_INSIDE_H
@@ -17,6 +17,7 @@
 #include "loop.h"
 #include "pipeline.h"
 #include "policy.h"
+#include "reload.h"
 #include "resp.h"
 #include "stats.h"
 
@@ -33,13 +34,17 @@ struct way_inside_options {
     void (*carried_gone)(struct way_conn *c);
     void *carry_arg;
     void (*grew)(struct way_pipeline *p); /* a pipeline has more replies */
+    /* Reads the configuration anew for a reload, in any thread; NULL: as it was. */
+    int (*reread)(void *arg, struct way_config *c, struct way_err *err);
+    void *reread_arg;
 };
 
 enum { WAY_INSIDE_WORKER, WAY_INSIDE_CONTROL, WAY_INSIDE_THREADS };
 
 struct way_inside {
     struct way_inside_options o;
-    struct way_policy_text text;
+    struct way_config config;     /* its own limits and time-outs; all else is the host's */
+    struct way_policy_text *text; /* reload's, once that is there */
     struct way_health *health;
     struct way_loop loop;
     bool looping; /* the loop is there */
@@ -49,9 +54,11 @@ struct way_inside {
     struct way_aside aside;
     int row; /* -1: none */
     struct way_decider *decider;
+    struct way_decider *deciders[WAY_INSIDE_THREADS];
     struct way_request_pool pool;
     struct way_dispatch *dispatch;
     struct way_control *control;
+    struct way_reload *reload;
     struct way_request_parser parser; /* for call */
     uint16_t any_slot;                /* for call: the next command without a key */
 };

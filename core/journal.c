@@ -55,6 +55,13 @@ void way_ring_push(struct way_ring *r)
     atomic_store_explicit(&r->head, head + 1, memory_order_release);
 }
 
+uint64_t way_ring_room(struct way_ring *r)
+{
+    uint64_t head = atomic_load_explicit(&r->head, memory_order_relaxed);
+    r->tail_seen = atomic_load_explicit(&r->tail, memory_order_acquire);
+    return r->mask + 1 - (head - r->tail_seen);
+}
+
 const struct way_entry *way_ring_peek(struct way_ring *r)
 {
     uint64_t tail = atomic_load_explicit(&r->tail, memory_order_relaxed);

@@ -29,6 +29,8 @@ struct way_entry {
     uint8_t function;       /* enum way_asked_function */
     bool fallback;          /* answered by the fallback */
     bool straggler;         /* not put to mark: known already */
+    uint8_t shadow;         /* 1: a candidate's answer, 2: the previous policy's, which
+                               nobody obeys; 0: of the policy in charge */
     struct way_event event; /* without `answer` */
     char class_name[24];
     struct way_mark mark;       /* of MARK */
@@ -46,6 +48,8 @@ void way_ring_free(struct way_ring *r);
 /* A place to write, or NULL if the ring is full; way_ring_push publishes it. */
 struct way_entry *way_ring_place(struct way_ring *r);
 void way_ring_push(struct way_ring *r);
+/* How many more there is a place for, at least. */
+uint64_t way_ring_room(struct way_ring *r);
 /* The oldest entry, or NULL; way_ring_pop gives its place back. */
 const struct way_entry *way_ring_peek(struct way_ring *r);
 void way_ring_pop(struct way_ring *r);

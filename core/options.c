@@ -11,6 +11,9 @@ static const struct verb {
     { "serve", "serve [-c FILE] [FLAG...]", "serve a cluster", WAY_VERB_SERVE },
     { "check", "check [FLAG...] FILE...",
       "say whether configurations and policies are good", WAY_VERB_CHECK },
+    { "reload", "reload [-c FILE | --console ADDRESS] [POLICY] [NAME=VALUE...]",
+      "have a host that serves load its policy and limits anew; waits for it",
+      WAY_VERB_RELOAD },
     { "check", "check --defaults", "print every time-out and limit", WAY_VERB_DEFAULTS },
 };
 
@@ -41,7 +44,7 @@ static int unknown_command(const char *given, struct way_err *err)
         if (way_distance(given, verbs[i].name) <= 2)
             return way_fail(err, "%s: unknown command, did you mean %s?", given,
                             verbs[i].name);
-    return way_fail(err, "%s: unknown command, expected serve or check", given);
+    return way_fail(err, "%s: unknown command, expected serve, check or reload", given);
 }
 
 static int unknown_flag(const char *given, struct way_err *err)
@@ -156,7 +159,7 @@ int way_options_parse(struct way_options *o, int argc, char **argv, struct way_e
     };
     struct line l = { .o = o, .next = argv + 1, .end = argv + argc, .err = err };
     if (argc < 2)
-        return way_fail(err, "expected a command: serve or check");
+        return way_fail(err, "expected a command: serve, check or reload");
     if (argv[1][0] != '-' && take_verb(&l) < 0)
         return -1;
     bool verb = argv[1][0] != '-', flags = true;
@@ -169,13 +172,13 @@ int way_options_parse(struct way_options *o, int argc, char **argv, struct way_e
                 return -1;
             if (asks(o))
                 return 0;
-        } else if (verb && o->verb == WAY_VERB_CHECK)
+        } else if (verb && (o->verb == WAY_VERB_CHECK || o->verb == WAY_VERB_RELOAD))
             o->file[o->files++] = given;
         else
             return way_fail(err, "%s: expected no further word", given);
     }
     if (!verb)
-        return way_fail(err, "expected a command before flags: serve or check");
+        return way_fail(err, "expected a command before flags: serve, check or reload");
     if (o->verb == WAY_VERB_CHECK && !o->files)
         return way_fail(err, "check: expected FILE, got nothing");
     return 0;

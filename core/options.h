@@ -14,6 +14,7 @@
 enum way_verb {
     WAY_VERB_SERVE,
     WAY_VERB_CHECK,
+    WAY_VERB_RELOAD,
     WAY_VERB_DEFAULTS,
     WAY_VERB_HELP,
     WAY_VERB_VERSION
@@ -21,8 +22,8 @@ enum way_verb {
 
 struct way_options {
     enum way_verb verb;
-    const char *config; /* of serve: -c FILE; NULL: flags alone */
-    const char **file;  /* of check */
+    const char *config; /* of serve and reload: -c FILE; NULL: flags alone */
+    const char **file;  /* of check; words of reload */
     unsigned files;
     struct way_given {
         const char *name, *value;

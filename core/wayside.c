@@ -32,6 +32,7 @@ struct host_call {
 
 struct way_host {
     struct way_config config;
+    char *file, *policy; /* as set up, to be read again; NULL: none */
     struct way_host_setup setup; /* only its functions and their arg */
     struct way_inside inside;
     struct host_call *calls;
@@ -303,6 +304,57 @@ int way_host_submit(struct way_host *h, const struct way_host_command *commands,
     return 0;
 }
 
+/* ---- reload ---- */
+
+static int check_config(struct way_config *c, const char *policy, struct way_err *err)
+{
+    if (way_config_check_inside(c, err) < 0)
+        return -1;
+    return policy ? way_config_flag(c, "policy", policy, err) : 0;
+}
+
+static int on_reread(void *arg, struct way_config *c, struct way_err *err)
+{
+    struct way_host *h = arg;
+    if (way_config_load(c, h->file, err) < 0)
+        return -1;
+    return check_config(c, h->policy, err);
+}
+
+struct reloading {
+    void (*done)(void *arg, const char *refused, const char *name, const char *version);
+    void *arg;
+};
+
+static void on_reloaded(void *arg, const struct way_reload_report *r)
+{
+    struct reloading *g = arg;
+    if (g->done)
+        g->done(g->arg, r->refused, r->name, r->version);
+    way_free(g);
+}
+
+int way_host_reload(struct way_host *h, const char *policy,
+                    void (*done)(void *arg, const char *refused, const char *name,
+                                 const char *version),
+                    void *arg, struct way_host_error *error)
+{
+    struct way_err err;
+    struct reloading *g = way_alloc(sizeof *g);
+    struct way_reload_wish wish = { .policy = policy, .done = on_reloaded, .arg = g };
+    int result;
+    *g = (struct reloading){ done, arg };
+    way_loop_refresh(&h->inside.loop);
+    if (h->setup.verdict)
+        result = way_fail(&err, "verdicts are the host's own: there is no policy");
+    else
+        result = way_reload_begin(h->inside.reload, &wish, "host", &err);
+    if (result == 0)
+        return 0;
+    way_free(g);
+    return fail(error, &err);
+}
+
 /* ---- what is known ---- */
 
 struct teller {
@@ -402,13 +454,19 @@ static int configure(struct way_host *h, const struct way_host_setup *setup,
     int result = setup->file ? way_config_load(&h->config, setup->file, err)
                              : way_config_load_text(&h->config, "configuration",
                                                     setup->text, strlen(setup->text), err);
-    if (result < 0 || way_config_check_inside(&h->config, err) < 0)
-        return -1;
     if (setup->policy && setup->verdict)
         return way_fail(err, "expected a policy or a verdict function, got both");
-    if (setup->policy)
-        return way_config_flag(&h->config, "policy", setup->policy, err);
-    return 0;
+    h->file = setup->file ? way_strdup(setup->file) : NULL;
+    h->policy = setup->policy ? way_strdup(setup->policy) : NULL;
+    return result < 0 ? -1 : check_config(&h->config, h->policy, err);
+}
+
+static void free_host(struct way_host *h)
+{
+    way_config_fini(&h->config);
+    way_free(h->file);
+    way_free(h->policy);
+    way_free(h);
 }
 
 int way_host_new(struct way_host **out, struct ev_loop *loop,
@@ -424,7 +482,9 @@ int way_host_new(struct way_host **out, struct ev_loop *loop,
                                     .judge_arg = h,
                                     .told = setup->event ? on_told : NULL,
                                     .told_arg = h,
-                                    .grew = on_grew };
+                                    .grew = on_grew,
+                                    .reread = setup->file ? on_reread : NULL,
+                                    .reread_arg = h };
     if (configure(h, setup, &err) < 0)
         goto no_config;
     if (h->config.log_level)
@@ -438,8 +498,7 @@ int way_host_new(struct way_host **out, struct ev_loop *loop,
 no_start:
     way_inside_close(&h->inside);
 no_config:
-    way_config_fini(&h->config);
-    way_free(h);
+    free_host(h);
     return fail(error, &err);
 }
 
@@ -450,6 +509,5 @@ void way_host_free(struct way_host *h)
     while (h->calls)
         end_call(h->calls);
     way_inside_close(&h->inside);
-    way_config_fini(&h->config);
-    way_free(h);
+    free_host(h);
 }

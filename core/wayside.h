@@ -96,6 +96,14 @@ int way_host_submit(struct way_host *host, const struct way_host_command *comman
                     unsigned count, double seconds, way_host_done_fn *done, void *arg,
                     struct way_host_error *error);
 
+/* Another policy, while all goes on: `policy` (a file), or NULL: the configuration is read
+ * again. done is told once: refused NULL: it is in charge, else why nothing changed. -1:
+ * another reload is on its way, or verdicts are the host's own. A thread loads it. */
+int way_host_reload(struct way_host *host, const char *policy,
+                    void (*done)(void *arg, const char *refused, const char *name,
+                                 const char *version),
+                    void *arg, struct way_host_error *error);
+
 /* Why a node ("host:port") is in its state: told line by line. -1: there is no such node. */
 int way_host_why(struct way_host *host, const char *node,
                  void (*line)(void *arg, const char *text), void *arg);

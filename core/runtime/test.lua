@@ -10,7 +10,7 @@
 -- The policy is loaded and asked by the host's own C: same loader, sandbox, checks, node table and guard. Every question
 -- is asked in two Lua states, and answers that differ raise.
 
-local host = ... -- open(path, options): nil and a text where the policy does not load
+local host = ... -- open(path, options): nil and a text where the policy does not load; absent in a selftest
 
 local test = {}
 
@@ -33,6 +33,11 @@ local slots_each = 64
 function test.start(path, options)
     local opened, why = host.open(path, options)
     if not opened then error(why, 2) end
+    return test.attach(opened)
+end
+
+--- A policy that is loaded already: what a selftest is given.
+function test.attach(opened)
     local t = setmetatable({ host = opened, now = 1000, nodes = {}, shards = 0, seed = 0 }, kit)
     t.plan = opened:plan()
     return t

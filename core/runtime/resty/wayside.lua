@@ -53,6 +53,8 @@ size_t way_gateway_out(struct way_gateway_conn *c, const char **p);
 void way_gateway_failed(struct way_gateway_conn *c, int sending, const char *words);
 double way_gateway_due(struct way_gateway_conn *c);
 int way_gateway_release(struct way_gateway_conn *c);
+int way_gateway_reload(struct way_gateway *g, const char *policy, struct way_gateway_error *error);
+int way_gateway_reloaded(struct way_gateway *g, struct way_gateway_error *text);
 const char *way_gateway_status(struct way_gateway *g);
 const char *way_gateway_why(struct way_gateway *g, const char *node);
 const char *way_gateway_events(struct way_gateway *g, double *after);
@@ -382,6 +384,24 @@ function Gateway:start()
   if not ok then error("resty.wayside: no timer: " .. err, 2) end
   self.started = true
   return true
+end
+
+--- Puts another policy in charge for all workers, and for whoever shares the segment; or changes nothing.
+---@param policy string|nil a file; nil: the one in charge is read again
+---@return string|nil what is in charge now
+---@return string|nil why nothing changed
+function Gateway:reload(policy)
+  local phase = get_phase()
+  if not PHASES[phase] then return nil, "nginx can't wait in the phase " .. phase end
+  local text = ffi_new "struct way_gateway_error"
+  if C.way_gateway_reload(self.handle, policy, text) < 0 then return nil, ffi_string(text.text) end
+  local done
+  repeat
+    sleep(C.way_gateway_tick(self.handle))
+    done = C.way_gateway_reloaded(self.handle, text)
+  until done ~= 0
+  if done < 0 then return nil, ffi_string(text.text) end
+  return ffi_string(text.text)
 end
 
 --- What there is to be known, as lines of logfmt: the policy, each node, the counters of this worker.

@@ -1,0 +1,14 @@
+/* policy_host - a policy among made-up nodes, for specs and selftests. Part of policy:
+ * policy_parts.h; for policy_prove and, as a module of LuaJIT, for specs. */
+#ifndef WAY_POLICY_HOST_H
+#define WAY_POLICY_HOST_H
+
+#include "policy.h"
+
+struct lua_State;
+
+/* Pushes a host of that policy, loaded into two states of its own, with a table of its own;
+ * freed by L's collector. Raises. */
+void way_policy_host_push(struct lua_State *L, const struct way_policy_text *t);
+
+#endif
