@@ -666,7 +666,7 @@ static bool is_last(struct way_segment *s, const struct way_others *others, unsi
 
 bool way_health_guards(const struct way_health *h, unsigned node)
 {
-    return h->guard && is_last(h->s, node);
+    return h->guard && is_last(h->s, NULL, node);
 }
 
 static bool is_out(const struct way_verdict *v)
