@@ -97,8 +97,10 @@ int way_inside_open(struct way_inside *w, const struct way_inside_options *o,
     if (way_policy_read(w->text, path, c->option, o->judge ? 0 : c->options, &c->limits,
                         err) < 0)
         goto no_text;
-    if (open_table(w, err) == 0)
+    if (open_table(w, err) == 0) {
+        w->policy_epoch = atomic_load(way_health_policy_epoch(w->health));
         return 0;
+    }
     way_policy_text_fini(w->text);
 no_text:
     way_free(w->text);
@@ -106,6 +108,40 @@ no_text:
 }
 
 /* ---- starting ---- */
+
+/* Where a policy was reloaded since the table was opened, as before a process was forked
+ * from it, that one is in charge. */
+static int take_policy(struct way_inside *w, struct way_err *err)
+{
+    struct way_buf bytes = { 0 };
+    struct way_policy_text *theirs;
+    if (atomic_load(way_health_policy_epoch(w->health)) == w->policy_epoch)
+        return 0;
+    if (way_health_bundle(w->health, &bytes, &w->policy_epoch) < 0)
+        return way_fail(err, "the table's lock is not to be had");
+    theirs = way_zalloc(sizeof *theirs);
+    struct way_span span = { bytes.p + bytes.off, way_buf_held(&bytes) };
+    int result = way_policy_unpack(theirs, span, &w->config.limits, err);
+    way_buf_fini(&bytes);
+    if (result < 0) {
+        way_policy_text_fini(theirs);
+        way_free(theirs);
+        return -1;
+    }
+    way_policy_text_fini(w->text);
+    way_free(w->text);
+    w->text = theirs;
+    return 0;
+}
+
+/* What deciders took for the policy in charge is what they were loaded from. */
+static int check_policy(const struct way_inside *w, struct way_err *err)
+{
+    if (way_decider_epoch(w->deciders[WAY_INSIDE_WORKER]) == w->policy_epoch &&
+        way_decider_epoch(w->deciders[WAY_INSIDE_CONTROL]) == w->policy_epoch)
+        return 0;
+    return way_fail(err, "another policy was put in charge at this very moment");
+}
 
 static int start_worker(struct way_inside *w, struct way_err *err)
 {
@@ -195,7 +231,8 @@ static void start_reload(struct way_inside *w)
 
 int way_inside_start(struct way_inside *w, struct ev_loop *ev, struct way_err *err)
 {
-    if (way_resolver_library_init(err) < 0 || way_health_forked(w->health, err) < 0)
+    if (way_resolver_library_init(err) < 0 || way_health_forked(w->health, err) < 0 ||
+        take_policy(w, err) < 0)
         return -1;
     if (ev)
         way_loop_adopt(&w->loop, ev);
@@ -210,6 +247,8 @@ int way_inside_start(struct way_inside *w, struct ev_loop *ev, struct way_err *e
         start_worker(w, err) < 0 || start_control(w, err) < 0)
         return -1;
     start_reload(w);
+    if (check_policy(w, err) < 0)
+        return -1;
     w->any_slot = (uint16_t)(way_clock() * 1000);
     w->loop.owner = w;
     w->loop.woken = on_woken;

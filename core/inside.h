@@ -46,6 +46,7 @@ struct way_inside {
     struct way_config config;     /* its own limits and time-outs; all else is the host's */
     struct way_policy_text *text; /* reload's, once that is there */
     struct way_health *health;
+    uint64_t policy_epoch; /* of the table, when `text` was in charge */
     struct way_loop loop;
     bool looping; /* the loop is there */
     struct way_resolver *resolver;

@@ -319,6 +319,50 @@ describe("resty.wayside", function()
       way:wait_ready()
     end)
 
+    it("reloads by epoch under load: good, broken, good again, with no failed request, for both workers and a daemon", function()
+      cluster:wait_ok()
+      local function version(n, body)
+        return ("return require('wayside').policy { name = 'reloaded', version = '%d' %s }\n"):format(n, body or "")
+      end
+      local policy, segment = kit.file("reloaded.lua", version(1)), kit.folder() .. "/reload.seg"
+      local way = kit.gateway { cluster = cluster, timeouts = FAST, policy = policy, segment = segment, user = "root", locations = [[
+        location = /reload { content_by_lua_block {
+          local text, why = wayside:reload()
+          ngx.say(text or "refused: " .. why) } } ]] }
+      local daemon = kit.wayside { cluster = cluster, timeouts = FAST, policy = policy, segment = segment }
+      local function wait_version(n)
+        kit.wait_for(function()
+          for _, text in pairs(way:on_each "/status") do
+            if not text:find("policy=reloaded version=" .. n, 1, true) then return false, text end
+          end
+          return true
+        end, 5, "version " .. n .. " on each worker")
+      end
+      local load = load_on(way, { { "SET", "k1", "v" }, { "GET", "k2" }, { "INCR", "k3" } })
+      kit.file("reloaded.lua", version(2))
+      local told = way:get "/reload"
+      assert.is_truthy(told:find("policy=reloaded version=2", 1, true), told)
+      wait_version(2)
+      kit.file("reloaded.lua", version(3, ", mrak = 1"))
+      told = way:get "/reload"
+      assert.is_truthy(told:find "refused: .*mrak", told)
+      wait_version(2)
+      kit.file("reloaded.lua", version(4))
+      assert.is_truthy((way:get "/reload"):find("version=4", 1, true))
+      wait_version(4)
+      kit.wait_for(function()
+        local shown = kit.show(daemon:ask("WAYSIDE", "POLICY"))
+        return shown:find("4", 1, true), shown
+      end, 5, "the daemon to follow")
+      -- A worker that is born now has it too.
+      way:kill_worker(way:workers()[1])
+      kit.wait_for(function() return #way:workers() == 2 end, 5, "a new worker")
+      wait_version(4)
+      local good, bad = load:stop()
+      assert.is_true(#bad <= 1, table.concat(bad, "\n")) -- the killed worker's own
+      assert.is_true(good > 50, good)
+    end)
+
     it("a stale segment of a former boot is replaced at start", function()
       cluster:wait_ok()
       local segment = kit.folder() .. "/stale.seg"

@@ -23,7 +23,7 @@ location = /run { content_by_lua_block {
     if word == "|" then command = nil
     else
       if not command then command = {} list[#list + 1] = command end
-      command[#command + 1] = word:sub(2)
+      command[#command + 1] = word:sub(1, 1) == "#" and ("x"):rep(tonumber(word:sub(2))) or word:sub(2)
     end
   end
   ngx.update_time()
@@ -70,7 +70,7 @@ local function http_text(options)
 end
 
 function gateway.prepare(options)
-  local self = nginx.prepare { folder = options.folder, workers = options.workers, modules = options.modules,
+  local self = nginx.prepare { folder = options.folder, workers = options.workers, user = options.user, modules = options.modules,
     http = http_text(options), locations = LOCATIONS .. (options.locations or "") }
   return setmetatable(self, Gateway)
 end
@@ -110,12 +110,12 @@ local function take_value(lines)
 end
 gateway.null = setmetatable({}, { __tostring = function() return "null" end })
 
---- The path of a request that runs these commands.
+--- The path of a request that runs these commands. A word { rep = n } is n times "x".
 function gateway.path(commands)
   local words = {}
   for i, command in ipairs(commands) do
     if i > 1 then words[#words + 1] = "|" end
-    for _, word in ipairs(command) do words[#words + 1] = "=" .. tostring(word) end
+    for _, word in ipairs(command) do words[#words + 1] = type(word) == "table" and "#" .. word.rep or "=" .. tostring(word) end
   end
   local text = table.concat(words, "\n"):gsub("[^%w]", function(c) return ("%%%02X"):format(c:byte()) end)
   return "/run?" .. text

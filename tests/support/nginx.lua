@@ -22,6 +22,7 @@ local function configuration(self, options)
   for i, name in ipairs(load) do modules[i] = ("load_module %s/%s.so;"):format(MODULES, name) end
   return ([[
 %s
+%s
 daemon off;
 worker_processes %d;
 pid %s/nginx.pid;
@@ -42,12 +43,14 @@ http {
     %s
   }
 }
-]]):format(table.concat(modules, "\n"), options.workers or 2, self.folder, self.errors, self.folder, self.folder, self.folder,
-    self.folder, self.folder, unistd.getcwd(), options.http or "", self.port, options.locations or "")
+]]):format(table.concat(modules, "\n"), options.user and "user " .. options.user .. ";" or "", options.workers or 2,
+    self.folder, self.errors, self.folder, self.folder, self.folder, self.folder, self.folder, unistd.getcwd(),
+    options.http or "", self.port, options.locations or "")
 end
 
 --- Writes the configuration, without starting anything.
----@param options table `workers` 2, `http`, `locations`, `modules`, `folder`
+---@param options table `workers` 2, `user` (of workers; nginx's own choice if root starts it), `http`, `locations`,
+---  `modules`, `folder`
 function nginx.prepare(options)
   count = count + 1
   local self = setmetatable({ options = options }, Nginx)
