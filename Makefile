@@ -71,7 +71,7 @@ UNITS := $(UNIT_SOURCES:tests/core/%.c=$(BUILD)/tests/%)
 FUZZ_SOURCES := $(sort $(wildcard tests/fuzz/*.c))
 FUZZERS := $(FUZZ_SOURCES:tests/fuzz/%.c=$(BUILD_ROOT)/fuzz/%)
 
-.PHONY: all build lib examples asan tsan units clean help FORCE run stop demo test soak bench bench-faults check lint format fuzz install \
+.PHONY: all build lib examples asan tsan units clean help FORCE run stop demo test soak bench bench-faults bench-gateway check lint format fuzz install \
     tools suites unit-suites smoke-suites lint-all lint-layers lint-format lint-tidy lint-cppcheck lint-lua lint-gcc \
     lint-clang run-fuzzers deps-build deps-run deps-test deps-bench deps-lint
 all:
@@ -91,6 +91,7 @@ help:
 	@echo 'make lint       layers, format, compilers, clang-tidy, cppcheck, luacheck; make format mends the format'
 	@echo 'make bench      against direct access and nutcracker'
 	@echo 'make bench-faults  what clients see of a killed, frozen or refusing node, policy by policy'
+	@echo 'make bench-gateway what a request in nginx costs, in-process and beside a daemon'
 	@echo 'make asan tsan  bin/wayside-asan, bin/wayside-tsan and their unit tests'
 	@echo 'make install    PREFIX=$(PREFIX) DESTDIR='
 	@echo 'make deps-run deps-test deps-bench deps-lint   only install what these need'
@@ -276,6 +277,9 @@ check: deps-lint
 bench: deps-bench
 	@$(MAKE) build tools $(BENCH_TOOLS)
 	@WAYSIDE=$(BIN) exec luajit tests/bench/run.lua
+bench-gateway: deps-test
+	@$(MAKE) build lib tools $(BENCH_TOOLS)
+	@WAYSIDE=$(BIN) BENCH_DIR=$${BENCH_DIR:-$(BUILD_ROOT)/bench} exec luajit tests/bench/gateway.lua
 bench-faults: deps-test
 	@$(MAKE) build
 	@mkdir -p $(BUILD_ROOT)/bench

@@ -331,7 +331,7 @@ int way_gateway_next(struct way_gateway_job *j, struct way_gateway_step *step)
     if (way_call_is_over(&j->call))
         return WAY_GATEWAY_OVER;
     if (!w) {
-        step->seconds = TICK_SECONDS;
+        step->seconds = way_dispatch_waiting(g->inside.dispatch, NULL) ? TICK_SECONDS : 0;
         return WAY_GATEWAY_WAIT;
     }
     w->moving = true;

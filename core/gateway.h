@@ -36,7 +36,8 @@ struct way_gateway_step {
     struct way_gateway_conn *conn; /* MOVE: to be moved by who got it, then released */
     const char *host;              /* where to dial it */
     const char *pool;              /* the name of the pool of idle ones like it */
-    double seconds;                /* WAIT: to be asked again after that at the latest */
+    double seconds; /* WAIT: to be asked again after that at the latest; 0: when what is
+                       moved has gone on */
     int port;
     int more; /* MOVE: others of this job wait to be moved */
 };

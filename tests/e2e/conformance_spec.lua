@@ -25,9 +25,10 @@ local traces = {
   { "refused", make = function(node) node.mitm:refuse() end, run = { SET } },
   { "a refused read", reads = true, make = function(node) node.mitm:refuse() end, run = { GET } },
   { "dial timed out", make = function(node) node.mitm:backlog() end, run = { SET } },
-  { "silence", make = function(node) node.mitm:rule { dir = "down", act = "swallow", match = ":1\r\n" } end, run = { INCR } },
-  { "silence to a read", reads = true, run = { GET }, before = { GET },
-    make = function(node) node.mitm:rule { dir = "down", act = "swallow", match = "$1\r\nv" } end },
+  { "silence", before = { INCR }, make = function(node) node:freeze() end, run = { INCR } },
+  { "silence to a read", reads = true, before = { GET }, make = function(node) node:freeze() end, run = { GET } },
+  { "silence within a reply", before = { { "SET", key "long", "0123456789" } }, run = { { "GETSET", key "long", "new" } },
+    make = function(node) node.mitm:rule { dir = "down", act = "swallow", match = "$10\r\n01234" } end },
   { "end of file on a fresh connection", make = cut_up("fin", "INCR"), run = { INCR } },
   { "reset on a fresh connection", make = cut_up("rst", "INCR"), run = { INCR } },
   { "end of file on one that served", before = { INCR }, make = cut_up("fin", "INCR"), run = { INCR } },
@@ -104,6 +105,7 @@ setup(function()
 end)
 
 local function heal()
+  if master.frozen then master:thaw() end
   if master.scripted then master:unscript() end
   master.mitm:clear()
   master.mitm:accept()
@@ -176,7 +178,8 @@ local function assert_alike(daemon, nginx, what, partial, endless)
   end
   if partial then daemon, nginx = loose(daemon), loose(nginx) end
   local n = endless and math.min(#daemon, #nginx) or math.max(#daemon, #nginx)
-  assert.is_true(n > 0, "nothing to compare in " .. what)
+  if partial then n = 1 end -- what is less certain gets another answer from there on
+  assert.is_true(n > 0, told(1))
   for i = 1, n do assert.is_true(daemon[i] == nginx[i], told(i)) end
 end
 

@@ -63,6 +63,7 @@ const char *way_gateway_events(struct way_gateway *g, double *after);
 local OVER, MOVE = 0, 1
 local SEND, RECEIVE = 1, 2
 local RECEIVE_BYTES = 65536
+local LEAST_SLEEP = 0.001
 local TURNS = 1000 -- of a timer, before a new one takes over: what a timer allocates is freed with it
 
 local concat, type, tonumber, tostring, ipairs, pairs = table.concat, type, tonumber, tostring, ipairs, pairs
@@ -300,9 +301,9 @@ local function run(self, job)
         threads[count] = spawn(move_as, self, count, conn, host, port, pool)
       end
     elseif not (threads and next(threads)) then
-      sleep(step.seconds)
+      sleep(step.seconds > 0 and step.seconds or LEAST_SLEEP)
     else
-      if not threads.sleeper then threads.sleeper = spawn(sleep_as, "sleeper", step.seconds) end
+      if step.seconds > 0 and not threads.sleeper then threads.sleeper = spawn(sleep_as, "sleeper", step.seconds) end
       local ok, err = wait_for_one(threads)
       if not ok then return nil, err end
     end
