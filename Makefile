@@ -300,7 +300,7 @@ $(BUILD_ROOT)/fuzz/%: tests/fuzz/%.c $(SOURCES) $(HEADERS) $(GENERATED)
 
 # --- lint ----------------------------------------------------------------------------------------------
 C_FILES := $(SOURCES) $(HEADERS) $(UNIT_SOURCES) $(FUZZ_SOURCES) \
-    $(wildcard tests/support/*.c tests/support/preload/*.c tests/bench/*.c)
+    $(wildcard tests/support/*.c tests/support/preload/*.c tests/bench/*.c examples/*.c)
 LUA_FILES := $(wildcard core/runtime/*.lua core/runtime/*/*.lua policies/*.lua tests/*/*.lua examples/*.lua)
 lint: deps-lint
 	@$(MAKE) -k lint-all

@@ -18,15 +18,16 @@ struct way_fault {
 };
 
 struct way_call {
-    struct way_pipeline pipeline; /* its owner is the call; pending: what is not answered */
-    struct way_inside *inside;    /* ro */
-    unsigned count;               /* ro: commands added */
-    double arrived;               /* ro */
-    double total;                 /* ro: seconds it may last */
-    struct way_fault *fault;      /* private: [faults], NULL as long as none failed */
-    unsigned faults;              /* private */
-    size_t *end;                  /* private: of each reply in pipeline.out */
-    unsigned ends;                /* private: as many are known */
+    struct way_pipeline
+        pipeline;              /* its owner is the call; pending: what is not answered */
+    struct way_inside *inside; /* ro */
+    unsigned count;            /* ro: commands added */
+    double arrived;            /* ro */
+    double total;              /* ro: seconds it may last */
+    struct way_fault *fault;   /* private: [faults], NULL as long as none failed */
+    unsigned faults;           /* private */
+    size_t *end;               /* private: of each reply in pipeline.out */
+    unsigned ends;             /* private: as many are known */
 };
 
 /* seconds: 0 or less: timeouts.total; never more than that. */

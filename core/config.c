@@ -573,7 +573,8 @@ static int bad_run(struct reader *r, const struct way_script_failure *failure)
 
 static int load_text(struct reader *r)
 {
-    struct way_script *script = way_script_new(&(struct way_script_limits){ .wall = 0.02 });
+    struct way_script *script =
+        way_script_new(&(struct way_script_limits){ .wall = 0.02 });
     int result;
     if (!script)
         result = way_fail(r->err, "%s: no memory to run it", r->c->file);

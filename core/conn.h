@@ -84,8 +84,8 @@ struct way_conn { /* ro outside conn, but for owner and data */
     bool backlog;  /* bytes wait that write() did not take */
     bool draining; /* no new requests; closes when empty */
     bool closed;
-    bool carried; /* somebody else moves its bytes: see way_conn_carry */
-    double step_at; /* private: when a carried one's step began */
+    bool carried;       /* somebody else moves its bytes: see way_conn_carry */
+    double step_at;     /* private: when a carried one's step began */
     enum way_step step; /* RESOLVE DIAL HELLO; SEND when ready (WAIT and REPLY are seen
                            from what is in flight) */
     uint32_t burst_replies;         /* replies since the queue was last empty */

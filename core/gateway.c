@@ -139,7 +139,7 @@ static int waits_for(const struct way_gateway_conn *w)
     if (way_conn_carried_out(w->conn).n)
         return WAY_GATEWAY_SEND;
     return w->conn->head || w->conn->step == WAY_STEP_HELLO ? WAY_GATEWAY_RECEIVE
-                                                             : WAY_GATEWAY_IDLE;
+                                                            : WAY_GATEWAY_IDLE;
 }
 
 /* The loop's time is that of its last pass: the worker comes from elsewhere. */
@@ -459,8 +459,8 @@ int way_gateway_reloaded(struct way_gateway *g, struct way_gateway_error *text)
 
 static bool node_view(struct way_gateway *g, unsigned node, struct way_snapshot *s)
 {
-    uint32_t word = atomic_load_explicit(
-        &way_health_node(g->inside.health, node)->route, memory_order_acquire);
+    uint32_t word = atomic_load_explicit(&way_health_node(g->inside.health, node)->route,
+                                         memory_order_acquire);
     if (word & WAY_ROUTE_GONE)
         return false;
     way_health_snapshot(g->inside.health, node, way_clock(), s);
@@ -490,8 +490,9 @@ const char *way_gateway_status(struct way_gateway *g)
         return finish_text(g);
     }
     const struct way_plan *plan = way_decider_plan(w->decider);
-    way_buf_printf(b, "pid=%d policy=%s version=%s hash=%016llx set_aside=%s epoch=%llu "
-                      "slots_covered=%.4f jobs=%u\n",
+    way_buf_printf(b,
+                   "pid=%d policy=%s version=%s hash=%016llx set_aside=%s epoch=%llu "
+                   "slots_covered=%.4f jobs=%u\n",
                    (int)g->started, plan->name, plan->version[0] ? plan->version : "none",
                    (unsigned long long)plan->layout.hash,
                    way_decider_set_aside(w->decider) ? "true" : "false",
@@ -503,10 +504,11 @@ const char *way_gateway_status(struct way_gateway *g)
         if (!node_view(g, i, &s))
             continue;
         const struct way_verdict *v = &s.view.verdict;
-        way_buf_printf(b, "node=%s role=%s state=%s reason=%s inflight=%llu failures=%u "
-                          "latency=%.6f\n",
-                       s.view.address, way_role_name(s.view.role), way_state_name(v->state),
-                       v->reason[0] ? v->reason : "none",
+        way_buf_printf(b,
+                       "node=%s role=%s state=%s reason=%s inflight=%llu failures=%u "
+                       "latency=%.6f\n",
+                       s.view.address, way_role_name(s.view.role),
+                       way_state_name(v->state), v->reason[0] ? v->reason : "none",
                        (unsigned long long)s.view.inflight, s.view.failures,
                        s.view.latency > 0 ? s.view.latency : 0);
     }
@@ -515,7 +517,8 @@ const char *way_gateway_status(struct way_gateway *g)
         uint64_t n = way_control_stat(w->control, (enum way_stat)i);
         if (n)
             way_buf_printf(b, "%s%s%s%s=%llu\n", info->metric, info->labels[0] ? "{" : "",
-                           info->labels, info->labels[0] ? "}" : "", (unsigned long long)n);
+                           info->labels, info->labels[0] ? "}" : "",
+                           (unsigned long long)n);
     }
     return finish_text(g);
 }
@@ -563,10 +566,9 @@ int way_gateway_new(struct way_gateway **out, const char *text, size_t n,
 {
     struct way_gateway *g = way_zalloc(sizeof *g);
     struct way_err err;
-    struct way_inside_options o = { .config = &g->config,
-                                    .carry = on_carry,
-                                    .carried_gone = on_gone,
-                                    .carry_arg = g };
+    struct way_inside_options o = {
+        .config = &g->config, .carry = on_carry, .carried_gone = on_gone, .carry_arg = g
+    };
     way_config_init(&g->config);
     if (atomic_load(&busy_process) == getpid()) {
         (void)way_fail(&err, "a gateway works in this process already, in another Lua "

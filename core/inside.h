@@ -43,7 +43,7 @@ enum { WAY_INSIDE_WORKER, WAY_INSIDE_CONTROL, WAY_INSIDE_THREADS };
 
 struct way_inside {
     struct way_inside_options o;
-    struct way_config config;     /* its own limits and time-outs; all else is the host's */
+    struct way_config config; /* its own limits and time-outs; all else is the host's */
     struct way_policy_text *text; /* reload's, once that is there */
     struct way_health *health;
     uint64_t policy_epoch; /* of the table, when `text` was in charge */

@@ -32,7 +32,7 @@ struct host_call {
 
 struct way_host {
     struct way_config config;
-    char *file, *policy; /* as set up, to be read again; NULL: none */
+    char *file, *policy;         /* as set up, to be read again; NULL: none */
     struct way_host_setup setup; /* only its functions and their arg */
     struct way_inside inside;
     struct host_call *calls;
@@ -256,12 +256,14 @@ static int check_commands(struct way_host *h, const struct way_host_command *com
 {
     const struct way_limits *l = &h->config.limits;
     if (!count || count > l->client_inflight)
-        return way_fail(err, "expected 1 to %.0f commands (limits.client_inflight), got %u",
+        return way_fail(err,
+                        "expected 1 to %.0f commands (limits.client_inflight), got %u",
                         l->client_inflight, count);
     for (unsigned i = 0; i < count; i++)
         if (commands[i].argc < 1 || commands[i].argc > l->request_args)
-            return way_fail(err, "command %u: expected 1 to %.0f words "
-                                 "(limits.request_args), got %d",
+            return way_fail(err,
+                            "command %u: expected 1 to %.0f words "
+                            "(limits.request_args), got %d",
                             i + 1, l->request_args, commands[i].argc);
     return 0;
 }
@@ -364,8 +366,8 @@ struct teller {
 
 static bool is_member(struct way_host *h, unsigned node)
 {
-    uint32_t word = atomic_load_explicit(
-        &way_health_node(h->inside.health, node)->route, memory_order_acquire);
+    uint32_t word = atomic_load_explicit(&way_health_node(h->inside.health, node)->route,
+                                         memory_order_acquire);
     return !(word & WAY_ROUTE_GONE);
 }
 
@@ -451,9 +453,10 @@ static int configure(struct way_host *h, const struct way_host_setup *setup,
     if (!setup->file == !setup->text)
         return way_fail(err, "expected a configuration's file or its text, got %s",
                         setup->file ? "both" : "neither");
-    int result = setup->file ? way_config_load(&h->config, setup->file, err)
-                             : way_config_load_text(&h->config, "configuration",
-                                                    setup->text, strlen(setup->text), err);
+    int result = setup->file
+                     ? way_config_load(&h->config, setup->file, err)
+                     : way_config_load_text(&h->config, "configuration", setup->text,
+                                            strlen(setup->text), err);
     if (setup->policy && setup->verdict)
         return way_fail(err, "expected a policy or a verdict function, got both");
     h->file = setup->file ? way_strdup(setup->file) : NULL;

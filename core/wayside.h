@@ -30,11 +30,11 @@ struct way_host_error {
 /* Something that happened, and what was said of it. Words are those of the policy
  * contract; NULL or "" what does not apply. */
 struct way_host_event {
-    const char *kind;  /* connection, result, probe, edge, expiry, change, commands */
+    const char *kind; /* connection, result, probe, edge, expiry, change, commands */
     const char *phase, *step, *error; /* error NULL: nothing failed */
     const char *class_name, *message;
-    const char *node, *role, *state; /* node: its address */
-    const char *commands, *certainty; /* of commands that failed */
+    const char *node, *role, *state;   /* node: its address */
+    const char *commands, *certainty;  /* of commands that failed */
     unsigned count, attempt, failures; /* commands concerned; failures in a row */
     int reused, trial;
     double now, began, latency, deadline_left; /* seconds */
@@ -51,9 +51,10 @@ struct way_host_verdict {
     double seconds;    /* of a mark: how long it lasts; 0: until the next */
     unsigned trials;   /* of a mark of probing */
     const char *reason;
-    const char *retry; /* of backoff: other, same, master, hold; NULL: the error goes out */
-    double after, within;         /* of backoff; within: with hold, 0: as long as may be */
-    int stale_reads, unknown_writes; /* of backoff */
+    const char
+        *retry; /* of backoff: other, same, master, hold; NULL: the error goes out */
+    double after, within; /* of backoff; within: with hold, 0: as long as may be */
+    int stale_reads, unknown_writes;   /* of backoff */
     double probe_after, probe_timeout; /* of probe: 0: no probe; 0: timeouts.read */
 };
 typedef int way_host_verdict_fn(void *arg, const struct way_host_event *e,
@@ -63,7 +64,7 @@ typedef int way_host_verdict_fn(void *arg, const struct way_host_event *e,
  * (`listen`, `workers` and `admin` mean nothing here). Copied. */
 struct way_host_setup {
     const char *file, *text; /* one of the two; text: "return { cluster = ... }" */
-    const char *policy;      /* a policy's file that wins over the configuration's; NULL */
+    const char *policy; /* a policy's file that wins over the configuration's; NULL */
     way_host_verdict_fn *verdict; /* NULL: the policy decides */
     way_host_event_fn *event;     /* NULL: nobody listens */
     void *arg;                    /* of both */
@@ -108,8 +109,8 @@ int way_host_reload(struct way_host *host, const char *policy,
 int way_host_why(struct way_host *host, const char *node,
                  void (*line)(void *arg, const char *text), void *arg);
 /* A line per node, as `event` would name them: address, role, state, reason. */
-void way_host_nodes(struct way_host *host,
-                    void (*line)(void *arg, const char *text), void *arg);
+void way_host_nodes(struct way_host *host, void (*line)(void *arg, const char *text),
+                    void *arg);
 /* 1 once every slot has an owner, which takes the first answer of a node. */
 int way_host_ready(struct way_host *host);
 

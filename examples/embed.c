@@ -44,8 +44,10 @@ static void on_event(void *arg, const struct way_host_event *e)
 {
     (void)arg;
     if (e->error)
-        printf("event node=%s phase=%s step=%s error=%s class=%s question=%s verdict=\"%s\"\n",
-               e->node, e->phase, e->step, e->error, e->class_name, e->question, e->verdict);
+        printf("event node=%s phase=%s step=%s error=%s class=%s question=%s "
+               "verdict=\"%s\"\n",
+               e->node, e->phase, e->step, e->error, e->class_name, e->question,
+               e->verdict);
 }
 
 static void end_if_done(struct program *p)
@@ -63,8 +65,8 @@ static void on_done(void *arg, const struct way_host_result *r, unsigned count)
             continue;
         }
         p->failed++;
-        printf("failed phase=%s step=%s error=%s certainty=%s class=%s node=%s\n", r[i].phase,
-               r[i].step, r[i].error, r[i].certainty, r[i].class_name,
+        printf("failed phase=%s step=%s error=%s certainty=%s class=%s node=%s\n",
+               r[i].phase, r[i].step, r[i].error, r[i].certainty, r[i].class_name,
                r[i].node ? r[i].node : "none");
     }
     end_if_done(p);

@@ -124,7 +124,8 @@ int main(int argc, char **argv)
     setvbuf(stdout, NULL, _IOLBF, 0);
     snprintf(text, sizeof text, "return { cluster = { seeds = { \"%s\" } } }", argv[1]);
     struct way_host_setup setup = { .text = text };
-    if (way_host_new(&p.beside.host, NULL, &setup, &error) < 0 || attach(&p.beside, loop) < 0) {
+    if (way_host_new(&p.beside.host, NULL, &setup, &error) < 0 ||
+        attach(&p.beside, loop) < 0) {
         fprintf(stderr, "%s\n", p.beside.host ? "no descriptor" : error.text);
         return 1;
     }

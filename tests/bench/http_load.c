@@ -125,8 +125,8 @@ int main(int argc, char **argv)
     ev_run(loop, 0);
     double took = ev_time() - began;
     qsort(load.us, load.samples, sizeof *load.us, by_size);
-    printf("requests=%lu bad=%lu seconds=%.3f p50=%.0f p99=%.0f\n", load.requests, load.bad,
-           took, load.samples ? (double)load.us[load.samples / 2] : 0,
+    printf("requests=%lu bad=%lu seconds=%.3f p50=%.0f p99=%.0f\n", load.requests,
+           load.bad, took, load.samples ? (double)load.us[load.samples / 2] : 0,
            load.samples ? (double)load.us[load.samples * 99 / 100] : 0);
     free(all);
     free(load.us);
