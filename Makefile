@@ -71,7 +71,7 @@ UNITS := $(UNIT_SOURCES:tests/core/%.c=$(BUILD)/tests/%)
 FUZZ_SOURCES := $(sort $(wildcard tests/fuzz/*.c))
 FUZZERS := $(FUZZ_SOURCES:tests/fuzz/%.c=$(BUILD_ROOT)/fuzz/%)
 
-.PHONY: all build lib examples asan tsan units clean help FORCE run stop demo test soak bench bench-faults bench-gateway check lint format fuzz install \
+.PHONY: all build lib examples asan tsan units clean help FORCE run stop demo test soak bench bench-route bench-faults bench-gateway check lint format fuzz install \
     tools suites unit-suites smoke-suites lint-all lint-layers lint-format lint-tidy lint-cppcheck lint-lua lint-gcc \
     lint-clang run-fuzzers deps-build deps-run deps-test deps-bench deps-lint
 all:
@@ -90,6 +90,7 @@ help:
 	@echo 'make soak       the end-to-end specs with their full counts'
 	@echo 'make lint       layers, format, compilers, clang-tidy, cppcheck, luacheck; make format mends the format'
 	@echo 'make bench      against direct access and nutcracker'
+	@echo 'make bench-route  what a route in Lua costs, per request'
 	@echo 'make bench-faults  what clients see of a killed, frozen or refusing node, policy by policy'
 	@echo 'make bench-gateway what a request in nginx costs, in-process and beside a daemon'
 	@echo 'make asan tsan  bin/wayside-asan, bin/wayside-tsan and their unit tests'
@@ -280,6 +281,9 @@ bench: deps-bench
 bench-gateway: deps-test
 	@$(MAKE) build lib tools $(BENCH_TOOLS)
 	@WAYSIDE=$(BIN) BENCH_DIR=$${BENCH_DIR:-$(BUILD_ROOT)/bench} exec luajit tests/bench/gateway.lua
+bench-route: deps-bench
+	@$(MAKE) build tools
+	@WAYSIDE=$(BIN) exec luajit tests/bench/route.lua
 bench-faults: deps-test
 	@$(MAKE) build
 	@mkdir -p $(BUILD_ROOT)/bench

@@ -24,6 +24,8 @@
 
 struct way_resolver;
 struct way_control;
+struct way_candidate;
+struct way_shadows;
 struct way_reload;
 
 struct way_control_options {
@@ -41,6 +43,7 @@ struct way_control_options {
     /* Hears of each journal entry; NULL: nobody does. */
     void (*told)(void *arg, const struct way_entry *e);
     void *told_arg;
+    struct way_shadows *shadows;        /* borrowed; NULL: there will be none */
     void (*taken)(void *arg, const struct way_seat *seat); /* as a decider's; or NULL */
     void *taken_arg;
 };
@@ -80,6 +83,10 @@ unsigned way_control_threads(const struct way_control *c);
 /* Of a node of the table; NULL: not yet greeted, or gone. Valid until the loop's next
  * pass. */
 const char *way_control_address(const struct way_control *c, unsigned node);
+
+/* Policies that are tried; NULL where there are no shadows. */
+struct way_candidate *way_control_candidate(const struct way_control *c);
+struct way_shadows *way_control_shadows(const struct way_control *c);
 
 struct way_control_counts {
     uint64_t refreshes, refreshes_failed;

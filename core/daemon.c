@@ -76,6 +76,7 @@ struct way_daemon {
     struct way_ring **rings;
     struct way_stats **stats;
     struct way_aside aside;
+    struct way_shadows *shadows;
     _Atomic uint64_t clients;
     double started;
     ev_timer rest;     /* gives memory back to the system after a load */
@@ -260,6 +261,8 @@ static int worker_init(struct worker *k, struct way_daemon *w, unsigned number,
         .stats = k->t.stats,
         .ring = k->t.ring,
         .aside = &w->aside,
+        .shadows = w->shadows,
+        .place = number,
         .thread = (uint16_t)number,
         .journaled = on_journaled,
         .arg = w,
@@ -393,6 +396,7 @@ static int build_control(struct way_daemon *w, struct way_err *err)
         .stats = w->stats,
         .threads = w->workers + 1,
         .aside = &w->aside,
+        .shadows = w->shadows,
         .taken = on_control_taken,
         .taken_arg = w,
     };
@@ -427,6 +431,8 @@ static int build(struct way_daemon *w, struct way_err *err)
     w->fronts = way_zalloc(w->workers * sizeof *w->fronts);
     w->rings = way_zalloc((w->workers + 1) * sizeof *w->rings);
     w->stats = way_zalloc((w->workers + 1) * sizeof *w->stats);
+    w->shadows = way_shadows_new(
+        &(struct way_shadows_options){ .health = w->health, .threads = w->workers + 1 });
     if (thread_init(&w->control_thread, w, w->workers, err) < 0)
         return -1;
     for (unsigned i = 0; i < w->workers; i++)
@@ -541,6 +547,7 @@ void way_daemon_free(struct way_daemon *w)
         way_control_free(w->control);
     if (w->control_thread.daemon)
         thread_fini(&w->control_thread);
+    way_shadows_free(w->shadows);
     if (w->health)
         way_health_close(w->health);
     if (w->text)

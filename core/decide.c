@@ -13,6 +13,7 @@ enum { ASKS_BEFORE_LOCK = 3, PENDING_MAX = 64 };
 struct pending {
     uint16_t node;
     struct way_mark mark;
+    struct way_touches touches;
     bool hard;
     uint64_t epoch;         /* the policy's that said so */
     struct way_event event; /* to ask another one */
@@ -31,7 +32,8 @@ struct way_decider {
     struct way_aside own_aside, *aside;
     struct way_shadow_place *shadows;
     struct way_snapshot seen; /* of the question asked last */
-    struct way_memory after;  /* as its answer left it */
+    struct way_memory after;  /* as its answer left it, if shadows are to be told */
+    bool told;                /* they are */
     unsigned pending_count;
     struct pending pending[PENDING_MAX];
 };
@@ -75,6 +77,11 @@ void way_decider_free(struct way_decider *d)
     way_seat_free(atomic_load(&d->offered));
     way_seat_free(atomic_load(&d->left));
     way_free(d);
+}
+
+const struct way_policy *way_decider_policy(const struct way_decider *d)
+{
+    return d->policy;
 }
 
 struct way_shadow_place *way_decider_shadows(struct way_decider *d)
@@ -144,11 +151,6 @@ const struct way_plan *way_decider_plan(const struct way_decider *d)
     return way_policy_plan(d->policy);
 }
 
-const struct way_policy *way_decider_policy(const struct way_decider *d)
-{
-    return d->policy;
-}
-
 bool way_decider_set_aside(const struct way_decider *d)
 {
     return way_aside_is_set(d->aside);
@@ -168,6 +170,7 @@ struct question {
     uint64_t seed;
     union way_answer answer;
     bool fallback;
+    struct way_touches touches;
     struct way_outcome outcome;
     enum way_commit commit;
 };
@@ -234,6 +237,9 @@ static void ask(struct way_decider *d, struct question *q, const struct way_view
         }
     }
     q->fallback = how != WAY_ASKED_ANSWERED;
+    q->touches.count = 0;
+    if (!q->fallback && way_policy_touches(d->policy)->count)
+        q->touches = *way_policy_touches(d->policy);
     if (q->fallback) {
         way_stat_add(d->o.stats, WAY_STAT_FALLBACK, 1);
         ask_fallback(q, view);
@@ -247,6 +253,12 @@ static void classify_anew(struct way_decider *d, struct way_event *e)
         way_decide_classify(d, e);
 }
 
+static void add_counted(struct way_decider *d, struct way_snapshot *seen)
+{
+    if (way_policy_plan(d->policy)->counters.all)
+        way_health_counted(d->o.health, &way_policy_plan(d->policy)->counters, seen);
+}
+
 /* Another process has put a policy in charge that this one has not loaded yet. Its old one
  * may go on answering while its own memory is still there, but commits nothing. */
 static enum way_commit ask_behind(struct way_decider *d, struct question *q)
@@ -254,6 +266,7 @@ static enum way_commit ask_behind(struct way_decider *d, struct question *q)
     struct way_snapshot seen;
     uint64_t epoch = d->seat->epoch;
     way_health_snapshot_of(d->o.health, q->node, q->event->now, epoch, &seen);
+    add_counted(d, &seen);
     q->outcome.from = q->outcome.to = (enum way_state)seen.view.verdict.state;
     if (atomic_load(d->policy_epoch) == epoch + 1) {
         struct way_memory dropped = seen.view.memory;
@@ -274,16 +287,22 @@ static enum way_commit ask_once(struct way_decider *d, struct question *q, bool 
     } while (seen->policy_epoch != d->seat->epoch && way_decider_take(d));
     if (seen->policy_epoch != d->seat->epoch)
         return ask_behind(d, q);
+    add_counted(d, seen);
     classify_anew(d, q->event);
-    d->after = seen->view.memory;
+    d->told = way_shadow_place_taken(d->shadows);
+    if (d->told)
+        d->after = seen->view.memory;
     if (q->fn == WAY_FN_MARK && !way_event_for_mark(q->event))
         return WAY_COMMIT_DONE; /* the new policy has another name for it */
     struct way_proposal p = { .memory = seen->view.memory,
                               .hard = way_event_hard(q->event) };
     ask(d, q, &seen->view, &p.memory);
-    d->after = p.memory;
+    if (d->told)
+        d->after = p.memory;
     if (q->fn == WAY_FN_MARK)
         p.mark = q->answer.mark;
+    p.touches = q->touches;
+    p.counters = &way_policy_plan(d->policy)->counters;
     q->outcome.from = q->outcome.to = (enum way_state)seen->view.verdict.state;
     return way_health_commit(d->o.health, seen, &p, locked, &q->outcome);
 }
@@ -331,8 +350,9 @@ static void ask_and_commit(struct way_decider *d, struct question *q)
 static void tell_shadows(struct way_decider *d, const struct question *q, bool asked,
                          bool straggler)
 {
-    if (!way_shadow_place_taken(d->shadows) ||
-        (asked && d->seen.policy_epoch != d->seat->epoch))
+    if (asked && (!d->told || d->seen.policy_epoch != d->seat->epoch))
+        return;
+    if (!asked && !way_shadow_place_taken(d->shadows))
         return;
     way_shadow_heard(d->shadows,
                      &(struct way_shadow_heard){
@@ -375,7 +395,7 @@ bool way_decider_pending_state(const struct way_decider *d, unsigned node,
 
 static void keep_pending(struct way_decider *d, const struct question *q)
 {
-    if (!q->answer.mark.given)
+    if (!q->answer.mark.given && !q->touches.count)
         return;
     unsigned i = 0;
     while (i < d->pending_count && d->pending[i].node != q->node)
@@ -386,6 +406,7 @@ static void keep_pending(struct way_decider *d, const struct question *q)
         d->pending_count++;
     d->pending[i] = (struct pending){ .node = (uint16_t)q->node,
                                       .mark = q->answer.mark,
+                                      .touches = q->touches,
                                       .hard = way_event_hard(q->event),
                                       .epoch = d->seat->epoch,
                                       .event = *q->event };
@@ -420,6 +441,8 @@ void way_decide_pass(struct way_decider *d, double now)
         way_health_snapshot(d->o.health, w->node, now, &seen);
         struct way_proposal p = { .memory = seen.view.memory,
                                   .mark = w->mark,
+                                  .touches = w->touches,
+                                  .counters = &way_policy_plan(d->policy)->counters,
                                   .hard = w->hard };
         enum way_commit how = way_health_commit(d->o.health, &seen, &p, false, &outcome);
         if (how == WAY_COMMIT_BUSY)
@@ -453,7 +476,7 @@ static void note_answer(struct way_decider *d, struct way_entry *entry,
     entry->fallback = q->fallback;
     entry->outcome = q->outcome;
     entry->commit = q->commit;
-    if (q->fn == WAY_FN_MARK)
+    if (q->fn == WAY_FN_MARK || q->fn == WAY_FN_TICK)
         entry->mark = q->answer.mark;
     else if (q->fn == WAY_FN_BACKOFF)
         entry->retry = q->answer.retry;
@@ -564,13 +587,70 @@ static void ask_mark(struct way_decider *d, struct question *q, bool straggler)
     publish(d, &entry);
 }
 
-void way_decide(struct way_decider *d, unsigned node, struct way_event *e,
-                struct way_decision *out)
+/* ---- counters ---- */
+
+bool way_decider_counts(const struct way_decider *d)
+{
+    return way_policy_plan(d->policy)->counters.all ||
+           way_shadow_place_counts(d->shadows);
+}
+
+/* The good commands of a pass, and e, which failed some (NULL: none did). */
+static uint64_t count(struct way_decider *d, unsigned node, const struct way_report *good,
+                      const struct way_event *e)
+{
+    struct way_report r = *good;
+    if (e)
+        way_report_failure(&r, e);
+    if (way_shadow_place_taken(d->shadows))
+        way_shadow_counted(d->shadows, d->seat->epoch, node, good, e);
+    return way_health_count(d->o.health, node, &way_policy_plan(d->policy)->counters,
+                            d->seat->epoch, &r);
+}
+
+/* An event of a fault that is known already does not count. */
+static uint64_t count_event(struct way_decider *d, unsigned node,
+                            const struct way_event *e, const struct way_report *with,
+                            bool straggler)
+{
+    struct way_report none = { .now = e->now };
+    bool counts = e->error && !straggler &&
+                  (e->kind == WAY_KIND_CONNECTION || e->kind == WAY_KIND_RESULT);
+    if (!way_decider_counts(d) || (!counts && !with))
+        return 0;
+    return count(d, node, with ? with : &none, counts ? e : NULL);
+}
+
+static void ask_edges(struct way_decider *d, unsigned node, uint64_t edges, double now,
+                      struct way_decision *out)
+{
+    uint64_t epoch = d->seat->epoch; /* another policy has other counters */
+    for (; edges && !way_decider_set_aside(d) && d->seat->epoch == epoch;
+         edges &= edges - 1) {
+        const struct way_counters_layout *l = &way_policy_plan(d->policy)->counters;
+        unsigned bit = (unsigned)__builtin_ctzll(edges);
+        struct way_decision each;
+        struct way_event e = way_event_of_edge(
+            l->counter[bit / WAY_COUNTERS_MAX][bit % WAY_COUNTERS_MAX].name, now);
+        way_decide(d, node, &e, &each);
+        out->refresh |= each.refresh;
+        out->edges = true;
+    }
+    if (way_shadow_place_counts(d->shadows))
+        way_shadow_edges(d->shadows, epoch, node, now);
+}
+
+void way_decide_report(struct way_decider *d, unsigned node, const struct way_report *r,
+                       struct way_decision *out)
 {
     memset(out, 0, sizeof *out);
     way_decider_take(d);
-    way_decide_classify(d, e);
-    bool straggler = is_straggler(d, node, e);
+    ask_edges(d, node, count(d, node, r, NULL), r->now, out);
+}
+
+static void decide(struct way_decider *d, unsigned node, struct way_event *e,
+                   bool straggler, struct way_decision *out)
+{
     if (e->error && e->blame == WAY_BLAME_NODE && !straggler && e->kind != WAY_KIND_PROBE)
         way_health_failure(d->o.health, node);
     struct question q = { .fn = WAY_FN_MARK, .node = node, .event = e };
@@ -600,6 +680,25 @@ void way_decide_watched(struct way_decider *d, unsigned node, struct way_event *
     memset(out, 0, sizeof *out);
     way_decide_classify(d, e);
     tell_shadows(d, &q, false, is_straggler(d, node, e));
+}
+
+void way_decide_with(struct way_decider *d, unsigned node, struct way_event *e,
+                     const struct way_report *with, struct way_decision *out)
+{
+    memset(out, 0, sizeof *out);
+    way_decider_take(d);
+    way_decide_classify(d, e);
+    bool straggler = is_straggler(d, node, e);
+    uint64_t edges = count_event(d, node, e, with, straggler);
+    decide(d, node, e, straggler, out);
+    if (e->kind != WAY_KIND_EDGE) /* they are asked about one after the other */
+        ask_edges(d, node, edges, e->now, out);
+}
+
+void way_decide(struct way_decider *d, unsigned node, struct way_event *e,
+                struct way_decision *out)
+{
+    way_decide_with(d, node, e, NULL, out);
 }
 
 void way_decide_retry(struct way_decider *d, unsigned node, struct way_event *e,
@@ -647,4 +746,89 @@ void way_decide_redial(struct way_decider *d, unsigned node, struct way_event *e
     if (asked && !q.fallback)
         *out = q.answer.redial;
     tell_shadows(d, &q, asked, false);
+}
+
+/* ---- questions about several nodes ---- */
+
+unsigned way_decide_route(struct way_decider *d, struct way_choice *c)
+{
+    unsigned index = 0;
+    uint64_t epoch = d->seat->epoch;
+    if (way_decider_set_aside(d) || atomic_load(d->policy_epoch) > epoch + 1)
+        return 0; /* its memory is not even the last one's any more */
+    c->policy_epoch = epoch;
+    way_stat_add(d->o.stats, WAY_STAT_POLICY_CALLS, 1);
+    uint64_t seed = way_random_next(&d->random) | 1;
+    if (way_policy_route(d->policy, c, seed, &index) == WAY_ASKED_FAILED) {
+        note_policy_error(d, WAY_FN_ROUTE, c->now);
+        way_stat_add(d->o.stats, WAY_STAT_FALLBACK, 1);
+    }
+    return index;
+}
+
+/* Commits one node's part of a sweep, and tells of it if it was given an answer. */
+static void end_of_sweep(struct way_decider *d, const struct way_snapshot *seen,
+                         const struct way_proposal *p, struct way_event *e,
+                         struct way_swept *out)
+{
+    struct question q = { .fn = WAY_FN_TICK, .node = seen->view.node, .event = e };
+    q.answer.mark = p->mark;
+    q.commit = way_health_commit(d->o.health, seen, p, false, &q.outcome);
+    bool left = q.commit != WAY_COMMIT_DONE;
+    out->left += left;
+    way_stat_add(d->o.stats, WAY_STAT_TICK_LEFT, left);
+    if (!p->mark.given)
+        return;
+    if (!left)
+        count_commit(d, &q);
+    out->marked++;
+    out->refresh |= !left && (p->mark.refresh ||
+                              (q.outcome.changed && q.outcome.to == WAY_STATE_FAILING));
+    struct way_entry entry;
+    begin_entry(d, &entry, q.node, e);
+    note_answer(d, &entry, &q);
+    if (left)
+        snprintf(entry.did, sizeof entry.did, "left to the next sweep: it changed");
+    else
+        did_mark(&entry, &q);
+    publish(d, &entry);
+}
+
+static void sweep(struct way_decider *d, const struct way_sweep *s, struct way_event *e,
+                  struct way_swept *out)
+{
+    way_stat_add(d->o.stats, WAY_STAT_TICKS, 1);
+    way_stat_add(d->o.stats, WAY_STAT_POLICY_CALLS, 1);
+    for (unsigned i = 0; i < s->count; i++) {
+        s->proposal[i].memory = s->seen[i].view.memory;
+        s->proposal[i].counters = &way_policy_plan(d->policy)->counters;
+    }
+    uint64_t seed = way_random_next(&d->random) | 1;
+    switch (way_policy_tick(d->policy, s, e, seed)) {
+    case WAY_ASKED_FAILED: note_policy_error(d, WAY_FN_TICK, e->now); break;
+    case WAY_ASKED_ABSENT: break;
+    case WAY_ASKED_ANSWERED:
+        for (unsigned i = 0; i < s->count; i++)
+            end_of_sweep(d, &s->seen[i], &s->proposal[i], e, out);
+        break;
+    }
+}
+
+void way_decide_tick(struct way_decider *d, struct way_event *e, struct way_swept *out)
+{
+    unsigned most = way_health_nodes(d->o.health);
+    memset(out, 0, sizeof *out);
+    way_decider_take(d);
+    if (way_decider_set_aside(d) || is_behind(d) || !most)
+        return;
+    struct way_snapshot *seen = way_alloc(most * sizeof *seen);
+    out->nodes = way_health_survey(d->o.health, e->now, d->seat->epoch, seen, most);
+    for (unsigned i = 0; i < out->nodes; i++)
+        add_counted(d, &seen[i]);
+    struct way_proposal *proposal = way_zalloc((out->nodes + 1) * sizeof *proposal);
+    struct way_sweep s = { out->nodes, seen, proposal };
+    if (s.count)
+        sweep(d, &s, e, out);
+    way_free(proposal);
+    way_free(seen);
 }

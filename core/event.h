@@ -23,7 +23,7 @@
     X(REPLY, "reply")
 #define WAY_KINDS(X)                                                                     \
     X(CONNECTION, "connection") X(RESULT, "result") X(PROBE, "probe") X(EDGE, "edge")    \
-    X(EXPIRY, "expiry") X(CHANGE, "change") X(COMMANDS, "commands")
+    X(EXPIRY, "expiry") X(CHANGE, "change") X(COMMANDS, "commands") X(TICK, "tick")
 #define WAY_BLAMES(X)                                                                    \
     X(NONE, "none") X(NODE, "node") X(CONNECTION, "connection") X(ROUTE, "route")        \
     X(CONFIG, "config") X(HOST, "host") X(CALLER, "caller")
@@ -94,7 +94,12 @@ const char *way_connections_name(unsigned v);
  * and count, as in way_word(way_state_name, WAY_STATE_COUNT, "failing"). */
 int way_word(const char *(*name)(unsigned), unsigned count, const char *word);
 
-enum { WAY_REASON_MAX = 32, WAY_MESSAGE_MAX = 128, WAY_REPLY_MAX = 24 };
+enum {
+    WAY_REASON_MAX = 32,
+    WAY_MESSAGE_MAX = 128,
+    WAY_REPLY_MAX = 24,
+    WAY_COUNTER_NAME = 24,
+};
 
 /* How a shadow of the policy in charge classes an event: shadow.h. */
 struct way_classed {
@@ -132,6 +137,7 @@ struct way_event {
     double age, waited;
     double deadline_left; /* < 0: nil */
     enum way_change change;
+    char counter[WAY_COUNTER_NAME]; /* of an edge: whose */
     struct way_span answer; /* a probe's reply, raw RESP; valid during the call only */
     double late;
     bool watched;                 /* a success that only `watch` wants to hear of */
@@ -192,6 +198,9 @@ bool way_event_hard(const struct way_event *e);
 bool way_event_for_mark(const struct way_event *e);
 /* It began before the node's state last changed: of a fault that is known already. */
 bool way_event_straggles(const struct way_event *e, double since);
+
+/* What mark is asked about a counter that reached its edge: no error, and soft evidence. */
+struct way_event way_event_of_edge(const char *counter, double now);
 
 /* The class, blame and permanence that hold where no row of a policy matches. */
 void way_event_classify_default(struct way_event *e);

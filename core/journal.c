@@ -81,8 +81,8 @@ void way_ring_pop(struct way_ring *r)
 
 const char *way_function_name(unsigned fn)
 {
-    static const char *const words[] = { "classify", "mark",      "backoff",
-                                         "probe",    "reconnect", "none" };
+    static const char *const words[] = { "classify",  "mark",  "backoff", "probe",
+                                         "reconnect", "route", "tick",    "none" };
     return fn < way_count(words) ? words[fn] : "?";
 }
 
@@ -172,11 +172,13 @@ static void probe_words(const struct way_probe *p, struct text *t)
 static void verdict_words(const struct way_entry *e, struct text *t)
 {
     switch ((enum way_asked_function)e->function) {
-    case WAY_FN_MARK: mark_words(&e->mark, t); break;
+    case WAY_FN_MARK:
+    case WAY_FN_TICK: mark_words(&e->mark, t); break;
     case WAY_FN_BACKOFF: retry_words(&e->retry, t); break;
     case WAY_FN_PROBE: probe_words(&e->probe, t); break;
     case WAY_FN_CLASSIFY: put(t, "%s", e->class_name); break;
     case WAY_FN_RECONNECT: put(t, "%s", e->did[0] ? e->did : "nil"); break;
+    case WAY_FN_ROUTE: break; /* asked per command, never journaled */
     case WAY_FN_NONE: put(t, "not asked"); break;
     }
 }
@@ -214,6 +216,8 @@ static void put_event(struct text *t, const struct way_entry *e)
     put(t, " kind=%s", way_kind_name(v->kind));
     if (v->kind == WAY_KIND_CHANGE)
         put(t, " change=%s", way_change_name(v->change));
+    if (v->kind == WAY_KIND_EDGE)
+        put(t, " counter=%s", v->counter);
     if (v->error != WAY_ERROR_NONE)
         put(t, " phase=%s step=%s error=%s", way_phase_name(v->phase),
             way_step_name(v->step), way_error_name(v->error));
@@ -247,7 +251,7 @@ void way_entry_line(const struct way_entry *e, char *out, size_t n)
     put_value(&t, "verdict", verdict);
     put_value(&t, "where", e->where);
     put_value(&t, "did", e->did);
-    if (e->function == WAY_FN_MARK && e->outcome.changed)
+    if (way_entry_marks(e) && e->outcome.changed)
         put(&t, " from=%s to=%s", way_state_name(e->outcome.from),
             way_state_name(e->outcome.to));
     if (e->outcome.refused < way_count(refusals))

@@ -17,6 +17,8 @@ enum way_asked_function {
     WAY_FN_BACKOFF,
     WAY_FN_PROBE,
     WAY_FN_RECONNECT,
+    WAY_FN_ROUTE,
+    WAY_FN_TICK,
     WAY_FN_NONE, /* an event that was not asked about: a straggler, an answer */
 };
 const char *way_function_name(unsigned fn); /* "mark", ...; "none" */
@@ -33,14 +35,20 @@ struct way_entry {
                                nobody obeys; 0: of the policy in charge */
     struct way_event event; /* without `answer` */
     char class_name[24];
-    struct way_mark mark;       /* of MARK */
+    struct way_mark mark;       /* of MARK and TICK */
     struct way_retry retry;     /* of BACKOFF */
     struct way_probe probe;     /* of PROBE */
-    struct way_outcome outcome; /* of MARK */
+    struct way_outcome outcome; /* of MARK and TICK */
     enum way_commit commit;
     char where[64]; /* file:line that answered */
     char did[96];   /* what the host did: "retried 12 on 127.0.0.1:7003" */
 };
+
+/* Is it a verdict on its node? */
+static inline bool way_entry_marks(const struct way_entry *e)
+{
+    return e->function == WAY_FN_MARK || e->function == WAY_FN_TICK;
+}
 
 struct way_ring; /* single producer, single consumer */
 struct way_ring *way_ring_new(unsigned entries);

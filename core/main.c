@@ -216,8 +216,9 @@ static int reload(const struct way_options *o)
     else if (c.console)
         status = call(c.console, o);
     else {
-        way_fail(&err, "reload: expected the host's console: --console ADDRESS, or -c FILE "
-                       "of a configuration with admin.console");
+        way_fail(&err,
+                 "reload: expected the host's console: --console ADDRESS, or -c FILE "
+                 "of a configuration with admin.console");
         status = fail(&err, EXIT_USAGE);
     }
     way_config_fini(&c);

@@ -92,12 +92,16 @@ enum way_pick {
 struct way_plan {
     const char *name, *version; /* never NULL; version "" if absent */
     struct way_layout layout;   /* with hash */
+    struct way_counters_layout counters;
     enum way_pick pick;
     char zone[WAY_ZONE_MAX]; /* of pick's knobs; "" none */
     double tolerance;        /* of pick's knobs, seconds or share as documented */
+    unsigned load;           /* of pick's knobs: a counter of nodes, from 1; 0: latency */
     bool watches_success;
     bool has_classify, has_mark, has_backoff, has_probe, has_reconnect;
     /* own or the default's; `none` has none */
+    bool has_route; /* asked for each command */
+    double every;   /* seconds between two sweeps of tick; 0: it has none */
     bool has_selftest, has_migrate;
     unsigned classes; /* names known, built-in ones included */
 };
@@ -139,6 +143,10 @@ enum way_asked way_policy_backoff(struct way_policy *p, const struct way_view *n
 enum way_asked way_policy_probe(struct way_policy *p, const struct way_view *node,
                                 const struct way_event *e, uint64_t seed,
                                 struct way_memory *m, struct way_probe *out);
+/* What the last call did to counters: to be committed with its answer; nothing after one
+ * that failed. Valid until the next. */
+const struct way_touches *way_policy_touches(const struct way_policy *p);
+
 /* reconnect: after and timeout (0: not given) for the next dial. */
 struct way_redial {
     bool given;
@@ -155,6 +163,39 @@ enum way_asked way_policy_reconnect(struct way_policy *p, const struct way_view 
                                     const struct way_event *e, uint64_t seed,
                                     struct way_memory *m, struct way_redial *out);
 
+/* ---- questions about several nodes: policy_many.c ---- */
+
+/* What route is asked of one command. All borrowed for the time of the call. */
+struct way_choice {
+    struct way_health *health;
+    uint64_t policy_epoch; /* whose memory is shown */
+    double now;
+    uint16_t slot;
+    bool write;
+    uint32_t attempt;
+    unsigned count; /* of candidates, 1 to WAY_SHARD_REPLICAS + 1 */
+    const uint16_t *node;
+    const uint8_t *state;  /* as this worker sees them */
+    unsigned tried;        /* that failed it last: 1 for the first; 0: none of them */
+    struct way_span bytes; /* the request, a multi bulk */
+};
+/* *out: 1 for the first candidate; 0: nil, `pick` decides. Memory is read, not written. */
+enum way_asked way_policy_route(struct way_policy *p, const struct way_choice *c,
+                                uint64_t seed, unsigned *out);
+
+/* What tick is asked: each node's snapshot, and what is to become of it. */
+struct way_sweep {
+    unsigned count;
+    const struct way_snapshot *seen;
+    struct way_proposal *proposal; /* zeroed but for memory, which is as seen; mark, the
+                                      node's memory and touches are written */
+};
+/* Its budget is that of a call for each WAY_SWEEP_NODES nodes or part of them. With any
+ * result but WAY_ASKED_ANSWERED the proposals are to be dropped. */
+enum { WAY_SWEEP_NODES = 64 };
+enum way_asked way_policy_tick(struct way_policy *p, const struct way_sweep *s,
+                               const struct way_event *e, uint64_t seed);
+
 /* ---- before it is put in charge ---- */
 
 /* Runs its selftest(test), if it has one; `t`: what p was loaded from. Made-up nodes and
@@ -164,6 +205,12 @@ int way_policy_selftest(struct way_policy *p, const struct way_policy_text *t,
                         struct way_err *err) WAY_MUST_CHECK;
 
 enum way_scope { WAY_SCOPE_NODE, WAY_SCOPE_SHARD, WAY_SCOPE_CLUSTER, WAY_SCOPE_COUNT };
+/* The same by names alone: no script is asked. */
+void way_policy_carry(const struct way_policy *to, const struct way_policy *from,
+                      enum way_scope scope, const struct way_memory *before,
+                      struct way_memory *after);
+/* Have both the same names in the same places? Then their memory needs no conversion. */
+bool way_policy_same_memory(const struct way_policy *a, const struct way_policy *b);
 /* What the memory of `from` becomes under `to`: a number declared again under its name keeps
  * its value, a new one has its first; then to's migrate(memory, version, scope), if it has
  * one, may give others. One scope at a time: numbers of others are left alone. -1: migrate

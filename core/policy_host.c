@@ -25,6 +25,9 @@ struct host {
     struct way_health *health;
     struct way_limits limits;
     int row;
+    struct way_snapshot *seen; /* of the last sweep, as is what follows */
+    struct way_proposal *proposal[2];
+    unsigned zones;
 };
 
 /* ---- events and answers as tables ---- */
@@ -54,6 +57,7 @@ static const struct field fields[] = {
     { "bytes_written", BYTES, AT(bytes_written), NULL, 0 },
     { "message", TEXT, AT(message), NULL, 0 },
     { "reply", TEXT, AT(reply), NULL, 0 },
+    { "counter", TEXT, AT(counter), NULL, 0 },
     { "reused", FLAG, AT(reused), NULL, 0 },
     { "trial", FLAG, AT(trial), NULL, 0 },
     { "connection_age", NUMBER, AT(connection_age), NULL, 0 },
@@ -266,6 +270,19 @@ static bool same(char what, const union answer *a, const union answer *b,
     }
 }
 
+static bool same_touches(const struct way_touches *a, const struct way_touches *b)
+{
+    if (a->count != b->count)
+        return false;
+    for (unsigned i = 0; i < a->count; i++) {
+        const struct way_touch *x = &a->touch[i], *y = &b->touch[i];
+        if (x->scope != y->scope || x->index != y->index || x->add != y->add ||
+            x->value != y->value)
+            return false;
+    }
+    return true;
+}
+
 static void ask_both(lua_State *L, struct host *h, char what, const struct way_view *view,
                      const struct way_event *e, uint64_t seed, struct way_memory *m,
                      union answer *out)
@@ -276,13 +293,33 @@ static void ask_both(lua_State *L, struct host *h, char what, const struct way_v
     memset(&again, 0, sizeof again);
     enum way_asked how = ask(h->policy[0], what, view, e, seed, m, out);
     ask(h->policy[1], what, view, e, seed, &other, &again);
+    bool touch_alike =
+        same_touches(way_policy_touches(h->policy[0]), way_policy_touches(h->policy[1]));
     if (how == WAY_ASKED_FAILED)
         luaL_error(L, "%s", way_policy_failure(h->policy[0])->text);
-    if (how == WAY_ASKED_ANSWERED && !same(what, out, &again, m, &other))
+    if (how == WAY_ASKED_ANSWERED &&
+        (!touch_alike || !same(what, out, &again, m, &other)))
         luaL_error(L,
                    "%s: two states answer differently: it depends on more than it is "
                    "given",
                    way_policy_where(h->policy[0]));
+}
+
+static const struct way_counters_layout *counters_of(const struct host *h)
+{
+    return &way_policy_plan(h->policy[0])->counters;
+}
+
+static void look(struct host *h, unsigned node, double now, struct way_snapshot *seen)
+{
+    way_health_snapshot(h->health, node, now, seen);
+    way_health_counted(h->health, counters_of(h), seen);
+}
+
+static uint64_t count(struct host *h, unsigned node, const struct way_report *r)
+{
+    uint64_t epoch = atomic_load(way_health_policy_epoch(h->health));
+    return way_health_count(h->health, node, counters_of(h), epoch, r);
 }
 
 /* Asks and commits, as the daemon does; alone on the table, so no commit conflicts. */
@@ -291,11 +328,14 @@ static void ask_and_commit(lua_State *L, struct host *h, char what, unsigned nod
                            struct way_outcome *outcome)
 {
     struct way_snapshot seen;
-    way_health_snapshot(h->health, node, e->now, &seen);
-    struct way_proposal p = { .memory = seen.view.memory, .hard = way_event_hard(e) };
+    look(h, node, e->now, &seen);
+    struct way_proposal p = { .memory = seen.view.memory,
+                              .hard = way_event_hard(e),
+                              .counters = counters_of(h) };
     ask_both(L, h, what, &seen.view, e, seed, &p.memory, out);
     if (what == 'm')
         p.mark = out->mark;
+    p.touches = *way_policy_touches(h->policy[0]);
     outcome->from = outcome->to = (enum way_state)seen.view.verdict.state;
     outcome->refused = WAY_REFUSED_NOT;
     if (way_health_commit(h->health, &seen, &p, false, outcome) != WAY_COMMIT_DONE)
@@ -317,6 +357,41 @@ static unsigned node_of(lua_State *L, struct host *h)
     return node;
 }
 
+/* Pushes the names of the counters whose edges came true. */
+static void push_edges(lua_State *L, const struct host *h, uint64_t edges)
+{
+    const struct way_counters_layout *l = counters_of(h);
+    lua_newtable(L);
+    for (int i = 1; edges; i++, edges &= edges - 1) {
+        unsigned bit = (unsigned)__builtin_ctzll(edges);
+        lua_pushstring(L,
+                       l->counter[bit / WAY_COUNTERS_MAX][bit % WAY_COUNTERS_MAX].name);
+        lua_rawseti(L, -2, i);
+    }
+}
+
+/* Counts a failure as the daemon does: of a reply, who read it tells that it was one. */
+static uint64_t count_failure(struct host *h, unsigned node, const struct way_event *e)
+{
+    struct way_report r = { .requests = e->kind == WAY_KIND_RESULT ? e->n : 0 };
+    way_report_failure(&r, e);
+    return count(h, node, &r);
+}
+
+/* host:report(node, now, good, latency, requests, retries): the names of edges. */
+static int h_report(lua_State *L)
+{
+    struct host *h = host_of(L);
+    unsigned node = node_of(L, h);
+    struct way_report r = { .now = luaL_checknumber(L, 3),
+                            .good = (uint32_t)whole(L, 4, UINT32_MAX),
+                            .latency = luaL_checknumber(L, 5),
+                            .requests = (uint32_t)whole(L, 6, UINT32_MAX),
+                            .retries = (uint32_t)whole(L, 7, UINT32_MAX) };
+    push_edges(L, h, count(h, node, &r));
+    return 1;
+}
+
 /* host:decide(node, event, seed): classification, mark, commit. What happened, as a table. */
 static int h_decide(lua_State *L)
 {
@@ -335,6 +410,7 @@ static int h_decide(lua_State *L)
     bool straggler = (traffic || e.kind == WAY_KIND_PROBE) && e.began < verdict.since;
     if (e.error && e.blame == WAY_BLAME_NODE && !straggler && traffic)
         way_health_failure(h->health, node);
+    uint64_t edges = e.error && !straggler && traffic ? count_failure(h, node, &e) : 0;
     bool asked =
         !straggler && (!traffic || !e.error || e.blame == WAY_BLAME_NODE || e.trial);
     if (asked)
@@ -349,6 +425,8 @@ static int h_decide(lua_State *L)
         put_flag(L, "refused", outcome.refused != WAY_REFUSED_NOT);
     push_answer(L, 'm', &answer);
     lua_setfield(L, -2, "mark");
+    push_edges(L, h, edges);
+    lua_setfield(L, -2, "edges");
     return 1;
 }
 
@@ -381,6 +459,191 @@ static int h_probe(lua_State *L)
 static int h_reconnect(lua_State *L)
 {
     return question(L, 'r');
+}
+
+static bool same_sweep(const struct way_proposal *a, const struct way_proposal *b,
+                       unsigned n)
+{
+    for (unsigned i = 0; i < n; i++)
+        if (memcmp(&a[i].mark, &b[i].mark, sizeof a[i].mark) != 0 ||
+            memcmp(&a[i].memory, &b[i].memory, sizeof a[i].memory) != 0 ||
+            a[i].touches.count != b[i].touches.count)
+            return false;
+    return true;
+}
+
+/* The sweep, asked of both states. */
+static void sweep_both(lua_State *L, struct host *h, const struct way_sweep *s,
+                       struct way_proposal *again, const struct way_event *e,
+                       uint64_t seed)
+{
+    struct way_sweep other = { s->count, s->seen, again };
+    for (unsigned i = 0; i < s->count; i++)
+        s->proposal[i].memory = again[i].memory = s->seen[i].view.memory;
+    if (way_policy_tick(h->policy[0], s, e, seed) == WAY_ASKED_FAILED)
+        luaL_error(L, "%s", way_policy_failure(h->policy[0])->text);
+    (void)way_policy_tick(h->policy[1], &other, e, seed);
+    if (!same_sweep(s->proposal, again, s->count))
+        luaL_error(L,
+                   "%s: two states answer differently: it depends on more than it is "
+                   "given",
+                   way_policy_where(h->policy[0]));
+}
+
+static void push_swept(lua_State *L, const struct way_snapshot *seen,
+                       const struct way_proposal *p, const struct way_outcome *outcome)
+{
+    lua_newtable(L);
+    put_number(L, "node", seen->view.node);
+    put_flag(L, "refused", outcome->refused != WAY_REFUSED_NOT);
+    push_mark(L, &p->mark);
+    lua_setfield(L, -2, "mark");
+}
+
+/* What a sweep needs belongs to the host, for asking may raise. */
+static void end_sweep(struct host *h)
+{
+    way_free(h->seen);
+    way_free(h->proposal[0]);
+    way_free(h->proposal[1]);
+    h->seen = NULL;
+    h->proposal[0] = h->proposal[1] = NULL;
+}
+
+static struct way_sweep begin_sweep(struct host *h, double now)
+{
+    const struct way_counters_layout *l = &way_policy_plan(h->policy[0])->counters;
+    unsigned most = way_health_nodes(h->health) + 1;
+    end_sweep(h);
+    h->seen = way_alloc(most * sizeof *h->seen);
+    for (int i = 0; i < 2; i++)
+        h->proposal[i] = way_zalloc(most * sizeof *h->proposal[i]);
+    uint64_t epoch = atomic_load(way_health_policy_epoch(h->health));
+    unsigned n = way_health_survey(h->health, now, epoch, h->seen, most);
+    for (unsigned i = 0; i < n; i++) {
+        way_health_counted(h->health, l, &h->seen[i]);
+        h->proposal[0][i].counters = l;
+    }
+    return (struct way_sweep){ n, h->seen, h->proposal[0] };
+}
+
+/* host:tick(event, seed): what was answered, a list of { node =, mark =, refused = }. */
+static int h_tick(lua_State *L)
+{
+    struct host *h = host_of(L);
+    struct way_event e = read_event(L, 2);
+    uint64_t seed = whole(L, 3, 1e18);
+    struct way_sweep s = begin_sweep(h, e.now);
+    if (s.count)
+        sweep_both(L, h, &s, h->proposal[1], &e, seed);
+    lua_newtable(L);
+    for (unsigned i = 0, n = 0; i < s.count; i++) {
+        struct way_outcome outcome;
+        if (way_health_commit(h->health, &s.seen[i], &s.proposal[i], false, &outcome) !=
+            WAY_COMMIT_DONE)
+            luaL_error(L, "the table could not be written");
+        if (!s.proposal[i].mark.given)
+            continue;
+        push_swept(L, &s.seen[i], &s.proposal[i], &outcome);
+        lua_rawseti(L, -2, (int)++n);
+    }
+    return 1;
+}
+
+/* A whole number of the table at index. */
+static unsigned field_of(lua_State *L, int index, const char *name, unsigned otherwise,
+                         unsigned most)
+{
+    lua_getfield(L, index, name);
+    double n = luaL_optnumber(L, -1, otherwise);
+    if (!(n >= 0 && n <= most))
+        luaL_error(L, "%s: expected a number from 0 to %d", name, (int)most);
+    lua_pop(L, 1);
+    return (unsigned)n;
+}
+
+/* The list of numbers at index. */
+static unsigned read_nodes(lua_State *L, struct host *h, int index,
+                           uint16_t node[WAY_SHARD_REPLICAS + 1],
+                           uint8_t state[WAY_SHARD_REPLICAS + 1])
+{
+    unsigned n = (unsigned)lua_objlen(L, index);
+    luaL_argcheck(L, n && n <= WAY_SHARD_REPLICAS + 1, index, "1 to 32 nodes");
+    for (unsigned i = 0; i < n; i++) {
+        struct way_verdict v;
+        lua_rawgeti(L, index, (int)i + 1);
+        double number = luaL_checknumber(L, -1);
+        luaL_argcheck(L, number >= 0 && number < way_health_nodes(h->health), index,
+                      "no such node");
+        node[i] = (uint16_t)number;
+        way_health_verdict(h->health, node[i], &v);
+        state[i] = v.state;
+        lua_pop(L, 1);
+    }
+    return n;
+}
+
+/* host:route(request, nodes, now, seed): the index, or nil. */
+static int h_route(lua_State *L)
+{
+    struct host *h = host_of(L);
+    uint16_t node[WAY_SHARD_REPLICAS + 1];
+    uint8_t state[WAY_SHARD_REPLICAS + 1];
+    luaL_checktype(L, 2, LUA_TTABLE);
+    luaL_checktype(L, 3, LUA_TTABLE);
+    struct way_choice c = { .health = h->health, .node = node, .state = state };
+    c.now = luaL_checknumber(L, 4);
+    c.count = read_nodes(L, h, 3, node, state);
+    c.policy_epoch = atomic_load(way_health_policy_epoch(h->health));
+    c.slot = (uint16_t)field_of(L, 2, "slot", 0, WAY_SLOTS - 1);
+    c.attempt = field_of(L, 2, "attempt", 1, 1000000);
+    c.tried = field_of(L, 2, "tried", 0, c.count);
+    lua_getfield(L, 2, "write");
+    c.write = lua_toboolean(L, -1);
+    lua_getfield(L, 2, "command");
+    const char *name = luaL_optstring(L, -1, "get");
+    lua_pushfstring(L, "*1\r\n$%d\r\n%s\r\n", (int)strlen(name), name);
+    c.bytes.p = lua_tolstring(L, -1, &c.bytes.n);
+    uint64_t seed = whole(L, 5, 1e18);
+    unsigned index[2];
+    for (int i = 0; i < 2; i++)
+        if (way_policy_route(h->policy[i], &c, seed, &index[i]) == WAY_ASKED_FAILED)
+            luaL_error(L, "%s", way_policy_failure(h->policy[i])->text);
+    if (index[0] != index[1])
+        luaL_error(L, "route: two states answer differently");
+    if (!index[0])
+        return lua_pushnil(L), 1;
+    lua_pushinteger(L, (lua_Integer)index[0]);
+    return 1;
+}
+
+/* host:zone(address, zone), before the node is published. */
+static int h_zone(lua_State *L)
+{
+    struct host *h = host_of(L);
+    const char *address = luaL_checkstring(L, 2), *zone = luaL_checkstring(L, 3);
+    if (++h->zones > WAY_NODES_MAX)
+        return luaL_error(L, "more than %d zones", WAY_NODES_MAX);
+    way_health_zone(h->health, address, zone);
+    return 0;
+}
+
+/* host:latency(node, seconds, now): commands were answered in that time. */
+static int h_latency(lua_State *L)
+{
+    struct host *h = host_of(L);
+    way_health_latency(h->health, node_of(L, h), luaL_checknumber(L, 3),
+                       luaL_checknumber(L, 4));
+    return 0;
+}
+
+/* host:inflight(node, commands) */
+static int h_inflight(lua_State *L)
+{
+    struct host *h = host_of(L);
+    unsigned node = node_of(L, h);
+    atomic_store(&way_health_cells(h->health, h->row)[node].inflight, whole(L, 3, 1e9));
+    return 0;
 }
 
 /* host:heal(node, now): a mark's time is over and nobody said otherwise. */
@@ -462,6 +725,25 @@ static void put_memory(lua_State *L, const char *key, const double *value, unsig
     lua_setfield(L, -2, key);
 }
 
+static void put_counters(lua_State *L, const char *key,
+                         const struct way_counters_layout *l,
+                         enum way_counter_scope scope, const struct way_view *v)
+{
+    lua_newtable(L);
+    for (unsigned i = 0; i < l->count[scope]; i++) {
+        const struct way_counted *c = &v->counted[scope][i];
+        lua_newtable(L);
+        put_number(L, "value", c->value);
+        put_number(L, "failed", c->failed);
+        put_number(L, "volume", c->volume);
+        put_number(L, "mean", c->mean);
+        put_number(L, "deviation", c->deviation);
+        put_number(L, "last", c->last);
+        lua_setfield(L, -2, l->counter[scope][i].name);
+    }
+    lua_setfield(L, -2, key);
+}
+
 /* host:view(node, now) */
 static int h_view(lua_State *L)
 {
@@ -469,7 +751,7 @@ static int h_view(lua_State *L)
     struct way_snapshot seen;
     unsigned node = node_of(L, h);
     double now = luaL_checknumber(L, 3);
-    way_health_snapshot(h->health, node, now, &seen);
+    look(h, node, now, &seen);
     const struct way_view *v = &seen.view;
     const struct way_layout *l = &way_policy_plan(h->policy[0])->layout;
     lua_newtable(L);
@@ -487,6 +769,9 @@ static int h_view(lua_State *L)
     put_memory(L, "memory", v->memory.node, l->node);
     put_memory(L, "shard_memory", v->memory.shard, l->shard);
     put_memory(L, "cluster_memory", v->memory.cluster, l->cluster);
+    put_counters(L, "counters", counters_of(h), WAY_COUNTERS_NODE, v);
+    put_counters(L, "shard_counters", counters_of(h), WAY_COUNTERS_SHARD, v);
+    put_counters(L, "cluster_counters", counters_of(h), WAY_COUNTERS_CLUSTER, v);
     return 1;
 }
 
@@ -497,13 +782,17 @@ static int h_plan(lua_State *L)
     put_word(L, "name", p->name);
     put_word(L, "version", p->version);
     put_number(L, "pick", p->pick);
+    put_number(L, "load", p->load);
     put_flag(L, "watches_success", p->watches_success);
+    put_number(L, "every", p->every);
+    put_flag(L, "has_route", p->has_route);
     return 1;
 }
 
 static int h_close(lua_State *L)
 {
     struct host *h = host_of(L);
+    end_sweep(h);
     if (h->health)
         way_health_close(h->health);
     way_policy_free(h->policy[0]);
@@ -557,8 +846,14 @@ static const luaL_Reg methods[] = {
     { "backoff", h_backoff },
     { "probe", h_probe },
     { "reconnect", h_reconnect },
+    { "tick", h_tick },
+    { "route", h_route },
+    { "zone", h_zone },
+    { "latency", h_latency },
+    { "inflight", h_inflight },
     { "heal", h_heal },
     { "answered", h_answered },
+    { "report", h_report },
     { "replication", h_replication },
     { "publish", h_publish },
     { "find", h_find },

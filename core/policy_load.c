@@ -11,6 +11,8 @@
 #include "policy_load.h"
 
 #include "luatext.h"
+#include "policy_counters.h"
+#include "policy_many.h"
 #include "policy_rows.h"
 #include "policy_view.h"
 #include "policy_answer.h"
@@ -22,8 +24,9 @@
 #include <lua.h>
 #include <stdio.h>
 
-static const char *const question_names[WAY_ASK_COUNT] = { "classify", "mark", "backoff",
-                                                           "probe", "reconnect" };
+static const char *const question_names[WAY_ASK_COUNT] = {
+    "classify", "mark", "backoff", "probe", "reconnect", "route", "tick"
+};
 static const char *const scope_names[WAY_SCOPE_COUNT] = { "node", "shard", "cluster" };
 static const unsigned scope_rooms[WAY_SCOPE_COUNT] = { WAY_NODE_MEMORY, WAY_SHARD_MEMORY,
                                                        WAY_CLUSTER_MEMORY };
@@ -157,6 +160,28 @@ static void push_built_in_classes(lua_State *L)
     lua_setfield(L, -2, "classes");
 }
 
+static const char *scope_name(unsigned v)
+{
+    return v < WAY_SCOPE_COUNT ? scope_names[v] : "?";
+}
+
+static const char *count_name(unsigned v)
+{
+    return v == 0 ? "commands" : v == 1 ? "events" : "?";
+}
+
+static void push_counter_words(lua_State *L)
+{
+    push_words(L, "counter", way_counter_kind_name, 0, WAY_COUNTER_KINDS);
+    push_words(L, "window_of", way_counter_of_name, WAY_COUNTER_OF_RESULTS,
+               WAY_COUNTER_OF_RETRIES + 1);
+    push_words(L, "ewma_of", way_counter_of_name, WAY_COUNTER_OF_FAILED,
+               WAY_COUNTER_OF_LATENCY + 1);
+    push_words(L, "edge", way_counter_edge_name, WAY_EDGE_NONE + 1, WAY_EDGE_KINDS);
+    push_words(L, "scope", scope_name, 0, WAY_SCOPE_COUNT);
+    push_words(L, "count", count_name, 0, 2);
+}
+
 static void push_check_host(lua_State *L)
 {
     lua_newtable(L);
@@ -169,6 +194,7 @@ static void push_check_host(lua_State *L)
     lua_setfield(L, -2, "classes");
     lua_pushinteger(L, WAY_ROWS_OF_CLASSES);
     lua_setfield(L, -2, "rows");
+    way_counters_limits(L);
     lua_setfield(L, -2, "limits");
     lua_newtable(L);
     push_words(L, "kind", way_kind_name, 0, WAY_KIND_COUNT);
@@ -177,6 +203,7 @@ static void push_check_host(lua_State *L)
     push_words(L, "error", way_error_name, WAY_ERROR_NONE + 1, WAY_ERROR_COUNT);
     push_words(L, "blame", way_blame_name, 0, WAY_BLAME_COUNT);
     push_words(L, "pick", pick_name, 0, way_count(pick_names));
+    push_counter_words(L);
     push_built_in_classes(L);
     lua_setfield(L, -2, "words");
 }
@@ -377,6 +404,7 @@ static void take_hash(struct way_policy *p, lua_State *L, int plan)
     const char *options = lua_tolstring(L, -1, &n);
     h = hash(h, options, n);
     lua_pop(L, 1);
+    h = hash(h, (const char *)&p->plan.counters, sizeof p->plan.counters);
     p->plan.layout.hash = h ? h : 1;
 }
 
@@ -395,7 +423,10 @@ static void take_plan(struct way_policy *p, lua_State *L, int plan)
     snprintf(out->zone, sizeof out->zone, "%s", lua_tostring(L, -1));
     get(L, plan, "pick", "tolerance");
     out->tolerance = lua_tonumber(L, -1);
-    lua_pop(L, 6);
+    get(L, plan, "pick", "load");
+    out->load = (unsigned)lua_tointeger(L, -1);
+    lua_pop(L, 7);
+    way_counters_take(p, L, plan, host_refuse);
     lua_pushvalue(L, plan);
     way_rows_compile(p, L);
     lua_pop(L, 1);
@@ -406,6 +437,10 @@ static void take_plan(struct way_policy *p, lua_State *L, int plan)
     out->has_backoff = p->question[WAY_ASK_BACKOFF].fn != 0;
     out->has_probe = p->question[WAY_ASK_PROBE].fn != 0;
     out->has_reconnect = p->question[WAY_ASK_RECONNECT].fn != 0;
+    out->has_route = p->question[WAY_ASK_ROUTE].fn != 0;
+    get(L, plan, "every", NULL);
+    out->every = lua_tonumber(L, -1);
+    lua_pop(L, 1);
     out->has_selftest = p->selftest != 0;
     out->has_migrate = p->migrate != 0;
 }
@@ -533,6 +568,7 @@ int way_policy_load_body(lua_State *L, void *policy)
     struct way_layout reserved = { .hash = 0 };
     struct way_policy_file *own;
     way_view_open(p, L);
+    way_counters_open(p, L);
     way_answer_open(p, L);
     push_check_host(L);
     way_script_runtime(L, "runtime/check.lua");
@@ -567,5 +603,6 @@ int way_policy_load_body(lua_State *L, void *policy)
         settle_default(p, L);
     take_plan(p, L, PLAN);
     take_hash(p, L, PLAN);
+    way_many_open(p, L);
     return 0;
 }

@@ -51,10 +51,13 @@ struct way_shadow_of {
                                      compared with: it hears of no other */
     struct way_limits limits;     /* for its errors and samples */
     bool same_memory;             /* see shadow_store.h */
-    /* Gives the memory to begin with; NULL, or false: the first values. scope: 0 node, 1
-     * shard, 2 cluster; of `memory` that part is to be filled. */
-    bool (*seed)(void *arg, unsigned scope, unsigned index, struct way_memory *memory);
+    /* Gives the memory to begin with of a node, its shard and the cluster; NULL: the first
+     * values. */
+    void (*seed)(void *arg, unsigned node, struct way_memory *memory);
     void *arg;
+    /* What the policy of that epoch counts: what it has alike goes on. NULL: all begins */
+    const struct way_counters_layout *counters;
+    uint64_t counters_epoch;
     double now, unix_time;
 };
 /* Asked from each thread's next question on; takes the place of one of its kind. */
@@ -72,6 +75,7 @@ void way_shadows_tend(struct way_shadows *all, struct way_shadow_place *own, dou
 struct way_shadow_about {
     const struct way_policy_text *text;
     const struct way_plan *plan;
+    uint64_t epoch;          /* the policy epoch that it is compared with */
     double began, unix_time; /* when it was put */
     const char *off; /* why it is asked no more: its errors, or another policy is in
                         charge than it was compared with; NULL: it is asked */
@@ -118,6 +122,17 @@ bool way_shadow_place_samples(struct way_shadow_place *p);
  * `class_name` as the policy in charge has it, `where` it has it from. */
 void way_shadow_classified(struct way_shadow_place *p, struct way_event *e,
                            const char *class_name, const char *where);
+
+/* Does a shadow count? */
+bool way_shadow_place_counts(const struct way_shadow_place *p);
+/* What was seen of a node, as way_report has it: `good`, and e, an event that failed
+ * commands (NULL: none; classified). Before the policy in charge is asked about it, and
+ * about the edges that it has of it. `epoch`: of the one in charge. */
+void way_shadow_counted(struct way_shadow_place *p, uint64_t epoch, unsigned node,
+                        const struct way_report *good, const struct way_event *e);
+/* The shadow is asked about those of its own edges that the policy in charge had not too. */
+void way_shadow_edges(struct way_shadow_place *p, uint64_t epoch, unsigned node,
+                      double now);
 
 /* What the policy in charge was asked, and what it said. */
 struct way_shadow_heard {

@@ -40,6 +40,7 @@ end
 function test.attach(opened)
     local t = setmetatable({ host = opened, now = 1000, nodes = {}, shards = 0, seed = 0 }, kit)
     t.plan = opened:plan()
+    t.swept_at = t.plan.every > 0 and t.now + t.plan.every or math.huge
     return t
 end
 
@@ -73,7 +74,7 @@ local node_meta = {
 }
 
 --- A node. Answers probes while `up` is true; `reply(command)` may return raw RESP, or nil and an error.
----@param wanted table role ("master", the default: of a shard of its own; "replica"), shard (a node of it)
+---@param wanted table role ("master", the default: of a shard of its own; "replica"), shard (a node of it), zone
 ---@return table node with the fields of a node in a policy, and `pending`, its next probe
 function kit:node(wanted)
     local index = #self.nodes + 1
@@ -87,11 +88,17 @@ function kit:node(wanted)
     if node.master then self.masters[node.shard_number] = node end
     if node.shard_number == self.shards then self.shards = self.shards + 1 end
     self.nodes[index] = node
-    self.host:publish(topology(self), self.now)
+    if wanted.zone then self.host:zone(node.where, wanted.zone) end
+    self:publish()
     node.number = self.host:find("10.0.0." .. index, 7000)
     setmetatable(node, node_meta)
     if not wanted.silent then self:change(node, "added") end
     return node
+end
+
+--- The topology is read again: `master` and `shard_number` of the nodes, and t.masters, may have been changed.
+function kit:publish()
+    self.host:publish(topology(self), self.now)
 end
 
 function kit:next_seed()
@@ -119,26 +126,47 @@ function kit:ask_probe(node, event)
     rawset(node, "pending", answer and { at = self.now + answer.after, answer = answer } or false)
 end
 
+--- Asks mark about counters' edges that came true; they become a list of decisions.
+local function ask_edges(t, node, names)
+    local list = {}
+    for index, name in ipairs(names) do
+        list[index] = t:decide(node, event_of(t, nil, { kind = "edge", counter = name }))
+        list[index].counter = name
+    end
+    return list
+end
+
 function kit:decide(node, event)
     local what = self.host:decide(node.number, event, self:next_seed())
-    if event.kind == "probe" or what.mark then self:ask_probe(node, event) end
+    if event.kind == "probe" or event.change == "added" or what.mark then self:ask_probe(node, event) end
+    what.edges = ask_edges(self, node, what.edges)
     return what
 end
 
 --- Something goes wrong with a node.
 ---@param node table
 ---@param event table error and whatever else an event has; phase and step are the error's usual ones
----@return table what class, blame, permanent, asked, mark, refused (by the guard)
+---@return table what class, blame, permanent, asked, mark, refused (by the guard); edges, a list of the same for each
+--- counter whose edge came true, with `counter`
 function kit:fail(node, event)
     local kind = event.error == "reply" and "result" or "connection"
     return self:decide(node, event_of(self, event, { kind = kind, n = 1 }))
 end
 
 --- Commands are answered well. The policy hears of it where it would in the daemon.
+---@param node table
+---@param event table|nil n (1), latency (0.001), trial
+---@return table what as in fail
 function kit:succeed(node, event)
+    local filled = event_of(self, event, { kind = "result", n = 1, latency = 0.001 })
+    local edges = ask_edges(self, node, self.host:report(node.number, self.now, filled.n, filled.latency, filled.n, 0))
     local first = self.host:answered(node.number)
-    if not (first or node.state ~= "healthy" or self.plan.watches_success or event and event.trial) then return { asked = false } end
-    return self:decide(node, event_of(self, event, { kind = "result", n = 1, latency = 0.001 }))
+    if not (first or node.state ~= "healthy" or self.plan.watches_success or event and event.trial) then
+        return { asked = false, edges = edges }
+    end
+    local what = self:decide(node, filled)
+    what.edges = edges
+    return what
 end
 
 function kit:change(node, what)
@@ -152,7 +180,11 @@ end
 function kit:backoff(node, event)
     local filled = event_of(self, event, { kind = "commands", n = 1, commands = "reads", attempt = 1 })
     filled.certainty = filled.certainty or (filled.phase == "connect" and "unsent" or "unknown")
-    return self.host:backoff(node.number, filled, self:next_seed())
+    local answer = self.host:backoff(node.number, filled, self:next_seed())
+    if answer and answer.retry ~= "hold" then
+        ask_edges(self, node, self.host:report(node.number, self.now, 0, 0, 0, filled.n))
+    end
+    return answer
 end
 
 function kit:reconnect(node, event)
@@ -184,7 +216,59 @@ local function expire(t, node)
     t.host:heal(node.number, t.now)
 end
 
---- Time passes: marks end and probes run when they are due.
+--- What the last probe with INFO replication told of a node.
+---@param node table
+---@param told table link_up (true), last_io (0), behind (0)
+function kit:replication(node, told)
+    self.host:replication(node.number, told.link_up ~= false, told.last_io or 0, told.behind or 0)
+end
+
+--- A command is answered in that time: the first one's is the node's average.
+function kit:latency(node, seconds)
+    self.host:latency(node.number, seconds, self.now + 1e-3)
+end
+
+--- So many commands are in flight to the node.
+function kit:inflight(node, commands)
+    self.host:inflight(node.number, commands)
+end
+
+--- A command is routed: what `route` says.
+---@param request table slot, command ("get"), write, attempt (1), tried
+---@param nodes table|nil the candidates: by default the first node's shard, without what fails or drains
+---@return table|nil node nil: `pick` decides
+function kit:route(request, nodes)
+    local numbers, list = {}, {}
+    for _, node in ipairs(nodes or self.nodes) do
+        local usable = node.state ~= "failing" and node.state ~= "draining"
+        if usable and (nodes or node.shard_number == self.nodes[1].shard_number) then
+            list[#list + 1], numbers[#numbers + 1] = node, node.number
+        end
+    end
+    local index = self.host:route(request, numbers, self.now, self:next_seed())
+    return index and list[index]
+end
+
+--- A sweep, whether it was due or not: tick is asked of all nodes.
+---@return table answers a list of { node =, mark =, refused = (by the guard) }
+function kit:tick(late)
+    local answers = self.host:tick({ kind = "tick", now = self.now, began = self.now, unix = 1.7e9 + self.now, late = late or 0 },
+        self:next_seed())
+    for _, answer in ipairs(answers) do
+        for _, node in ipairs(self.nodes) do
+            if node.number == answer.node then answer.node = node break end
+        end
+        self:ask_probe(answer.node, event_of(self, nil, { kind = "tick" }))
+    end
+    return answers
+end
+
+local function sweep(t)
+    t:tick()
+    t.swept_at = t.swept_at + t.plan.every
+end
+
+--- Time passes: marks end, probes run and sweeps are made when they are due.
 ---@param seconds number
 function kit:advance(seconds)
     local target = self.now + seconds
@@ -195,6 +279,7 @@ function kit:advance(seconds)
             if ends and ends <= at then due, what, at = node, expire, ends end
             if pending and pending.at <= at then due, what, at = node, run_probe, pending.at end
         end
+        if self.swept_at <= at then due, what, at = self.nodes[1], sweep, self.swept_at end
         if not due then break end
         self.now = math.max(self.now, at)
         what(self, due)

@@ -79,10 +79,10 @@ describe("wayside", function()
 
   it("answers bad usage with 2, the reason and a suggestion", function()
     local rows = {
-      { "expected a command: serve or check" },
-      { "expected a command before flags: serve or check", "--listen", "127.0.0.1:1" },
+      { "expected a command: serve, check or reload" },
+      { "expected a command before flags: serve, check or reload", "--listen", "127.0.0.1:1" },
       { "serv: unknown command, did you mean serve?", "serv" },
-      { "frobnicate: unknown command, expected serve or check", "frobnicate" },
+      { "frobnicate: unknown command, expected serve, check or reload", "frobnicate" },
       { "--lisen: unknown option, did you mean --listen?", "serve", "--lisen=x" },
       { "--verzion: unknown option, did you mean --version?", "serve", "--verzion" },
       { "--frobnicate: unknown option", "serve", "--frobnicate" },
