@@ -195,6 +195,8 @@ static void note_policy_error(struct way_decider *d, enum way_asked_function fn,
 static enum way_asked ask_policy(struct way_decider *d, struct question *q,
                                  const struct way_view *view, struct way_memory *m)
 {
+    if (d->o.judge)
+        return d->o.judge(d->o.judge_arg, q->fn, view, q->event, &q->answer);
     switch (q->fn) {
     case WAY_FN_MARK:
         return way_policy_mark(d->policy, view, q->event, q->seed, m, &q->answer.mark);
@@ -495,8 +497,8 @@ static void note_answer(struct way_decider *d, struct way_entry *entry,
         entry->retry = q->answer.retry;
     else if (q->fn == WAY_FN_PROBE)
         entry->probe = q->answer.probe;
-    snprintf(entry->where, sizeof entry->where, "%s",
-             q->fallback ? "fallback" : way_policy_where(d->policy));
+    const char *where = d->o.judge ? "host" : way_policy_where(d->policy);
+    snprintf(entry->where, sizeof entry->where, "%s", q->fallback ? "fallback" : where);
 }
 
 static void publish(struct way_decider *d, struct way_entry *entry)
