@@ -478,7 +478,7 @@ describe("two processes on one segment", function()
 end)
 
 describe("a reload in the midst of a fault", function()
-  it("of a frozen node, and of dropped packets: good or bad, nothing is lost and no connection closed", function()
+  it("49: of a frozen node, and of dropped packets: good or bad, nothing is lost and no connection closed", function()
     start()
     local sick = cluster:node(1)
     local load = load_on(way)
