@@ -8,3 +8,5 @@ max_line_length = 144
 std = "luajit"
 files["policies"] = { std = "sandbox" }
 files["tests"] = { std = "luajit+busted" }
+files["tests/bench/gateway_floor.lua"] = { read_globals = { "ngx" } }
+files["core/runtime/resty"] = { read_globals = { "ngx" } }

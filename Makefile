@@ -33,6 +33,7 @@ endif
 
 PREFIX ?= /usr/local
 MANDIR ?= $(PREFIX)/share/man
+LIBDIR ?= $(PREFIX)/lib
 OUT ?= .
 VARIANT ?=
 
@@ -70,7 +71,7 @@ UNITS := $(UNIT_SOURCES:tests/core/%.c=$(BUILD)/tests/%)
 FUZZ_SOURCES := $(sort $(wildcard tests/fuzz/*.c))
 FUZZERS := $(FUZZ_SOURCES:tests/fuzz/%.c=$(BUILD_ROOT)/fuzz/%)
 
-.PHONY: all build lib asan tsan units clean help FORCE run stop demo test soak bench bench-route bench-faults check lint format fuzz install \
+.PHONY: all build lib examples asan tsan units clean help FORCE run stop demo test soak bench bench-route bench-faults bench-gateway check lint format fuzz install \
     tools suites unit-suites smoke-suites lint-all lint-layers lint-format lint-tidy lint-cppcheck lint-lua lint-gcc \
     lint-clang run-fuzzers deps-build deps-run deps-test deps-bench deps-lint
 all:
@@ -91,12 +92,12 @@ help:
 	@echo 'make bench      against direct access and nutcracker'
 	@echo 'make bench-route  what a route in Lua costs, per request'
 	@echo 'make bench-faults  what clients see of a killed, frozen or refusing node, policy by policy'
+	@echo 'make bench-gateway what a request in nginx costs, in-process and beside a daemon'
 	@echo 'make asan tsan  bin/wayside-asan, bin/wayside-tsan and their unit tests'
 	@echo 'make install    PREFIX=$(PREFIX) DESTDIR='
 	@echo 'make deps-run deps-test deps-bench deps-lint   only install what these need'
 
 build: $(BIN)
-lib: $(LIB)
 asan tsan:
 	@$(MAKE) VARIANT=$@ WERROR=1 build units
 
@@ -108,6 +109,54 @@ $(BIN): $(BUILD)/core/main.o $(LIB) $(BUILD)/flags
 $(LIB): $(LIB_OBJECTS)
 	@rm -f $@
 	@ar rcs $@ $^
+
+# --- libwayside, as it is installed -----------------------------------------------------------------
+# What the public headers need and no more, position independent, everything hidden but core/wayside.map.
+# The static one is linked into one object, so that what is hidden stays so there too.
+ABI := 0
+VERSION = $(shell sed -n 's/.*WAY_VERSION "\(.*\)".*/\1/p' core/daemon.h)
+PUBLIC := $(patsubst %,core/%.c,$(filter-out runtime_files,$(shell command -v luajit >/dev/null && \
+    { luajit $(SUPPORT)/layers closure core/wayside.c; luajit $(SUPPORT)/layers closure core/gateway.c; } | sort -u)))
+PIC_OBJECTS := $(patsubst core/%.c,$(BUILD)/pic/%.o,$(PUBLIC)) $(BUILD)/pic/runtime_files.o
+PUBLIC_PACKAGES := luajit hiredis libcares
+SHARED := $(BUILD)/lib/libwayside.so.$(ABI)
+STATIC := $(BUILD)/lib/libwayside.a
+PIC_CFLAGS = $(ALL_CFLAGS) -fPIC -fvisibility=hidden
+lib: $(LIB) $(SHARED) $(STATIC) $(BUILD)/lib/wayside.pc
+
+$(BUILD)/pic/runtime_files.o: $(GENERATED) $(BUILD)/flags
+	@mkdir -p $(@D)
+	@$(CC) $(PIC_CFLAGS) -MMD -MP -c -o $@ $<
+$(BUILD)/pic/%.o: core/%.c $(BUILD)/flags
+	@mkdir -p $(@D)
+	@$(CC) $(PIC_CFLAGS) -MMD -MP -c -o $@ $<
+$(SHARED): $(PIC_OBJECTS) core/wayside.map
+	@mkdir -p $(@D)
+	@echo "link  $@"
+	@$(CC) -shared -Wl,-soname,$(@F) -Wl,--version-script=core/wayside.map -Wl,-z,defs $(ALL_LDFLAGS) \
+	    -o $@ $(PIC_OBJECTS) $(LIBS)
+	@ln -sf $(@F) $(@D)/libwayside.so
+$(STATIC): $(PIC_OBJECTS)
+	@mkdir -p $(@D)
+	@rm -f $@
+	@ld -r -o $(@D)/wayside.o $(PIC_OBJECTS)
+	@objcopy --localize-hidden $(@D)/wayside.o
+	@ar rcs $@ $(@D)/wayside.o
+$(BUILD)/lib/wayside.pc: core/wayside.pc.in core/daemon.h $(BUILD)/flags
+	@mkdir -p $(@D)
+	@sed -e 's,@PREFIX@,$(PREFIX),' -e 's,@LIBDIR@,$(LIBDIR),' -e 's,@VERSION@,$(VERSION),' \
+	    -e 's,@REQUIRES@,$(PUBLIC_PACKAGES),' $< >$@
+
+# The examples in C, as a user would build them but for where the library is.
+EXAMPLES := $(BUILD)/examples/embed $(BUILD)/examples/embed_uv $(BUILD)/examples/embed_static
+examples: $(EXAMPLES)
+$(BUILD)/examples/%: examples/%.c core/wayside.h $(SHARED)
+	@mkdir -p $(@D)
+	@$(CC) $(STANDARD) $(CFLAGS) $(WARNINGS) $(SANITIZE_$(VARIANT)) -Icore -o $@ $< -L$(BUILD)/lib \
+	    -Wl,-rpath,$(abspath $(BUILD)/lib) -lwayside -lhiredis $(if $(findstring _uv,$@),-luv,-lev)
+$(BUILD)/examples/embed_static: examples/embed.c core/wayside.h $(STATIC)
+	@mkdir -p $(@D)
+	@$(CC) $(STANDARD) $(CFLAGS) $(WARNINGS) $(SANITIZE_$(VARIANT)) -Icore -o $@ $< $(STATIC) $(LIBS)
 
 $(BUILD)/core/runtime_files.o: $(GENERATED) $(BUILD)/flags
 	@mkdir -p $(@D)
@@ -229,6 +278,9 @@ check: deps-lint
 bench: deps-bench
 	@$(MAKE) build tools $(BENCH_TOOLS)
 	@WAYSIDE=$(BIN) exec luajit tests/bench/run.lua
+bench-gateway: deps-test
+	@$(MAKE) build lib tools $(BENCH_TOOLS)
+	@WAYSIDE=$(BIN) BENCH_DIR=$${BENCH_DIR:-$(BUILD_ROOT)/bench} exec luajit tests/bench/gateway.lua
 bench-route: deps-bench
 	@$(MAKE) build tools
 	@WAYSIDE=$(BIN) exec luajit tests/bench/route.lua
@@ -252,8 +304,8 @@ $(BUILD_ROOT)/fuzz/%: tests/fuzz/%.c $(SOURCES) $(HEADERS) $(GENERATED)
 
 # --- lint ----------------------------------------------------------------------------------------------
 C_FILES := $(SOURCES) $(HEADERS) $(UNIT_SOURCES) $(FUZZ_SOURCES) \
-    $(wildcard tests/support/*.c tests/support/preload/*.c tests/bench/*.c)
-LUA_FILES := $(wildcard core/runtime/*.lua policies/*.lua tests/*/*.lua examples/*.lua)
+    $(wildcard tests/support/*.c tests/support/preload/*.c tests/bench/*.c examples/*.c)
+LUA_FILES := $(wildcard core/runtime/*.lua core/runtime/*/*.lua policies/*.lua tests/*/*.lua examples/*.lua)
 lint: deps-lint
 	@$(MAKE) -k lint-all
 lint-all: lint-layers lint-format lint-gcc lint-clang lint-cppcheck lint-lua lint-tidy
@@ -280,7 +332,14 @@ lint-lua:
 
 # --- installing ----------------------------------------------------------------------------------------
 install: all
+	@$(MAKE) lib
 	install -D -m 755 $(BIN) $(DESTDIR)$(PREFIX)/bin/wayside
+	install -D -m 644 core/runtime/resty/wayside.lua $(DESTDIR)$(PREFIX)/share/lua/5.1/resty/wayside.lua
+	install -D -m 644 core/wayside.h $(DESTDIR)$(PREFIX)/include/wayside.h
+	install -D -m 644 $(SHARED) $(DESTDIR)$(LIBDIR)/$(notdir $(SHARED))
+	ln -sf $(notdir $(SHARED)) $(DESTDIR)$(LIBDIR)/libwayside.so
+	install -D -m 644 $(STATIC) $(DESTDIR)$(LIBDIR)/libwayside.a
+	install -D -m 644 $(BUILD)/lib/wayside.pc $(DESTDIR)$(LIBDIR)/pkgconfig/wayside.pc
 	$(foreach page,$(wildcard core/*.1),install -D -m 644 $(page) $(DESTDIR)$(MANDIR)/man1/$(notdir $(page));)
 	$(foreach page,$(wildcard core/*.5),install -D -m 644 $(page) $(DESTDIR)$(MANDIR)/man5/$(notdir $(page));)
 	$(foreach file,$(wildcard policies/*.lua),install -D -m 644 $(file) $(DESTDIR)$(PREFIX)/share/wayside/policies/$(notdir $(file));)
@@ -288,4 +347,4 @@ install: all
 clean:
 	rm -rf $(BUILD_ROOT) $(OUT)/bin
 
--include $(wildcard $(BUILD)/core/*.d $(BUILD)/tests/*.d)
+-include $(wildcard $(BUILD)/pic/*.d $(BUILD)/core/*.d $(BUILD)/tests/*.d)

@@ -71,6 +71,7 @@ static void put(struct way_candidate *c, struct way_loaded *l)
                                 .epoch = way_decider_epoch(c->o.decider),
                                 .limits = c->limits,
                                 .same_memory = way_policy_same_memory(policy[0], charge),
+                                .charge_counters = &way_policy_plan(charge)->counters,
                                 .seed = seed,
                                 .arg = &b,
                                 .counters = &way_policy_plan(charge)->counters,

@@ -3,6 +3,7 @@
 #define WAY_CLIENT_H
 
 #include "command.h"
+#include "forward.h"
 #include "front.h"
 #include "pipeline.h"
 
@@ -33,7 +34,6 @@ void way_local_answer(struct way_client *c, const struct way_command *command,
                       struct way_buf *out);
 
 /* Of the front, for local.c and transaction.c. */
-enum { WAY_KEYS_INLINE = 64 };
 const struct way_front_options *way_front_about(const struct way_front *f);
 /* Answers the next command in the client's order. */
 void way_front_reply(struct way_client *c, const char *bytes, size_t n);

@@ -571,23 +571,30 @@ static int bad_run(struct reader *r, const struct way_script_failure *failure)
     return way_fail(r->err, "%s: %.*s", file, line, failure->text);
 }
 
+static int load_text(struct reader *r)
+{
+    struct way_script *script =
+        way_script_new(&(struct way_script_limits){ .wall = 0.02 });
+    int result;
+    if (!script)
+        result = way_fail(r->err, "%s: no memory to run it", r->c->file);
+    else if (way_script_call_loading(script, run_here, r) < 0)
+        result = bad_run(r, way_script_failure(script));
+    else
+        result = r->result;
+    way_script_free(script);
+    return result;
+}
+
 /* Runs c->file into c. *policy: it turned out to be one. */
 static int load(struct way_config *c, bool *policy, struct way_err *err)
 {
     char *text = NULL;
-    struct way_script *script = NULL;
     struct reader r = { .c = c, .err = err };
     int result = way_file_read(c->file, FILE_MAX, &text, &r.text.n, err);
     if (result == 0) {
         r.text.p = text;
-        script = way_script_new(&(struct way_script_limits){ .wall = 0.02 });
-        if (!script)
-            result = way_fail(err, "%s: no memory to run it", c->file);
-        else if (way_script_call_loading(script, run_here, &r) < 0)
-            result = bad_run(&r, way_script_failure(script));
-        else
-            result = r.result;
-        way_script_free(script);
+        result = load_text(&r);
     }
     way_free(text);
     *policy = r.policy;
@@ -599,6 +606,16 @@ int way_config_load(struct way_config *c, const char *file, struct way_err *err)
     bool policy;
     way_config_replace(&c->file, way_strdup(file));
     return load(c, &policy, err);
+}
+
+int way_config_load_text(struct way_config *c, const char *name, const char *text,
+                         size_t n, struct way_err *err)
+{
+    way_config_replace(&c->file, way_strdup(name));
+    if (n > FILE_MAX)
+        return way_fail(err, "%s: expected at most %d bytes, got more", name, FILE_MAX);
+    struct reader r = { .c = c, .err = err, .text = { text, n } };
+    return load_text(&r);
 }
 
 bool way_config_is_policy(const char *file)
@@ -670,20 +687,25 @@ static int check_apart(const struct way_config *c, const char *name, const char 
     return 0;
 }
 
-static int check_whole(const struct way_config *c, struct way_err *err)
+static int check_cluster(const struct way_config *c, struct way_err *err)
 {
-    if (!c->listens)
-        return way_fail(err, "listen: expected an address to serve on (or --listen), got "
-                             "nothing");
     if (!c->seed_count)
         return way_fail(err, "cluster.seeds: expected an address of a node (or "
                              "--cluster), got nothing");
     if (c->user && !c->password)
         return way_fail(err, "cluster.user: expected cluster.password or "
                              "cluster.password_file beside it, got neither");
-    if (check_list("listen", c->listen, c->listens, way_config_check_local, err) < 0 ||
-        check_list("cluster.seeds", c->seeds, c->seed_count, way_config_check_node, err) <
-            0 ||
+    return check_list("cluster.seeds", c->seeds, c->seed_count, way_config_check_node,
+                      err);
+}
+
+static int check_whole(const struct way_config *c, struct way_err *err)
+{
+    if (!c->listens)
+        return way_fail(err, "listen: expected an address to serve on (or --listen), got "
+                             "nothing");
+    if (check_cluster(c, err) < 0 ||
+        check_list("listen", c->listen, c->listens, way_config_check_local, err) < 0 ||
         check_apart(c, "admin.console", c->console, err) < 0 ||
         check_apart(c, "admin.http", c->http, err) < 0)
         return -1;
@@ -696,6 +718,13 @@ static int check_whole(const struct way_config *c, struct way_err *err)
 int way_config_check(const struct way_config *c, struct way_err *err)
 {
     if (check_whole(c, err) == 0)
+        return 0;
+    return c->file ? way_fail_in(err, "%s", c->file) : -1;
+}
+
+int way_config_check_inside(const struct way_config *c, struct way_err *err)
+{
+    if (check_cluster(c, err) == 0)
         return 0;
     return c->file ? way_fail_in(err, "%s", c->file) : -1;
 }

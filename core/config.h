@@ -57,6 +57,11 @@ void way_config_fini(struct way_config *c);
 int way_config_load(struct way_config *c, const char *file,
                     struct way_err *err) WAY_MUST_CHECK;
 
+/* The same from a text, which messages call `name`; paths in it are relative to where the
+ * process is. */
+int way_config_load_text(struct way_config *c, const char *name, const char *text,
+                         size_t n, struct way_err *err) WAY_MUST_CHECK;
+
 /* Whether the file is a policy rather than a configuration: it requires something, or
  * returns a table with a policy's fields and none of a configuration's. False for what
  * can't be run at all: loading it tells why. */
@@ -79,6 +84,10 @@ const struct way_flag *way_config_flag_at(unsigned i);
  * user has a password; and that addresses parse and paths fit a unix socket, for who filled
  * the struct by other means. */
 int way_config_check(const struct way_config *c, struct way_err *err) WAY_MUST_CHECK;
+/* The same for a host that serves nobody but its own program: it needs no listener, and
+ * has no use for `listen`, `workers` and `admin`. */
+int way_config_check_inside(const struct way_config *c,
+                            struct way_err *err) WAY_MUST_CHECK;
 
 /* Of the keys that hold until the next start, the first in which the two differ, as the file
  * spells it; NULL: none. All others can be reloaded: policy, options, timeouts, limits. */

@@ -65,6 +65,8 @@ static bool is_ready(const struct way_conn *c)
 
 static void arm(struct way_conn *c, double seconds)
 {
+    if (c->carried)
+        return;
     ev_timer_stop(c->loop->ev, &c->timer);
     ev_timer_set(&c->timer, seconds > 0 ? seconds : 0, 0.);
     ev_timer_start(c->loop->ev, &c->timer);
@@ -85,6 +87,8 @@ static void set_step(struct way_conn *c, enum way_step step)
 
 static void watch(struct way_conn *c, int events)
 {
+    if (c->carried)
+        return;
     if (ev_is_active(&c->io) && (c->io.events & (EV_READ | EV_WRITE)) == events)
         return;
     ev_io_stop(c->loop->ev, &c->io);
@@ -332,7 +336,7 @@ static void become_ready(struct way_conn *c)
     watch(c, EV_READ);
     if (c->ops->ready)
         c->ops->ready(c);
-    if (!c->closed && c->head)
+    if (!c->closed && c->head && !c->carried)
         way_loop_later(c->loop, &c->flush);
 }
 
@@ -365,7 +369,8 @@ static void connected(struct way_conn *c)
         return;
     }
     set_step(c, WAY_STEP_HELLO);
-    send_hello(c);
+    if (!c->carried)
+        send_hello(c);
 }
 
 /* One reply to the hello. */
@@ -451,7 +456,7 @@ static void on_dialed(struct way_conn *c)
         connected(c);
 }
 
-struct way_conn *way_conn_open(const struct way_conn_options *o)
+static struct way_conn *new_conn(const struct way_conn_options *o)
 {
     struct way_conn *c = way_zalloc(sizeof *c);
     c->loop = o->loop;
@@ -477,6 +482,13 @@ struct way_conn *way_conn_open(const struct way_conn_options *o)
     k->user = o->user ? way_strdup(o->user) : NULL;
     k->password = o->password ? way_strdup(o->password) : NULL;
     k->dial_timeout = o->dial_timeout > 0 ? o->dial_timeout : o->timeouts->dial;
+    return c;
+}
+
+struct way_conn *way_conn_open(const struct way_conn_options *o)
+{
+    struct way_conn *c = new_conn(o);
+    struct way_conn_connect *k = c->connect;
     set_step(c, WAY_STEP_RESOLVE);
     k->resolving = way_resolve(o->resolver, k->host, k->port, on_resolved, c);
     return c;
@@ -502,7 +514,8 @@ void way_conn_send(struct way_conn *c, struct way_request *r, const char *bytes,
         c->head = r;
     c->tail = r;
     c->inflight++;
-    way_loop_later(c->loop, &c->flush);
+    if (!c->carried)
+        way_loop_later(c->loop, &c->flush);
 }
 
 struct way_span way_conn_bytes(const struct way_conn *c, const struct way_request *r)
@@ -717,4 +730,109 @@ static void on_io(struct ev_loop *ev, ev_io *w, int events)
         send_queued(c); /* before reading: a failed write is told as one */
     if (!c->closed && events & EV_READ)
         read_some(c, false);
+}
+
+/* ---- carried connections ---- */
+
+struct way_conn *way_conn_carry(const struct way_conn_options *o)
+{
+    struct way_conn *c = new_conn(o);
+    c->carried = true;
+    c->step = WAY_STEP_DIAL;
+    return c;
+}
+
+void way_conn_carried_up(struct way_conn *c, bool reused)
+{
+    if (c->closed || is_ready(c))
+        return;
+    if (reused) {
+        c->answered = 1; /* it served before: its failing may be of that */
+        become_ready(c);
+    } else {
+        connected(c);
+        c->step_at = c->loop->now;
+    }
+}
+
+struct way_span way_conn_carried_out(const struct way_conn *c)
+{
+    if (c->closed || c->step == WAY_STEP_DIAL)
+        return (struct way_span){ NULL, 0 };
+    if (!is_ready(c)) {
+        const struct way_buf *b = &c->connect->hello;
+        return (struct way_span){ b->p + b->off, way_buf_held(b) };
+    }
+    size_t left = (size_t)(c->queued - c->sent);
+    return (struct way_span){ left ? c->out.p + c->out.len - left : NULL, left };
+}
+
+void way_conn_carried_sent(struct way_conn *c, size_t n)
+{
+    if (c->closed)
+        return;
+    if (!is_ready(c)) {
+        c->connect->hello.off += n;
+        return;
+    }
+    uint64_t before = c->sent;
+    c->sent += n;
+    c->last_accept = c->loop->now;
+    stamp_sent(c, before);
+    c->backlog = c->sent < c->queued;
+}
+
+void way_conn_carried_in(struct way_conn *c, const char *p, size_t n)
+{
+    if (c->closed)
+        return;
+    bool kept = way_buf_held(&c->in) > 0;
+    if (kept) {
+        way_buf_put(&c->in, p, n);
+        p = c->in.p + c->in.off;
+        n = way_buf_held(&c->in);
+    }
+    size_t took = parse(c, p, n);
+    if (c->closed) /* `in` lives until the end of the pass */
+        return;
+    if (kept)
+        c->in.off += took;
+    else
+        way_buf_put(&c->in, p + took, n - took);
+    if (!way_buf_held(&c->in))
+        way_buf_reset(&c->in);
+}
+
+void way_conn_carried_failed(struct way_conn *c, bool sending, enum way_error error,
+                             int errnum, const char *message)
+{
+    if (c->closed)
+        return;
+    enum way_phase phase = !is_ready(c) ? WAY_PHASE_CONNECT
+                           : sending    ? WAY_PHASE_WRITE
+                                        : WAY_PHASE_READ;
+    if (error == WAY_ERROR_NONE)
+        error = error_of(errnum);
+    if (error == WAY_ERROR_DNS)
+        c->step = WAY_STEP_RESOLVE;
+    if (error == WAY_ERROR_EOF && !message)
+        message = "the node closed the connection";
+    if (error == WAY_ERROR_TIMEOUT && c->step == WAY_STEP_DIAL)
+        errnum = ETIMEDOUT;
+    give_up(c, phase, error, errnum, message);
+}
+
+double way_conn_carried_due(const struct way_conn *c)
+{
+    double now = c->loop->now;
+    enum way_phase phase;
+    if (c->closed)
+        return 0;
+    if (is_ready(c)) {
+        double due = due_at(c, &phase);
+        return due > 0 ? due - now : c->timeouts->read;
+    }
+    if (c->step == WAY_STEP_DIAL)
+        return c->born + c->connect->dial_timeout - now;
+    return c->step_at + c->timeouts->hello - now;
 }

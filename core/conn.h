@@ -84,6 +84,8 @@ struct way_conn { /* ro outside conn, but for owner and data */
     bool backlog;  /* bytes wait that write() did not take */
     bool draining; /* no new requests; closes when empty */
     bool closed;
+    bool carried;       /* somebody else moves its bytes: see way_conn_carry */
+    double step_at;     /* private: when a carried one's step began */
     enum way_step step; /* RESOLVE DIAL HELLO; SEND when ready (WAIT and REPLY are seen
                            from what is in flight) */
     uint32_t burst_replies;         /* replies since the queue was last empty */
@@ -93,6 +95,7 @@ struct way_conn { /* ro outside conn, but for owner and data */
                                        something is sent on this connection */
     struct way_conn_connect *connect; /* private: what the connect phase needs */
     void *data;                       /* rw by the owner */
+    void *carrier;                    /* rw by who carries it */
 };
 
 /* Starts the connect phase. Never fails by itself: what goes wrong comes as broke(). */
@@ -120,5 +123,25 @@ void way_conn_close(struct way_conn *c);
 void way_conn_drain(struct way_conn *c);
 /* Breaks it as if by the peer: broke() comes with `error`, from this call. */
 void way_conn_break(struct way_conn *c, enum way_error error, const char *message);
+
+/* ---- carried connections ----
+ * Where another event loop owns the sockets, a connection has none: who carries it tells
+ * what became of its socket, takes the bytes that are to be sent and brings those that
+ * came. Phases, certainty, framing and callbacks are the same; callbacks fire from these
+ * calls, and it has no timers: way_conn_carried_due tells how long its step may last. */
+struct way_conn *way_conn_carry(const struct way_conn_options *o); /* in step dial */
+/* The socket is connected: now, or (reused) by who had it before, and then it needs no
+ * hello. */
+void way_conn_carried_up(struct way_conn *c, bool reused);
+/* The bytes that wait to be sent; valid until the next call. */
+struct way_span way_conn_carried_out(const struct way_conn *c);
+void way_conn_carried_sent(struct way_conn *c, size_t n); /* so many were accepted */
+void way_conn_carried_in(struct way_conn *c, const char *p, size_t n);
+/* Its socket failed; errnum 0 with WAY_ERROR_TIMEOUT or WAY_ERROR_EOF, which are told by
+ * their name. `sending`: it was in a send. */
+void way_conn_carried_failed(struct way_conn *c, bool sending, enum way_error error,
+                             int errnum, const char *message);
+/* Seconds that the present step may still last; 0 or less: it is late. */
+double way_conn_carried_due(const struct way_conn *c);
 
 #endif

@@ -464,6 +464,8 @@ static void log_change(struct way_control *c, const struct way_entry *e)
 static void take_entry(struct way_control *c, const struct way_entry *e)
 {
     way_history_add(c->history, e);
+    if (c->o.told)
+        c->o.told(c->o.told_arg, e);
     if (!way_entry_marks(e) || e->node >= WAY_NODES_MAX)
         return;
     if (e->outcome.changed)
@@ -623,6 +625,8 @@ int way_control_new(struct way_control **out, const struct way_control_options *
         .thread = WAY_NONE,
         .journaled = on_journaled,
         .arg = c,
+        .judge = o->judge,
+        .judge_arg = o->judge_arg,
         .taken = o->taken,
         .taken_arg = o->taken_arg,
     };

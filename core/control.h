@@ -14,6 +14,7 @@
 
 #include "base.h"
 #include "config.h"
+#include "decide.h"
 #include "health.h"
 #include "history.h"
 #include "journal.h"
@@ -23,12 +24,9 @@
 
 struct way_resolver;
 struct way_control;
-struct way_aside;
 struct way_candidate;
 struct way_shadows;
-struct way_decider;
 struct way_reload;
-struct way_seat;
 
 struct way_control_options {
     struct way_loop *loop;
@@ -40,6 +38,11 @@ struct way_control_options {
     struct way_stats *const *stats;     /* borrowed: [threads] */
     unsigned threads;                   /* workers, and the control thread as the last */
     struct way_aside *aside;            /* borrowed; NULL: one of its own */
+    way_judge_fn *judge;                /* as a decider's; NULL: the policy is asked */
+    void *judge_arg;
+    /* Hears of each journal entry; NULL: nobody does. */
+    void (*told)(void *arg, const struct way_entry *e);
+    void *told_arg;
     struct way_shadows *shadows;        /* borrowed; NULL: there will be none */
     void (*taken)(void *arg, const struct way_seat *seat); /* as a decider's; or NULL */
     void *taken_arg;

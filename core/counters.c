@@ -60,6 +60,20 @@ double way_decay(double x)
     return r;
 }
 
+static uint64_t bits_of(double d)
+{
+    uint64_t bits;
+    memcpy(&bits, &d, sizeof bits);
+    return bits;
+}
+
+static double double_of(uint64_t bits)
+{
+    double d;
+    memcpy(&d, &bits, sizeof d);
+    return d;
+}
+
 /* ---- layout ---- */
 
 unsigned way_counters_room(enum way_counter_scope scope)
@@ -93,12 +107,49 @@ int way_counters_add(struct way_counters_layout *l, enum way_counter_scope scope
                         words * sizeof(uint64_t), room * sizeof(uint64_t),
                         (room - used) * sizeof(uint64_t));
     struct way_counter *out = &l->counter[scope][l->count[scope]++];
-    memcpy(out, c, sizeof *out); /* with its padding: it is hashed and compared */
+    *out = *c;
     out->word = used;
     out->edge_word = c->edge != WAY_EDGE_NONE ? used + words - 1 : 0;
     l->words[scope] = used + words;
     l->all++;
     return 0;
+}
+
+static uint64_t mix(uint64_t h, uint64_t word)
+{
+    h = (h ^ word) * 0x9e3779b97f4a7c15ull;
+    return h ^ h >> 32;
+}
+
+/* Of what was declared, wherever it lies. */
+static uint64_t signature_of(const struct way_counter *c)
+{
+    const uint64_t words[] = { c->kind,      c->of,      c->edge,   c->phases,
+                               c->strict,    c->peak,    c->events, c->named,
+                               c->has_start, c->classes, c->size };
+    const double numbers[] = { c->slower,  c->seconds, c->results,    c->capacity,
+                               c->start,   c->request, c->per_second, c->success,
+                               c->failure, c->retry,   c->edge_at,    c->min_volume };
+    uint64_t h = 1;
+    for (const char *name = c->name; *name; name++)
+        h = mix(h, (unsigned char)*name);
+    for (unsigned i = 0; i < way_count(words); i++)
+        h = mix(h, words[i]);
+    for (unsigned i = 0; i < way_count(numbers); i++)
+        h = mix(h, bits_of(numbers[i]));
+    return h;
+}
+
+uint64_t way_counters_signature(const struct way_counters_layout *l)
+{
+    uint64_t h = 0;
+    for (unsigned scope = 0; scope < WAY_COUNTER_SCOPES; scope++)
+        for (unsigned i = 0; i < l->count[scope]; i++) {
+            const struct way_counter *c = &l->counter[scope][i];
+            h = mix(mix(h, scope), signature_of(c));
+            h = mix(mix(h, c->word), c->edge_word);
+        }
+    return h;
 }
 
 /* ---- words ---- */
@@ -111,20 +162,6 @@ static uint64_t load(const _Atomic uint64_t *w)
 static bool swap(_Atomic uint64_t *w, uint64_t *old, uint64_t next)
 {
     return atomic_compare_exchange_weak_explicit(w, old, next, RELAXED, RELAXED);
-}
-
-static uint64_t bits_of(double d)
-{
-    uint64_t bits;
-    memcpy(&bits, &d, sizeof bits);
-    return bits;
-}
-
-static double double_of(uint64_t bits)
-{
-    double d;
-    memcpy(&d, &bits, sizeof d);
-    return d;
 }
 
 /* ---- what a report is to a counter ---- */
@@ -661,14 +698,9 @@ void way_counters_touch(const struct way_counters_layout *l,
 
 /* ---- another policy ---- */
 
-/* Declared alike, wherever they lie. Padding is zero: who makes a counter sees to it. */
 static bool is_alike(const struct way_counter *a, const struct way_counter *b)
 {
-    struct way_counter x, y;
-    memcpy(&x, a, sizeof x);
-    memcpy(&y, b, sizeof y);
-    x.word = y.word = x.edge_word = y.edge_word = 0;
-    return !memcmp(&x, &y, sizeof x);
+    return !strcmp(a->name, b->name) && signature_of(a) == signature_of(b);
 }
 
 static void copy_words(_Atomic uint64_t *to, const _Atomic uint64_t *from, unsigned words)

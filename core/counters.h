@@ -63,8 +63,7 @@ enum {
 };
 unsigned way_counters_room(enum way_counter_scope scope);
 
-/* One declared counter. Set by who compiles the layout, but for word and edge_word; to be
- * zeroed first, padding too. */
+/* One declared counter. Set by who compiles the layout, but for word and edge_word. */
 struct way_counter {
     char name[WAY_COUNTER_NAME];
     uint8_t kind, of, edge; /* the enums above */
@@ -92,6 +91,9 @@ struct way_counters_layout {
 /* Gives the counter its place. -1: there is no room, as err says. */
 int way_counters_add(struct way_counters_layout *l, enum way_counter_scope scope,
                      const struct way_counter *c, struct way_err *err) WAY_MUST_CHECK;
+
+/* Tells two layouts apart: what they count, and where it lies. 0: nothing is counted. */
+uint64_t way_counters_signature(const struct way_counters_layout *l);
 
 /* The blocks of one node, its shard and the cluster; NULL: there is none. */
 struct way_counter_blocks {

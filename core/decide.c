@@ -170,6 +170,7 @@ struct question {
     uint64_t seed;
     union way_answer answer;
     bool fallback;
+    bool cut; /* by a deadline */
     struct way_touches touches;
     struct way_outcome outcome;
     enum way_commit commit;
@@ -194,6 +195,8 @@ static void note_policy_error(struct way_decider *d, enum way_asked_function fn,
 static enum way_asked ask_policy(struct way_decider *d, struct question *q,
                                  const struct way_view *view, struct way_memory *m)
 {
+    if (d->o.judge)
+        return d->o.judge(d->o.judge_arg, q->fn, view, q->event, &q->answer);
     switch (q->fn) {
     case WAY_FN_MARK:
         return way_policy_mark(d->policy, view, q->event, q->seed, m, &q->answer.mark);
@@ -225,6 +228,7 @@ static void ask(struct way_decider *d, struct question *q, const struct way_view
 {
     enum way_asked how = WAY_ASKED_ABSENT;
     memset(&q->answer, 0, sizeof q->answer);
+    q->cut = false;
     if (!way_decider_set_aside(d)) {
         struct way_memory before = *m;
         way_stat_add(d->o.stats, WAY_STAT_POLICY_CALLS, 1);
@@ -232,6 +236,7 @@ static void ask(struct way_decider *d, struct question *q, const struct way_view
         if (how == WAY_ASKED_FAILED) {
             *m = before;
             note_policy_error(d, q->fn, q->event->now);
+            q->cut = !strcmp(way_policy_failure(d->policy)->cause, "deadline");
         }
     }
     q->fallback = how != WAY_ASKED_ANSWERED;
@@ -251,9 +256,19 @@ static void classify_anew(struct way_decider *d, struct way_event *e)
         way_decide_classify(d, e);
 }
 
+static bool counts(const struct way_decider *d)
+{
+    return way_policy_plan(d->policy)->counters.all != 0;
+}
+
+bool way_decider_counts(const struct way_decider *d)
+{
+    return counts(d) || way_shadow_place_counts(d->shadows);
+}
+
 static void add_counted(struct way_decider *d, struct way_snapshot *seen)
 {
-    if (way_policy_plan(d->policy)->counters.all)
+    if (counts(d))
         way_health_counted(d->o.health, &way_policy_plan(d->policy)->counters, seen);
 }
 
@@ -362,10 +377,12 @@ static void tell_shadows(struct way_decider *d, const struct question *q, bool a
                          .asked = asked,
                          .straggler = straggler,
                          .fallback = q->fallback,
+                         .cut = q->cut,
                          .seen = &d->seen,
                          .after = &d->after,
                          .seed = q->seed,
                          .answer = &q->answer,
+                         .touches = &q->touches,
                          .outcome = q->outcome,
                          .commit = q->commit,
                          .where = q->fallback ? "fallback" : way_policy_where(d->policy),
@@ -480,8 +497,8 @@ static void note_answer(struct way_decider *d, struct way_entry *entry,
         entry->retry = q->answer.retry;
     else if (q->fn == WAY_FN_PROBE)
         entry->probe = q->answer.probe;
-    snprintf(entry->where, sizeof entry->where, "%s",
-             q->fallback ? "fallback" : way_policy_where(d->policy));
+    const char *where = d->o.judge ? "host" : way_policy_where(d->policy);
+    snprintf(entry->where, sizeof entry->where, "%s", q->fallback ? "fallback" : where);
 }
 
 static void publish(struct way_decider *d, struct way_entry *entry)
@@ -587,36 +604,31 @@ static void ask_mark(struct way_decider *d, struct question *q, bool straggler)
 
 /* ---- counters ---- */
 
-bool way_decider_counts(const struct way_decider *d)
+static uint64_t count(struct way_decider *d, unsigned node, const struct way_report *r)
 {
-    return way_policy_plan(d->policy)->counters.all ||
-           way_shadow_place_counts(d->shadows);
-}
-
-/* The good commands of a pass, and e, which failed some (NULL: none did). */
-static uint64_t count(struct way_decider *d, unsigned node, const struct way_report *good,
-                      const struct way_event *e)
-{
-    struct way_report r = *good;
-    if (e)
-        way_report_failure(&r, e);
-    if (way_shadow_place_taken(d->shadows))
-        way_shadow_counted(d->shadows, d->seat->epoch, node, good, e);
+    if (!counts(d))
+        return 0;
     return way_health_count(d->o.health, node, &way_policy_plan(d->policy)->counters,
-                            d->seat->epoch, &r);
+                            d->seat->epoch, r);
 }
 
-/* An event of a fault that is known already does not count. */
+/* The good commands of the pass, and the event unless it is of a fault known already. */
 static uint64_t count_event(struct way_decider *d, unsigned node,
                             const struct way_event *e, const struct way_report *with,
                             bool straggler)
 {
-    struct way_report none = { .now = e->now };
-    bool counts = e->error && !straggler &&
-                  (e->kind == WAY_KIND_CONNECTION || e->kind == WAY_KIND_RESULT);
-    if (!way_decider_counts(d) || (!counts && !with))
+    struct way_report r = with ? *with : (struct way_report){ .now = e->now };
+    bool failed =
+        e->error && (e->kind == WAY_KIND_CONNECTION || e->kind == WAY_KIND_RESULT);
+    if (!way_decider_counts(d) || (!failed && !with))
         return 0;
-    return count(d, node, with ? with : &none, counts ? e : NULL);
+    way_shadow_reported(d->shadows, d->seat->epoch, node, &r, failed ? e : NULL,
+                        straggler);
+    if (failed && !straggler)
+        way_report_failure(&r, e);
+    else if (!with)
+        return 0;
+    return count(d, node, &r);
 }
 
 static void ask_edges(struct way_decider *d, unsigned node, uint64_t edges, double now,
@@ -634,8 +646,6 @@ static void ask_edges(struct way_decider *d, unsigned node, uint64_t edges, doub
         out->refresh |= each.refresh;
         out->edges = true;
     }
-    if (way_shadow_place_counts(d->shadows))
-        way_shadow_edges(d->shadows, epoch, node, now);
 }
 
 void way_decide_report(struct way_decider *d, unsigned node, const struct way_report *r,
@@ -643,7 +653,9 @@ void way_decide_report(struct way_decider *d, unsigned node, const struct way_re
 {
     memset(out, 0, sizeof *out);
     way_decider_take(d);
-    ask_edges(d, node, count(d, node, r, NULL), r->now, out);
+    way_shadow_reported(d->shadows, d->seat->epoch, node, r, NULL, false);
+    ask_edges(d, node, count(d, node, r), r->now, out);
+    way_shadow_edges(d->shadows);
 }
 
 static void decide(struct way_decider *d, unsigned node, struct way_event *e,
@@ -689,8 +701,10 @@ void way_decide_with(struct way_decider *d, unsigned node, struct way_event *e,
     bool straggler = is_straggler(d, node, e);
     uint64_t edges = count_event(d, node, e, with, straggler);
     decide(d, node, e, straggler, out);
-    if (e->kind != WAY_KIND_EDGE) /* they are asked about one after the other */
-        ask_edges(d, node, edges, e->now, out);
+    if (e->kind == WAY_KIND_EDGE)
+        return; /* they are asked about one after the other */
+    ask_edges(d, node, edges, e->now, out);
+    way_shadow_edges(d->shadows);
 }
 
 void way_decide(struct way_decider *d, unsigned node, struct way_event *e,

@@ -34,6 +34,12 @@ struct way_seat {
 /* NULL is nothing. */
 void way_seat_free(struct way_seat *s);
 
+/* A host's own verdicts, asked where else the script would be: WAY_ASKED_ABSENT leaves the
+ * question to the fallback. The answer is zeroed. MARK, BACKOFF and PROBE are asked. */
+typedef enum way_asked way_judge_fn(void *arg, enum way_asked_function fn,
+                                    const struct way_view *node,
+                                    const struct way_event *e, union way_answer *out);
+
 struct way_decider_options {
     struct way_health *health;
     const struct way_policy_text *text;
@@ -48,6 +54,8 @@ struct way_decider_options {
     /* Another seat was taken, in the decider's thread, between two events; or NULL. */
     void (*taken)(void *arg, const struct way_seat *seat);
     void *arg, *taken_arg;
+    way_judge_fn *judge; /* NULL: the policy is asked */
+    void *judge_arg;
 };
 int way_decider_new(struct way_decider **out, const struct way_decider_options *o,
                     struct way_err *err) WAY_MUST_CHECK;

@@ -34,9 +34,17 @@ void way_upstream_answer(struct way_dispatch *d, struct way_request *r, const ch
         d->grew(p); /* early replies without bound are the writer's business too */
 }
 
-static void count_inflight(struct way_dispatch *d, unsigned node)
+static void count(_Atomic uint64_t *cell, uint64_t n);
+
+/* `ended` of them have just been answered or failed: what counts where each connection
+ * is one pipeline's. */
+static void count_inflight(struct way_dispatch *d, unsigned node, unsigned ended)
 {
     struct way_upstream *u = &d->up[node];
+    if (d->o.carry) {
+        count(&d->cells[node].inflight, -(uint64_t)ended);
+        return;
+    }
     uint64_t n =
         (u->conn[0] ? u->conn[0]->inflight : 0) + (u->conn[1] ? u->conn[1]->inflight : 0);
     atomic_store_explicit(&d->cells[node].inflight, n, memory_order_relaxed);
@@ -87,7 +95,7 @@ static void drop_connections(struct way_dispatch *d, unsigned node, bool drain)
             way_conn_break(all[i], WAY_ERROR_RESET, "dropped: its node was marked");
     }
     way_free(all);
-    count_inflight(d, node);
+    count_inflight(d, node, 0);
 }
 
 static void apply_drops(struct way_dispatch *d, unsigned node)
@@ -202,14 +210,17 @@ static void follow_ask(struct way_dispatch *d, struct way_request *r, unsigned n
     way_upstream_send(d, r, bytes, n);
 }
 
-static void follow_moved(struct way_dispatch *d, struct way_request *r, unsigned from,
-                         uint16_t slot, unsigned node, const char *bytes, size_t n)
+static void follow_moved(struct way_dispatch *d, struct way_request *r,
+                         struct way_conn *on, uint16_t slot, unsigned node,
+                         const char *bytes, size_t n)
 {
+    unsigned from = on->node;
     way_stat_add(d->o.stats, WAY_STAT_MOVED, 1);
     d->o.refresh(d->o.arg);
     if (node == from) {
         /* It says that it moved to itself: the name may mean another machine by now. */
-        struct way_conn *c = d->up[node].conn[r->pipeline ? r->pipeline->resp - 2 : 0];
+        struct way_conn *c =
+            d->o.carry ? on : d->up[node].conn[r->pipeline ? r->pipeline->resp - 2 : 0];
         if (c) {
             let_go(d, c);
             way_conn_drain(c);
@@ -253,7 +264,7 @@ static bool on_redirect(struct way_dispatch *d, struct way_conn *c, struct way_r
     if (kind == 'A')
         follow_ask(d, r, node, copy, own.n);
     else
-        follow_moved(d, r, c->node, slot, node, copy, own.n);
+        follow_moved(d, r, c, slot, node, copy, own.n);
     way_free(copy);
     return true;
 }
@@ -359,7 +370,7 @@ void way_upstream_batch(struct way_conn *c, unsigned replies)
     struct way_dispatch *d = l->dispatch;
     struct way_cell *cell = &d->cells[c->node];
     double now = d->o.loop->now;
-    count_inflight(d, c->node);
+    count_inflight(d, c->node, replies);
     count(&cell->requests, replies);
     count(&cell->replies, l->good);
     way_health_latency(d->o.health, c->node, now - l->sampled, now);
@@ -383,6 +394,10 @@ static void unlink_conn(struct way_dispatch *d, struct way_conn *c)
     *l->prev = l->next;
     if (l->next)
         l->next->prev = l->prev;
+    if (c->carried) {
+        d->up[c->node].carried--;
+        d->o.carried_gone(c);
+    }
 }
 
 void way_upstream_drained(struct way_conn *c)
@@ -448,7 +463,7 @@ void way_upstream_broke(struct way_conn *c, struct way_event *e)
     struct way_request *all = way_conn_take(c);
     way_stat_add(d->o.stats, WAY_STAT_BREAKS, 1);
     unlink_conn(d, c);
-    count_inflight(d, node);
+    count_inflight(d, node, e->n);
     way_decide_classify(d->o.decider, e);
     end_trials(d, l, e, all);
     if (!l->dropped) { /* else it was us: no fault of the node's */
@@ -456,7 +471,7 @@ void way_upstream_broke(struct way_conn *c, struct way_event *e)
         space_dials(d, node, e);
         way_upstream_apply(d, node, &decision);
     }
-    if (!l->dropped && e->class == WAY_CLASS_STALE_CONNECTION)
+    if (!l->dropped && e->class == WAY_CLASS_STALE_CONNECTION && !d->o.carry)
         way_upstream_open(d, node, c->resp); /* its result decides about the node */
     way_retry_broken(d, node, e, c, all);
     way_loop_reclaim(d->o.loop, l, way_free);
@@ -472,34 +487,54 @@ static const struct way_conn_ops conn_ops = {
 
 /* ---- connections ---- */
 
-struct way_link *way_upstream_link(struct way_dispatch *d, unsigned node, uint8_t resp,
-                                   const struct way_conn_ops *ops)
+/* Where it is dialed: looked up once per generation, since a carried connection is asked
+ * for with each pipeline. */
+static struct way_upstream *find_upstream(struct way_dispatch *d, unsigned node)
 {
     struct way_upstream *u = &d->up[node];
-    if (way_health_dial_at(d->o.health, node) > d->o.loop->now)
-        return NULL;
+    uint32_t generation = atomic_load(&way_health_node(d->o.health, node)->generation);
+    if (u->host && u->found == generation)
+        return u;
     struct way_snapshot s;
     way_health_snapshot(d->o.health, node, d->o.loop->now, &s);
+    way_free(u->host);
+    u->host = way_strdup(s.view.host);
+    u->port = s.view.port;
+    u->found = s.view.generation;
+    return u;
+}
+
+static struct way_link *link_by(struct way_dispatch *d, unsigned node, uint8_t resp,
+                                const struct way_conn_ops *ops,
+                                struct way_conn *(*make)(const struct way_conn_options *))
+{
+    if (way_health_dial_at(d->o.health, node) > d->o.loop->now)
+        return NULL;
+    struct way_upstream *u = find_upstream(d, node);
     struct way_conn_options o = {
         .loop = d->o.loop,
         .resolver = d->o.resolver,
         .timeouts = d->timeouts,
         .ops = ops,
         .owner = d,
-        .host = s.view.host,
-        .port = s.view.port,
+        .host = u->host,
+        .port = u->port,
         .node = (uint16_t)node,
-        .generation = s.view.generation,
+        .generation = u->found,
         .resp = resp,
-        .readonly = s.view.role == WAY_ROLE_REPLICA,
+        .readonly =
+            atomic_load(&way_health_node(d->o.health, node)->role) == WAY_ROLE_REPLICA,
         .user = d->o.config->user,
         .password = d->o.config->password,
         .reply_bytes = (size_t)d->limits->reply_bytes,
     };
-    if (!u->conn[0] && !u->conn[1] && !u->own_count)
-        u->drops = s.view.verdict.drops;
+    if (!u->conn[0] && !u->conn[1] && !u->own_count && !u->carried) {
+        struct way_verdict v;
+        way_health_verdict(d->o.health, node, &v);
+        u->drops = v.drops;
+    }
     struct way_link *l = way_zalloc(sizeof *l);
-    struct way_conn *c = way_conn_open(&o);
+    struct way_conn *c = make(&o);
     *l = (struct way_link){ .dispatch = d,
                             .conn = c,
                             .next = d->links,
@@ -509,8 +544,51 @@ struct way_link *way_upstream_link(struct way_dispatch *d, unsigned node, uint8_
         d->links->prev = &l->next;
     d->links = l;
     c->data = l;
-    way_stat_add(d->o.stats, WAY_STAT_DIALS, 1);
     return l;
+}
+
+struct way_link *way_upstream_link(struct way_dispatch *d, unsigned node, uint8_t resp,
+                                   const struct way_conn_ops *ops)
+{
+    struct way_link *l = link_by(d, node, resp, ops, way_conn_open);
+    if (l)
+        way_stat_add(d->o.stats, WAY_STAT_DIALS, 1);
+    return l;
+}
+
+struct way_conn *way_dispatch_carry(struct way_dispatch *d, unsigned node)
+{
+    struct way_link *l = link_by(d, node, 2, &conn_ops, way_conn_carry);
+    if (!l)
+        return NULL;
+    d->up[node].carried++;
+    return l->conn;
+}
+
+void way_dispatch_carried_at(struct way_dispatch *d, unsigned node, char *host,
+                             size_t bytes, int *port)
+{
+    const struct way_upstream *u = find_upstream(d, node);
+    snprintf(host, bytes, "%s", u->host);
+    *port = u->port;
+}
+
+void way_dispatch_uncarry(struct way_dispatch *d, struct way_conn *c)
+{
+    struct way_link *l = c->data;
+    if (c->closed)
+        return; /* it broke or drained, and is on its way out */
+    count_inflight(d, c->node, c->inflight);
+    struct way_event neither = { .blame = WAY_BLAME_CALLER };
+    struct way_request *all = way_conn_take(c);
+    end_trials(d, l, &neither, all);
+    for (struct way_request *r = all, *next; r; r = next) {
+        next = r->link;
+        way_upstream_answer(d, r, "", 0);
+    }
+    unlink_conn(d, c);
+    way_conn_close(c);
+    way_loop_reclaim(d->o.loop, l, way_free);
 }
 
 struct way_conn *way_upstream_open(struct way_dispatch *d, unsigned node, uint8_t resp)
@@ -576,7 +654,10 @@ static void send_on(struct way_dispatch *d, struct way_conn *c, struct way_reque
         r->flags |= WAY_FLAG_TRIAL;
         l->trials++;
     }
-    count_inflight(d, c->node);
+    if (d->o.carry)
+        count(&d->cells[c->node].inflight, 1);
+    else
+        count_inflight(d, c->node, 0);
 }
 
 bool way_upstream_route(struct way_dispatch *d, struct way_request *r, const char *bytes,
@@ -600,7 +681,8 @@ static void send_slowly(struct way_dispatch *d, struct way_request *r, const cha
     if (!way_upstream_route(d, r, bytes, n, &to))
         return;
     uint8_t resp = r->pipeline ? r->pipeline->resp : 2;
-    struct way_conn *c = way_upstream_open(d, to.node, resp);
+    struct way_conn *c = d->o.carry ? d->o.carry(d->o.carry_arg, r->pipeline, to.node)
+                                    : way_upstream_open(d, to.node, resp);
     if (!c) {
         if (to.trial)
             way_health_trial_end(d->o.health, to.node, d->o.row, true);
@@ -627,7 +709,8 @@ static void send_slowly(struct way_dispatch *d, struct way_request *r, const cha
 void way_upstream_plain(struct way_dispatch *d, struct way_request *r, const char *bytes,
                         size_t n)
 {
-    bool plain = way_route_straight(&d->router, r) && !(r->flags & WAY_FLAG_DETOUR);
+    bool plain = way_route_straight(&d->router, r) && !(r->flags & WAY_FLAG_DETOUR) &&
+                 !d->o.carry;
     if (plain && r->target == WAY_NONE_NODE && r->avoid == WAY_NONE_NODE && r->pipeline) {
         unsigned node = way_route_fast(&d->router, r->slot);
         struct way_conn *c =
@@ -635,7 +718,7 @@ void way_upstream_plain(struct way_dispatch *d, struct way_request *r, const cha
         if (c && c->inflight < d->limits->node_inflight &&
             (double)(way_buf_held(&c->out) + n) <= d->limits->node_bytes) {
             way_conn_send(c, r, bytes, n);
-            count_inflight(d, node);
+            count_inflight(d, node, 0);
             return;
         }
     }
@@ -830,7 +913,8 @@ void way_dispatch_pass(struct way_dispatch *d)
     way_router_refresh(&d->router);
     retire_connections(d);
     for (unsigned i = 0; i < way_health_nodes(d->o.health) && i < WAY_NODES_MAX; i++)
-        if (d->up[i].conn[0] || d->up[i].conn[1] || d->up[i].own_count)
+        if (d->up[i].conn[0] || d->up[i].conn[1] || d->up[i].own_count ||
+            d->up[i].carried)
             apply_drops(d, i);
     way_retry_release(d);
 }
@@ -877,6 +961,8 @@ void way_dispatch_free(struct way_dispatch *d)
     }
     way_retry_fini(d);
     way_router_fini(&d->router);
+    for (unsigned i = 0; i < WAY_NODES_MAX; i++)
+        way_free(d->up[i].host);
     way_free(d->up);
     way_free(d);
 }

@@ -34,6 +34,12 @@ struct way_dispatch_options {
     int row;                         /* this worker's in the table */
     void (*refresh)(void *arg);      /* the topology should be asked for again */
     void *arg;
+    /* Where somebody else moves the bytes: p's connection to the node, a new one by
+     * way_dispatch_carry if it has none. NULL from it: the node must not be dialed now.
+     * NULL itself: connections are dispatch's own, shared by all pipelines. */
+    struct way_conn *(*carry)(void *arg, struct way_pipeline *p, unsigned node);
+    void (*carried_gone)(struct way_conn *c); /* it is closed, and freed after the pass */
+    void *carry_arg;
 };
 struct way_dispatch *way_dispatch_new(const struct way_dispatch_options *o);
 /* Who is told when a pipeline's out has more to write; before the first submit. */
@@ -79,6 +85,16 @@ void way_dispatch_expire(struct way_dispatch *d, struct way_request *r);
 
 /* Once per loop pass, and when the table's epoch may have risen. */
 void way_dispatch_pass(struct way_dispatch *d);
+
+/* ---- carried connections: one pipeline's each; see conn.h ---- */
+/* NULL: the node must not be dialed now. */
+struct way_conn *way_dispatch_carry(struct way_dispatch *d, unsigned node);
+/* Where it is to be dialed. */
+void way_dispatch_carried_at(struct way_dispatch *d, unsigned node, char *host,
+                             size_t bytes, int *port);
+/* The pipeline is done with it. What is in flight on it is given up without a word, which
+ * only who abandoned its pipeline may do. The connection is closed. */
+void way_dispatch_uncarry(struct way_dispatch *d, struct way_conn *c);
 
 /* How many commands are held or delayed, and their bytes. */
 unsigned way_dispatch_waiting(const struct way_dispatch *d, size_t *bytes);

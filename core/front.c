@@ -6,6 +6,7 @@
 #include "front.h"
 
 #include "client.h"
+#include "forward.h"
 #include "listen.h"
 #include "log.h"
 #include "slots.h"
@@ -228,157 +229,23 @@ void way_front_unknown(struct way_client *c, const char *p, struct way_err *err)
                    (int)(arg[0].n < 128 ? arg[0].n : 128), p + arg[0].off, args);
 }
 
-static uint16_t slot_of(const char *p, const struct way_arg *a)
+static struct way_forward forward_of(struct way_client *c)
 {
-    return way_slot_of(p + a->off, a->n);
-}
-
-static void submit(struct way_client *c, const struct way_command *command, uint16_t slot,
-                   uint16_t flags, const char *p, size_t n)
-{
-    struct way_request *r = way_pipeline_push(&c->pipeline, c->front->o.loop->now);
-    r->slot = slot;
-    r->flags = flags | (command->write ? WAY_FLAG_WRITE : 0);
-    way_dispatch_submit(c->front->o.dispatch, r, p, n);
-}
-
-/* A command without a key (EVAL ... 0): any slot will do, so long as somebody owns it. */
-static void forward_keyless(struct way_client *c, const struct way_command *command,
-                            const char *p, size_t n)
-{
-    submit(c, command, (uint16_t)(c->id % WAY_SLOTS), WAY_FLAG_NO_KEY, p, n);
+    const struct way_front *f = c->front;
+    return (struct way_forward){ .dispatch = f->o.dispatch,
+                                 .pipeline = &c->pipeline,
+                                 .stats = f->o.stats,
+                                 .arg = c->parser.arg,
+                                 .count = c->parser.count,
+                                 .any_slot = (uint16_t)(c->id % WAY_SLOTS),
+                                 .now = f->o.loop->now };
 }
 
 int way_front_keys(struct way_client *c, const struct way_command *command, const char *p,
                    unsigned **key, bool *owned, struct way_err *err)
 {
-    const struct way_arg *arg = c->parser.arg;
-    unsigned count = c->parser.count;
-    int n = way_command_keys(command, p, arg, count, *key, WAY_KEYS_INLINE, err);
-    *owned = n > WAY_KEYS_INLINE;
-    if (*owned) {
-        *key = way_alloc((size_t)n * sizeof **key);
-        n = way_command_keys(command, p, arg, count, *key, (unsigned)n, err);
-    }
-    return n;
-}
-
-static bool one_slot(const char *p, const struct way_arg *arg, const unsigned *key, int n)
-{
-    uint16_t slot = slot_of(p, &arg[key[0]]);
-    for (int i = 1; i < n; i++)
-        if (slot_of(p, &arg[key[i]]) != slot)
-            return false;
-    return true;
-}
-
-/* ---- split commands ---- */
-
-struct piece {
-    uint16_t slot;
-    unsigned keys;
-    struct way_buf bytes;
-};
-
-static unsigned piece_of(struct piece *piece, unsigned count, uint16_t *index,
-                         uint16_t slot)
-{
-    unsigned i = index[slot];
-    return i < count && piece[i].slot == slot ? i : count;
-}
-
-/* One request per slot: keys (with their values) in their order, and where each element
- * of the reply comes from. */
-static unsigned cut(const struct way_command *command, const char *p,
-                    const struct way_arg *arg, const unsigned *key, unsigned keys,
-                    struct piece *piece, struct way_join_place *place)
-{
-    uint16_t *index = way_zalloc(WAY_SLOTS * sizeof *index);
-    unsigned count = 0, width = command->step > 1 ? (unsigned)command->step : 1;
-    for (unsigned i = 0; i < keys; i++) {
-        uint16_t slot = slot_of(p, &arg[key[i]]);
-        unsigned k = piece_of(piece, count, index, slot);
-        if (k == count) {
-            piece[count++] = (struct piece){ .slot = slot };
-            index[slot] = (uint16_t)k;
-        }
-        place[i] = (struct way_join_place){ k, piece[k].keys++ };
-        for (unsigned w = 0; w < width; w++)
-            way_resp_put_bulk(&piece[k].bytes, p + arg[key[i] + w].off,
-                              arg[key[i] + w].n);
-    }
-    way_free(index);
-    return count;
-}
-
-static void send_pieces(struct way_client *c, const struct way_command *command,
-                        const char *p, struct piece *piece, unsigned count,
-                        const struct way_join_place *place, unsigned keys)
-{
-    unsigned width = command->step > 1 ? (unsigned)command->step : 1;
-    bool ordered = command->join == WAY_JOIN_ARRAY;
-    struct way_request *r = way_pipeline_push(&c->pipeline, c->front->o.loop->now);
-    r->flags = command->write ? WAY_FLAG_WRITE : 0;
-    struct way_join *j =
-        way_join_new(r, (enum way_command_join)command->join, count, ordered ? keys : 0);
-    if (ordered)
-        memcpy(way_join_places(j), place, keys * sizeof *place);
-    const struct way_arg *name = &c->parser.arg[0];
-    struct way_request **part = way_alloc(count * sizeof *part);
-    for (unsigned i = 0; i < count; i++) {
-        part[i] = way_join_part(j, i);
-        part[i]->slot = piece[i].slot;
-    }
-    for (unsigned i = 0; i < count; i++) {
-        struct way_buf b = { 0 };
-        way_resp_put_array(&b, 1 + (size_t)piece[i].keys * width);
-        way_resp_put_bulk(&b, p + name->off, name->n);
-        way_buf_put(&b, piece[i].bytes.p, piece[i].bytes.len);
-        way_dispatch_submit(c->front->o.dispatch, part[i], b.p, b.len);
-        way_buf_fini(&b);
-        way_buf_fini(&piece[i].bytes);
-    }
-    way_free(part);
-}
-
-static void split(struct way_client *c, const struct way_command *command, const char *p,
-                  const unsigned *key, unsigned keys)
-{
-    struct piece *piece = way_zalloc(keys * sizeof *piece);
-    struct way_join_place *place = way_alloc(keys * sizeof *place);
-    unsigned count = cut(command, p, c->parser.arg, key, keys, piece, place);
-    way_stat_add(c->front->o.stats, WAY_STAT_SPLIT, 1);
-    send_pieces(c, command, p, piece, count, place, keys);
-    way_free(piece);
-    way_free(place);
-}
-
-/* ---- one command ---- */
-
-static void forward_many(struct way_client *c, const struct way_command *command,
-                         const char *p, size_t n, unsigned count)
-{
-    unsigned inline_keys[WAY_KEYS_INLINE], *key = inline_keys;
-    bool owned = false;
-    struct way_err err;
-    const struct way_arg *arg = c->parser.arg;
-    int keys = way_front_keys(c, command, p, &key, &owned, &err);
-    if (keys < 0)
-        way_front_error(c, "%s", err.text);
-    else if (keys == 0)
-        forward_keyless(c, command, p, n);
-    else if (keys > 0 && one_slot(p, arg, key, keys))
-        submit(c, command, slot_of(p, &arg[key[0]]), 0, p, n);
-    else if (keys > 0 && command->how == WAY_HOW_SPLIT &&
-             count % (unsigned)command->step != (command->step > 1 ? 1u : 0u))
-        way_front_error(c, "ERR wrong number of arguments for '%s' command",
-                        command->name);
-    else if (keys > 0 && command->how == WAY_HOW_SPLIT)
-        split(c, command, p, key, (unsigned)keys);
-    else if (keys > 0)
-        way_front_error(c, "CROSSSLOT Keys in request don't hash to the same slot");
-    if (owned)
-        way_free(key);
+    struct way_forward f = forward_of(c);
+    return way_forward_keys(&f, command, p, key, owned, err);
 }
 
 static void serve_refused(struct way_client *c, const struct way_command *command,
@@ -386,6 +253,15 @@ static void serve_refused(struct way_client *c, const struct way_command *comman
 {
     way_stat_add(c->front->o.stats, WAY_STAT_REFUSED, 1);
     way_front_error(c, "ERR wayside does not serve '%s': %s", command->name, why);
+}
+
+static void forward(struct way_client *c, const struct way_command *command,
+                    const char *p, size_t n)
+{
+    struct way_err err;
+    struct way_forward f = forward_of(c);
+    if (way_forward(&f, command, p, n, &err) < 0)
+        way_front_error(c, "%s", err.text);
 }
 
 /* p[0..n) is one whole request, parsed. */
@@ -409,7 +285,9 @@ static void serve(struct way_client *c, const char *p, size_t n)
     }
     if (command->how == WAY_HOW_FORWARD && command->keyspec == WAY_KEYS_RANGE &&
         command->first == command->last && !command->by_args) {
-        submit(c, command, slot_of(p, &arg[command->first]), 0, p, n);
+        struct way_forward f = forward_of(c);
+        const struct way_arg *key = &arg[command->first];
+        way_forward_to(&f, command, way_slot_of(p + key->off, key->n), 0, p, n);
         return;
     }
     const char *why = way_command_refused(command, p, arg, count);
@@ -420,7 +298,7 @@ static void serve(struct way_client *c, const char *p, size_t n)
     else if (command->how == WAY_HOW_LOCAL)
         answer_locally(c, command, p, arg, count);
     else
-        forward_many(c, command, p, n, count);
+        forward(c, command, p, n);
 }
 
 /* An inline command is served as the multi bulk it stands for. */

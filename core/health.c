@@ -240,6 +240,19 @@ static unsigned others_attached(struct way_segment *s)
     return n;
 }
 
+static int enter_locked(struct way_health *h, const char *path, struct way_err *err)
+{
+    for (int i = 0; i < WAY_PROCESSES_MAX; i++) {
+        uint64_t none = 0;
+        if (atomic_compare_exchange_strong(&h->s->process[i], &none, h->owner)) {
+            h->process = i;
+            return 0;
+        }
+    }
+    return way_fail(err, "segment %s: %d processes are attached, which is all it holds",
+                    path ? path : "(private)", WAY_PROCESSES_MAX);
+}
+
 static int join_locked(struct way_health *h, const struct way_health_options *o,
                        struct way_err *err)
 {
@@ -258,26 +271,39 @@ static int join_locked(struct way_health *h, const struct way_health_options *o,
     }
     if (!h->s->bundle_bytes[area])
         way_segment_bundle_set(h->s, area, o->bundle);
-    for (int i = 0; i < WAY_PROCESSES_MAX; i++) {
-        uint64_t none = 0;
-        if (atomic_compare_exchange_strong(&h->s->process[i], &none, h->owner)) {
-            h->process = i;
-            return 0;
-        }
-    }
-    return way_fail(err, "segment %s: %d processes are attached, which is all it holds",
-                    path ? path : "(private)", WAY_PROCESSES_MAX);
+    return enter_locked(h, path, err);
 }
 
-static int join(struct way_health *h, const struct way_health_options *o,
-                struct way_err *err)
+static int lock_to_join(struct way_health *h, const char *path, struct way_err *err)
 {
     int tries = 0;
     while (way_health_lock(h))
         if (++tries == JOIN_TRIES)
             return way_fail(err, "segment %s: its lock is not to be had",
-                            o->path ? o->path : "(private)");
+                            path ? path : "(private)");
+    return 0;
+}
+
+static int join(struct way_health *h, const struct way_health_options *o,
+                struct way_err *err)
+{
+    if (lock_to_join(h, o->path, err))
+        return -1;
     int rc = join_locked(h, o, err);
+    way_health_unlock(h);
+    return rc;
+}
+
+int way_health_forked(struct way_health *h, struct way_err *err)
+{
+    uint64_t self = way_owner_self();
+    if (self == h->owner)
+        return 0;
+    h->owner = self;
+    if (lock_to_join(h, NULL, err))
+        return -1;
+    (void)others_attached(h->s); /* strikes off who died */
+    int rc = enter_locked(h, NULL, err);
     way_health_unlock(h);
     return rc;
 }
@@ -307,7 +333,8 @@ void way_health_close(struct way_health *h)
 {
     if (!h)
         return;
-    atomic_store(&h->s->process[h->process], 0);
+    if (h->owner == way_owner_self()) /* else it was forked, and never attached itself */
+        atomic_store(&h->s->process[h->process], 0);
     way_segment_unmap(h->s);
     way_free(h->zone);
     way_free(h);

@@ -150,6 +150,9 @@ struct way_health_options {
 int way_health_open(struct way_health **out, const struct way_health_options *o,
                     struct way_err *err) WAY_MUST_CHECK;
 void way_health_close(struct way_health *h);
+/* In a process forked since it was opened, which has the mapping: attaches it by its own
+ * name. Nothing in the process that opened it. -1: no place left, or the lock is busy. */
+int way_health_forked(struct way_health *h, struct way_err *err) WAY_MUST_CHECK;
 
 /* Hot accessors: direct pointers into the segment, valid until close. */
 struct way_node *way_health_node(struct way_health *h, unsigned node);

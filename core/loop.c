@@ -60,14 +60,18 @@ static void reclaim_all(struct way_loop *l)
     }
 }
 
-static void on_prepare(struct ev_loop *ev, ev_prepare *w, int events)
+void way_loop_pass(struct way_loop *l)
 {
-    (void)ev, (void)events;
-    struct way_loop *l = way_container(w, struct way_loop, prepare);
     if (l->passed)
         l->passed(l);
     run_tasks(l);
     reclaim_all(l);
+}
+
+static void on_prepare(struct ev_loop *ev, ev_prepare *w, int events)
+{
+    (void)ev, (void)events;
+    way_loop_pass(way_container(w, struct way_loop, prepare));
 }
 
 static void on_async(struct ev_loop *ev, ev_async *w, int events)
@@ -84,11 +88,8 @@ static void on_stop(struct ev_loop *ev, ev_async *w, int events)
     ev_break(ev, EVBREAK_ALL);
 }
 
-int way_loop_init(struct way_loop *l, struct way_err *err)
+static void set_up(struct way_loop *l)
 {
-    *l = (struct way_loop){ .ev = ev_loop_new(EVFLAG_AUTO | EVFLAG_NOSIGMASK) };
-    if (!l->ev)
-        return way_fail(err, "libev cannot make an event loop");
     l->tasks_end = &l->tasks;
     l->scratch = way_alloc(WAY_SCRATCH_BYTES);
     take_time(l);
@@ -101,7 +102,29 @@ int way_loop_init(struct way_loop *l, struct way_err *err)
     ev_async_start(l->ev, &l->async);
     ev_async_init(&l->stop, on_stop);
     ev_async_start(l->ev, &l->stop);
+}
+
+int way_loop_init(struct way_loop *l, struct way_err *err)
+{
+    *l = (struct way_loop){ .ev = ev_loop_new(EVFLAG_AUTO | EVFLAG_NOSIGMASK) };
+    if (!l->ev)
+        return way_fail(err, "libev cannot make an event loop");
+    set_up(l);
     return 0;
+}
+
+void way_loop_adopt(struct way_loop *l, struct ev_loop *ev)
+{
+    *l = (struct way_loop){ .ev = ev, .borrowed = true };
+    set_up(l);
+}
+
+static void leave(struct way_loop *l)
+{
+    ev_prepare_stop(l->ev, &l->prepare);
+    ev_check_stop(l->ev, &l->check);
+    ev_async_stop(l->ev, &l->async);
+    ev_async_stop(l->ev, &l->stop);
 }
 
 void way_loop_fini(struct way_loop *l)
@@ -116,7 +139,10 @@ void way_loop_fini(struct way_loop *l)
         way_free(b);
     }
     way_free(l->scratch);
-    ev_loop_destroy(l->ev);
+    if (l->borrowed)
+        leave(l);
+    else
+        ev_loop_destroy(l->ev);
     l->ev = NULL;
 }
 

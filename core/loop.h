@@ -35,12 +35,17 @@ struct way_loop {
     struct way_reclaim *reclaims;
     void *blocks;
     unsigned block_count;
+    bool borrowed; /* ev is somebody else's */
     ev_prepare prepare;
     ev_check check;
     ev_async async, stop;
 };
 
 int way_loop_init(struct way_loop *l, struct way_err *err) WAY_MUST_CHECK;
+/* On a loop that the caller made, runs and destroys: after way_loop_fini. */
+void way_loop_adopt(struct way_loop *l, struct ev_loop *ev);
+/* The end of a pass, for who works outside the loop's callbacks: tasks, reclaiming. */
+void way_loop_pass(struct way_loop *l);
 void way_loop_fini(struct way_loop *l);      /* runs what is to be reclaimed */
 void way_loop_run(struct way_loop *l);       /* until way_loop_stop */
 void way_loop_stop(struct way_loop *l);      /* any thread */

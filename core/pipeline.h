@@ -68,6 +68,7 @@ struct way_request {
     double resume; /* while WAITING: try again then, 0: when the table changes */
     struct {
         uint8_t error, phase, step, class, certainty;
+        uint8_t verdict; /* enum way_retry_kind: what backoff said of it */
         uint16_t node;
     } last;                /* why it is not answered yet */
     struct way_join *join; /* of a PART, or of the COMMAND that was split */
@@ -126,6 +127,8 @@ struct way_pipeline {
     void (*straight)(struct way_pipeline *p, uint16_t slot); /* the last detour of the
                                             slot's bucket is answered, and its reply in
                                             its place; may be NULL */
+    /* Its r is about to be answered with the error of r->last; may be NULL. */
+    void (*failed)(struct way_pipeline *p, const struct way_request *r);
     void (*lend)(struct way_pipeline *p, struct way_buf *b); /* gives memory to `out` or
                                                 `held` when it has none; may be NULL */
 };

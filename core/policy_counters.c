@@ -12,6 +12,7 @@
 #include <lauxlib.h>
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 
 enum { ALL = -1 };
 struct handle {
@@ -122,7 +123,7 @@ void way_counters_take(struct way_policy *p, lua_State *L, int plan, lua_CFuncti
     lua_getfield(L, plan, "counters");
     for (int i = 1; i <= (int)lua_objlen(L, -1); i++) {
         struct way_counter c;
-        memset(&c, 0, sizeof c); /* it goes into a hash, padding too */
+        memset(&c, 0, sizeof c);
         lua_rawgeti(L, -1, i);
         take_counter(L, &c);
         enum way_counter_scope scope = (enum way_counter_scope)number(L, "scope");
@@ -204,8 +205,10 @@ static const struct way_counter *checked(lua_State *L, const char *what)
     struct way_policy *p = way_script_user(L);
     const struct handle *h = lua_touserdata(L, 1);
     lua_rawgeti(L, LUA_REGISTRYINDEX, p->counter_metatable);
-    if (!h || !lua_getmetatable(L, 1) || !lua_rawequal(L, -1, -2))
+    if (!h || !lua_getmetatable(L, 1) || !lua_rawequal(L, -1, -2)) {
         luaL_error(L, "%s: expected a counter before it, as in counter:%s", what, what);
+        abort(); /* raising does not come back */
+    }
     lua_pop(L, 2);
     return &p->plan.counters.counter[h->scope][h->index];
 }

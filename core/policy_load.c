@@ -404,7 +404,8 @@ static void take_hash(struct way_policy *p, lua_State *L, int plan)
     const char *options = lua_tolstring(L, -1, &n);
     h = hash(h, options, n);
     lua_pop(L, 1);
-    h = hash(h, (const char *)&p->plan.counters, sizeof p->plan.counters);
+    uint64_t counters = way_counters_signature(&p->plan.counters);
+    h = hash(h, (const char *)&counters, sizeof counters);
     p->plan.layout.hash = h ? h : 1;
 }
 

@@ -85,6 +85,8 @@ void way_retry_fail(struct way_dispatch *d, struct way_request *r)
 {
     struct way_buf b = { 0 };
     way_stat_add(d->o.stats, WAY_STAT_ERR_UNSENT + r->last.certainty, 1);
+    if (r->pipeline && r->pipeline->failed)
+        r->pipeline->failed(r->pipeline, r);
     if (r->words && r->last.certainty == WAY_CERTAINTY_ANSWERED)
         way_resp_put_error(&b, "%s", r->words);
     else
@@ -130,10 +132,22 @@ static bool same_bucket(const struct way_request *a, const struct way_request *r
     return a->pipeline == r->pipeline && bucket_of(a) == bucket_of(r);
 }
 
-/* Does an earlier command of r's client and slot wait? Then r does, too. */
+static bool is_among(const struct way_batch *b, const struct way_request *r)
+{
+    for (; b; b = b->next)
+        for (const struct way_request *a = b->head; a; a = a->link)
+            if (same_bucket(a, r) && is_earlier(a->turn, r->turn))
+                return true;
+    return false;
+}
+
+/* Does an earlier command of r's client and slot wait, or has it just failed, so that it
+ * may have to? Then r does, too. */
 static bool is_held_back(const struct way_dispatch *d, const struct way_request *r)
 {
     const struct way_bucket *b = bucket_of(r);
+    if (b && (is_among(d->batches, r) || is_among(d->running, r)))
+        return true;
     if (!b || !b->waiting)
         return false;
     for (const struct way_request *a = d->waiting; a; a = a->link)
@@ -635,6 +649,7 @@ static void deal_with(struct way_dispatch *d, unsigned node, const struct way_ev
         all = r->link;
         r->link = NULL;
         struct group *g = group_of(groups, count, r);
+        r->last.verdict = g ? (uint8_t)g->retry.kind : WAY_RETRY_NONE;
         if (r->flags & WAY_FLAG_ABANDONED) {
             way_upstream_answer(d, r, "", 0);
         } else if (!g || !may_go_again(d, g, r)) {
@@ -712,12 +727,12 @@ void way_retry_add(struct way_dispatch *d, unsigned node, const struct way_event
 static void run_batches(struct way_task *t)
 {
     struct way_dispatch *d = way_container(t, struct way_dispatch, run_batches);
-    struct way_batch *all = d->batches;
+    d->running = d->batches;
     d->batches = NULL;
     d->batches_end = &d->batches;
-    while (all) {
-        struct way_batch *b = all;
-        all = b->next;
+    while (d->running) {
+        struct way_batch *b = d->running;
+        d->running = b->next;
         b->event.n = b->n;
         if (b->mark) {
             struct way_decision decision;

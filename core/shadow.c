@@ -28,7 +28,9 @@ struct seat { /* a thread's, but for what is atomic */
     struct way_policy *policy;
     struct way_ring *ring; /* differences: pairs of entries; its reader is tend */
     struct way_gate gate;
-    uint64_t edges; /* of its counters, by this report; not yet asked about */
+    uint64_t edges; /* that came true, and are to be asked about */
+    unsigned edges_of;
+    double edges_at;
     _Atomic uint64_t count[COUNTS];
 };
 
@@ -180,6 +182,21 @@ static void seed_store(struct way_shadow *s, const struct way_shadow_of *of)
     }
 }
 
+static void open_store(struct way_shadow *s, const struct way_shadow_of *of)
+{
+    static const struct way_counters_layout none;
+    s->store = way_shadow_store_new(&(struct way_shadow_store_options){
+        .health = s->health,
+        .layout = &s->plan->layout,
+        .same_memory = of->same_memory,
+        .counters = &s->plan->counters,
+        .charge_counters = of->charge_counters ? of->charge_counters : &none,
+        .epoch = of->epoch,
+        .begin_counters = of->counters,
+        .begin_epoch = of->counters_epoch });
+    seed_store(s, of);
+}
+
 static struct way_shadow *shadow_new(struct way_shadows *all, enum way_shadow_kind kind,
                                      const struct way_shadow_of *of)
 {
@@ -201,14 +218,7 @@ static struct way_shadow *shadow_new(struct way_shadows *all, enum way_shadow_ki
     }
     s->plan = way_policy_plan(of->policy[0]);
     s->difference = way_zalloc(WAY_SHADOW_DIFFERENCES * sizeof *s->difference);
-    s->store = way_shadow_store_new(
-        &(struct way_shadow_store_options){ .health = s->health,
-                                            .layout = &s->plan->layout,
-                                            .counters = &s->plan->counters,
-                                            .same_memory = of->same_memory });
-    seed_store(s, of);
-    if (of->counters)
-        way_shadow_store_inherit(s->store, of->counters, of->counters_epoch);
+    open_store(s, of);
     return s;
 }
 
@@ -348,14 +358,14 @@ struct question {
     const struct way_snapshot *seen;
     const struct way_memory *table; /* what the policy in charge left its memory as */
     const struct way_mark *mark; /* of the policy in charge; nil where it said nothing */
-    bool own_end;                /* the end of a mark that only the shadow has made */
+    bool alone;                  /* of the shadow's own: an end, an edge */
     struct way_event event;      /* as the shadow classes it */
     uint64_t seed;
+    bool others;  /* the edge of a counter that the shadow does not have */
     bool skipped; /* it is none of the shadow's business */
     bool wanted;  /* the shadow is asked */
-    bool edge;    /* of an edge: its own counter has it, too */
     bool fallback;
-    struct way_touches touches;
+    bool cut; /* a deadline was met, its own or that of the policy in charge */
     union way_answer answer;
     struct way_outcome outcome;
 };
@@ -384,10 +394,10 @@ static void ask(struct question *q, const struct way_view *view, struct way_memo
     add_stat(q->place, q->seat, WAY_STAT_SHADOW_ASKED);
     enum way_asked how = ask_policy(q, view, m);
     q->fallback = how != WAY_ASKED_ANSWERED;
-    q->touches = *way_policy_touches(q->seat->policy);
     if (how == WAY_ASKED_FAILED) {
         *m = before;
         note_failure(q->place, q->seat, q->event.now);
+        q->cut |= !strcmp(way_policy_failure(q->seat->policy)->cause, "deadline");
     }
     if (!q->fallback)
         return;
@@ -409,7 +419,7 @@ static bool is_wanted(const struct question *q, const struct way_shadow_look *lo
         if (look->own_verdict ? way_event_straggles(e, look->view->verdict.since)
                               : q->heard->straggler)
             return false;
-        return e->kind == WAY_KIND_EDGE ? q->edge : way_event_for_mark(e);
+        return way_event_for_mark(e) && !q->others;
     case WAY_FN_BACKOFF: return !e->permanent;
     case WAY_FN_RECONNECT: return plan->has_reconnect;
     default: return true;
@@ -466,28 +476,24 @@ static enum way_commit ask_once(struct question *q)
     struct way_shadow_look look;
     if (way_shadow_store_look(store, q->seen, &look) < 0)
         return WAY_COMMIT_BUSY;
-    if (q->seat->shadow->plan->counters.all) {
-        if (look.view != &look.own)
-            look.own = *look.view;
-        look.view = &look.own;
-        way_shadow_store_counted(store, q->seen->now, &look.own);
-    }
     struct way_memory m = look.view->memory;
-    q->touches.count = 0;
-    struct way_shadow_change change = { .memory = &m,
-                                        .table = q->table,
-                                        .touches = &q->touches };
+    struct way_shadow_change change = { .memory = &m, .table = q->table };
     q->outcome.from = q->outcome.to = (enum way_state)look.view->verdict.state;
     q->outcome.changed = false;
-    if (q->event.kind == WAY_KIND_EXPIRY && look.own_verdict != q->own_end) {
-        q->skipped = true; /* the end of the other's mark: tend sees to its own */
+    q->skipped = q->event.kind == WAY_KIND_EXPIRY && look.own_verdict != q->alone;
+    if (q->skipped) /* the end of the other's mark: tend sees to its own */
         return WAY_COMMIT_DONE;
-    }
     q->wanted = is_wanted(q, &look);
     memset(&q->answer, 0, sizeof q->answer);
     q->fallback = false;
+    if (q->heard->asked)
+        change.table_touches = q->heard->touches;
     if (q->wanted)
         ask(q, look.view, &m);
+    if (q->cut)
+        return WAY_COMMIT_BUSY;
+    if (q->wanted && !q->fallback)
+        change.touches = way_policy_touches(q->seat->policy);
     if (q->heard->fn == WAY_FN_MARK)
         settle_verdict(q, &look, &change);
     return way_shadow_store_commit(store, &look, &change);
@@ -652,7 +658,8 @@ static void compare(const struct question *q)
         add(seat, COUNT(out));
         atomic_fetch_add_explicit(&seat->shadow->aside.marks, 1, memory_order_relaxed);
     }
-    if (q->own_end || (!h->asked && !q->wanted))
+    bool own_end = q->alone && q->event.kind == WAY_KIND_EXPIRY;
+    if (own_end || (!h->asked && !q->wanted))
         return;
     add(seat, COUNT(events));
     if (h->fn == WAY_FN_MARK)
@@ -685,7 +692,8 @@ static bool classed(const struct way_shadow *s, const struct way_shadow_heard *h
     return true;
 }
 
-/* Of an edge that was told: does the shadow have it by the same report? Once. */
+/* Has the shadow's own counter the edge that the policy in charge is asked about, by the
+ * same report? Then it is asked with it, once. */
 static bool take_edge(struct seat *seat, const struct way_event *e)
 {
     const struct way_counters_layout *l = &seat->shadow->plan->counters;
@@ -701,23 +709,26 @@ static bool take_edge(struct seat *seat, const struct way_event *e)
 }
 
 static void hear(struct way_shadow_place *p, struct seat *seat,
-                 const struct way_shadow_heard *h, bool own_end)
+                 const struct way_shadow_heard *h, bool alone)
 {
     static const struct way_mark nil;
     struct way_snapshot seen;
-    struct question q = { .place = p, .seat = seat, .heard = h, .own_end = own_end };
+    struct question q = { .place = p, .seat = seat, .heard = h, .alone = alone };
     enum way_commit how = WAY_COMMIT_CONFLICT;
     if (!classed(seat->shadow, h, &q.event))
         return;
     if (h->event->watched && !p->drawn[seat->shadow->kind])
         return;
-    if (h->event->kind == WAY_KIND_EDGE && h->fn == WAY_FN_MARK)
-        q.edge = take_edge(seat, h->event);
+    if (h->event->kind == WAY_KIND_EDGE && h->fn == WAY_FN_MARK && !alone)
+        q.others =
+            way_shadow_store_owns(seat->shadow->store, h->node, h->event->counter) &&
+            !take_edge(seat, h->event);
     if (!h->asked)
         way_health_snapshot(seat->shadow->health, h->node, h->event->now, &seen);
     q.seen = h->asked ? h->seen : &seen;
     q.table = h->asked ? h->after : &seen.view.memory;
     q.mark = h->asked && h->fn == WAY_FN_MARK ? &h->answer->mark : &nil;
+    q.cut = h->asked && h->cut;
     q.seed = h->asked ? h->seed : way_random_next(&p->random) | 1;
     for (int i = 0; i < TRIES && how == WAY_COMMIT_CONFLICT; i++)
         how = ask_once(&q);
@@ -807,61 +818,85 @@ void way_shadow_classified(struct way_shadow_place *p, struct way_event *e,
 
 /* ---- counters ---- */
 
-static bool counts(const struct seat *seat)
+static bool counts(const struct way_shadow_place *p, int kind)
 {
-    return seat && seat->shadow->plan->counters.all;
+    return !is_off(p->seat[kind]) && p->seat[kind]->shadow->plan->counters.all;
 }
 
-bool way_shadow_place_counts(const struct way_shadow_place *p)
+bool way_shadow_place_counts(struct way_shadow_place *p)
 {
-    return p && (counts(p->seat[WAY_SHADOW_CANDIDATE]) ||
-                 counts(p->seat[WAY_SHADOW_PREVIOUS]));
+    return way_shadow_place_taken(p) &&
+           (counts(p, WAY_SHADOW_CANDIDATE) || counts(p, WAY_SHADOW_PREVIOUS));
 }
 
-void way_shadow_counted(struct way_shadow_place *p, uint64_t epoch, unsigned node,
-                        const struct way_report *good, const struct way_event *e)
+static void hear_edges(struct way_shadow_place *p, struct seat *seat)
+{
+    const struct way_counters_layout *l = &seat->shadow->plan->counters;
+    uint64_t edges = seat->edges;
+    seat->edges = 0;
+    for (; edges && !is_off(seat); edges &= edges - 1) {
+        unsigned bit = (unsigned)__builtin_ctzll(edges);
+        struct way_event e = way_event_of_edge(
+            l->counter[bit / WAY_COUNTERS_MAX][bit % WAY_COUNTERS_MAX].name,
+            seat->edges_at);
+        e.shadow[seat->shadow->kind].by = seat->shadow->serial; /* class ok */
+        hear(p, seat,
+             &(struct way_shadow_heard){ .fn = WAY_FN_MARK,
+                                         .node = seat->edges_of,
+                                         .event = &e,
+                                         .class_name = "ok" },
+             true);
+    }
+}
+
+void way_shadow_edges(struct way_shadow_place *p)
+{
+    for (int kind = 0; p && kind < WAY_SHADOW_KINDS; kind++)
+        if (p->seat[kind] && p->seat[kind]->edges)
+            hear_edges(p, p->seat[kind]);
+}
+
+/* Is it a straggler to the shadow? */
+static bool straggles(struct way_shadow *s, unsigned node, const struct way_event *e,
+                      bool straggler)
+{
+    struct way_verdict v;
+    return way_shadow_store_verdict_soon(s->store, node, &v)
+               ? way_event_straggles(e, v.since)
+               : straggler;
+}
+
+static void report_to(struct seat *seat, unsigned node, const struct way_report *good,
+                      const struct way_event *e, bool straggler)
+{
+    struct way_shadow *s = seat->shadow;
+    struct way_report r = *good;
+    bool differs = false;
+    if (e && e->error && e->shadow[s->kind].by == s->serial) {
+        struct way_event own = *e;
+        bool late = straggles(s, node, e, straggler);
+        own.class = e->shadow[s->kind].class;
+        own.blame = (enum way_blame)e->shadow[s->kind].blame;
+        differs = own.class != e->class || own.blame != e->blame || late != straggler;
+        if (!late)
+            way_report_failure(&r, &own);
+    }
+    if (!r.good && !r.failure && !r.requests && !r.retries)
+        return;
+    seat->edges |= way_shadow_store_count(s->store, node, &r, differs);
+    seat->edges_of = node;
+    seat->edges_at = r.now;
+}
+
+void way_shadow_reported(struct way_shadow_place *p, uint64_t epoch, unsigned node,
+                         const struct way_report *good, const struct way_event *e,
+                         bool straggler)
 {
     if (!way_shadow_place_taken(p))
         return;
-    for (int kind = 0; kind < WAY_SHADOW_KINDS; kind++) {
-        struct seat *seat = p->seat[kind];
-        if (is_off(seat) || !counts(seat) || seat->shadow->epoch != epoch)
-            continue;
-        struct way_report r = *good;
-        if (e && e->shadow[kind].by == seat->shadow->serial) {
-            way_report_failure(&r, e);
-            r.class = e->shadow[kind].class;
-            r.blame = (enum way_blame)e->shadow[kind].blame;
-        }
-        seat->edges = way_shadow_store_count(seat->shadow->store, node, &r);
-    }
-}
-
-static void ask_edges(struct way_shadow_place *p, struct seat *seat, unsigned node,
-                      double now)
-{
-    struct way_shadow *s = seat->shadow;
-    while (seat->edges && !is_off(seat)) {
-        unsigned bit = (unsigned)__builtin_ctzll(seat->edges);
-        struct way_event e = way_event_of_edge(
-            s->plan->counters.counter[bit / WAY_COUNTERS_MAX][bit % WAY_COUNTERS_MAX]
-                .name,
-            now);
-        e.shadow[s->kind].by = s->serial; /* class ok */
-        hear(p, seat,
-             &(struct way_shadow_heard){
-                 .fn = WAY_FN_MARK, .node = node, .event = &e, .class_name = "ok" },
-             false);
-    }
-}
-
-void way_shadow_edges(struct way_shadow_place *p, uint64_t epoch, unsigned node,
-                      double now)
-{
-    for (int kind = 0; p && kind < WAY_SHADOW_KINDS; kind++)
-        if (p->seat[kind] && p->seat[kind]->edges &&
-            p->seat[kind]->shadow->epoch == epoch)
-            ask_edges(p, p->seat[kind], node, now);
+    for (int kind = 0; kind < WAY_SHADOW_KINDS; kind++)
+        if (counts(p, kind) && p->seat[kind]->shadow->epoch == epoch)
+            report_to(p->seat[kind], node, good, e, straggler);
 }
 
 /* ---- tending ---- */

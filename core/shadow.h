@@ -51,11 +51,14 @@ struct way_shadow_of {
                                      compared with: it hears of no other */
     struct way_limits limits;     /* for its errors and samples */
     bool same_memory;             /* see shadow_store.h */
+    const struct way_counters_layout *charge_counters; /* of the one in charge; NULL: it
+                                                          has none. Equal ones follow */
     /* Gives the memory to begin with of a node, its shard and the cluster; NULL: the first
      * values. */
     void (*seed)(void *arg, unsigned node, struct way_memory *memory);
     void *arg;
-    /* What the policy of that epoch counts: what it has alike goes on. NULL: all begins */
+    /* Else: what the policy of that epoch counts; what it has alike goes on. NULL: all
+     * begins */
     const struct way_counters_layout *counters;
     uint64_t counters_epoch;
     double now, unix_time;
@@ -90,7 +93,8 @@ struct way_shadow_counts {
     uint64_t agreed, disagreed[WAY_FN_NONE]; /* by enum way_asked_function */
     uint64_t asked;                          /* questions that its script was put */
     uint64_t errors[WAY_SHADOW_CAUSES];      /* in the order of way_stat_of_failure */
-    uint64_t dropped;            /* questions given up: its nodes were being written */
+    uint64_t dropped;            /* questions given up: its nodes were being written, or a
+                          deadline cut either side short */
     uint64_t unshown;            /* differences that found no room */
     uint64_t marks;              /* of events that reached `mark` on either side: */
     uint64_t out, out_in_charge; /* a used node became failing */
@@ -118,21 +122,20 @@ bool way_shadow_place_taken(struct way_shadow_place *p);
 /* The shadow of a success that only its `watch` wants: draws whether it is of the sample. */
 bool way_shadow_place_samples(struct way_shadow_place *p);
 
+/* Does anybody count? */
+bool way_shadow_place_counts(struct way_shadow_place *p);
+/* What was seen of a node, as the policy in charge was told, if it counts: the good ones, and
+ * `e`, NULL for none, failed commands, and is a straggler or not. */
+void way_shadow_reported(struct way_shadow_place *p, uint64_t epoch, unsigned node,
+                         const struct way_report *good, const struct way_event *e,
+                         bool straggler);
+/* After the mark that the report came with: asks about edges of the shadows' own. */
+void way_shadow_edges(struct way_shadow_place *p);
+
 /* After e was classified by the policy in charge; remembers in e how the shadows class it.
  * `class_name` as the policy in charge has it, `where` it has it from. */
 void way_shadow_classified(struct way_shadow_place *p, struct way_event *e,
                            const char *class_name, const char *where);
-
-/* Does a shadow count? */
-bool way_shadow_place_counts(const struct way_shadow_place *p);
-/* What was seen of a node, as way_report has it: `good`, and e, an event that failed
- * commands (NULL: none; classified). Before the policy in charge is asked about it, and
- * about the edges that it has of it. `epoch`: of the one in charge. */
-void way_shadow_counted(struct way_shadow_place *p, uint64_t epoch, unsigned node,
-                        const struct way_report *good, const struct way_event *e);
-/* The shadow is asked about those of its own edges that the policy in charge had not too. */
-void way_shadow_edges(struct way_shadow_place *p, uint64_t epoch, unsigned node,
-                      double now);
 
 /* What the policy in charge was asked, and what it said. */
 struct way_shadow_heard {
@@ -144,11 +147,13 @@ struct way_shadow_heard {
     bool asked;     /* else what follows is not set: it was not put to it */
     bool straggler; /* ... because the event belongs to a fault that was known */
     bool fallback;  /* the fallback answered */
+    bool cut;       /* ... for a deadline was met: no matter of what the policy says */
     const struct way_snapshot *seen; /* that it answered to */
     const struct way_memory *after;  /* as it left its memory */
     uint64_t seed;
     const union way_answer *answer;
-    struct way_outcome outcome; /* of MARK */
+    const struct way_touches *touches; /* of counters */
+    struct way_outcome outcome;        /* of MARK */
     enum way_commit commit;
     const char *where;
 };

@@ -22,8 +22,8 @@
 #define ACQUIRE memory_order_acquire
 #define RELEASE memory_order_release
 
-enum { OWN_VERDICT = 1, OWN_MEMORY = 2 };
-enum { NODE, SHARD, CLUSTER };
+enum { OWN_VERDICT = 1, OWN_MEMORY = 2, OWN_COUNTERS = 4 };
+enum { NODE, SHARD, CLUSTER }; /* as enum way_counter_scope */
 enum { LOCK_TRIES = 64 };
 
 /* Flags, and what the guard and the sweep look at without the lock, are atomic. */
@@ -36,13 +36,19 @@ struct record {
     struct way_verdict verdict;
 };
 
+struct tally {
+    _Atomic uint64_t node[WAY_NODES_MAX][WAY_NODE_COUNTER_WORDS];
+    _Atomic uint64_t shard[WAY_SHARDS_MAX][WAY_SHARD_COUNTER_WORDS];
+    _Atomic uint64_t cluster[WAY_CLUSTER_COUNTER_WORDS];
+};
+
 struct way_shadow_store {
     struct way_health *health;
     struct way_layout layout;
+    bool same_memory, same_counters;
     struct way_counters_layout counters;
-    _Atomic uint64_t *tally; /* blocks of nodes, of shards, of the cluster; NULL: none */
-    _Atomic uint32_t counted_of[WAY_NODES_MAX]; /* generation of the node, by record */
-    bool same_memory;
+    uint64_t epoch;      /* of the policy in charge */
+    struct tally *tally; /* NULL: it has no counters */
     pthread_mutex_t lock;
     _Atomic unsigned own_verdicts;
     struct record node[WAY_NODES_MAX], shard[WAY_SHARDS_MAX], cluster;
@@ -67,39 +73,17 @@ static void begin_memory(struct way_shadow_store *s, struct record *r, double *m
     atomic_fetch_or_explicit(&r->flags, OWN_MEMORY, RELEASE);
 }
 
-static void begin_node(struct way_shadow_store *s, unsigned node)
-{
-    s->node[node].generation = generation_of(s, node);
-    begin_memory(s, &s->node[node], s->node_memory[node], s->layout.first.node,
-                 s->layout.node);
-}
+/* ---- counters: blocks of its own ---- */
 
-/* ---- counters ---- */
-
-static void begin_counters(struct way_shadow_store *s,
-                           const struct way_counters_layout *l)
+static _Atomic uint64_t *block_of(struct way_shadow_store *s, int part, unsigned index)
 {
-    s->counters = *l;
-    s->tally = way_zalloc((l->words[WAY_COUNTERS_NODE] * (size_t)WAY_NODES_MAX +
-                           l->words[WAY_COUNTERS_SHARD] * (size_t)WAY_SHARDS_MAX +
-                           l->words[WAY_COUNTERS_CLUSTER]) *
-                          sizeof *s->tally);
-    for (unsigned n = 0; n < WAY_NODES_MAX; n++)
-        atomic_store_explicit(&s->counted_of[n], generation_of(s, n), RELAXED);
-}
-
-static void find_blocks(struct way_shadow_store *s, unsigned node, unsigned shard,
-                        struct way_counter_blocks *b)
-{
-    const unsigned *words = s->counters.words;
-    _Atomic uint64_t *shards =
-        s->tally + words[WAY_COUNTERS_NODE] * (size_t)WAY_NODES_MAX;
-    b->of[WAY_COUNTERS_NODE] = s->tally + words[WAY_COUNTERS_NODE] * (size_t)node;
-    b->of[WAY_COUNTERS_SHARD] = shard < WAY_SHARDS_MAX
-                                    ? shards + words[WAY_COUNTERS_SHARD] * (size_t)shard
-                                    : NULL;
-    b->of[WAY_COUNTERS_CLUSTER] =
-        shards + words[WAY_COUNTERS_SHARD] * (size_t)WAY_SHARDS_MAX;
+    if (!s->tally)
+        return NULL;
+    if (part == CLUSTER)
+        return s->tally->cluster;
+    if (part == SHARD)
+        return index < WAY_SHARDS_MAX ? s->tally->shard[index] : NULL;
+    return s->tally->node[index];
 }
 
 static unsigned shard_of(struct way_shadow_store *s, unsigned node)
@@ -107,65 +91,41 @@ static unsigned shard_of(struct way_shadow_store *s, unsigned node)
     return atomic_load_explicit(&way_health_node(s->health, node)->shard, RELAXED);
 }
 
-/* The record was given to another node: of that one nothing was counted. */
-static void renew_block(struct way_shadow_store *s, unsigned node,
-                        const struct way_counter_blocks *b)
+/* The block goes on from what the policy of that epoch has counted. */
+static void copy_block(struct way_shadow_store *s, int part, unsigned node,
+                       const struct way_counters_layout *of, uint64_t epoch)
 {
-    uint32_t now = generation_of(s, node);
-    if (atomic_load_explicit(&s->counted_of[node], RELAXED) == now ||
-        atomic_exchange_explicit(&s->counted_of[node], now, RELAXED) == now)
-        return;
-    for (unsigned i = 0; i < s->counters.words[WAY_COUNTERS_NODE]; i++)
-        atomic_store_explicit(b->of[WAY_COUNTERS_NODE] + i, 0, RELAXED);
+    struct way_counter_blocks from;
+    unsigned shard = shard_of(s, node);
+    _Atomic uint64_t *to = block_of(s, part, part == SHARD ? shard : node);
+    way_health_counter_blocks(s->health, node, shard, epoch, &from);
+    if (to && from.of[part])
+        way_counters_inherit(&s->counters, to, of, from.of[part],
+                             (enum way_counter_scope)part);
 }
 
-void way_shadow_store_inherit(struct way_shadow_store *s,
-                              const struct way_counters_layout *of, uint64_t policy_epoch)
+static void begin_counters(struct way_shadow_store *s,
+                           const struct way_shadow_store_options *o)
 {
     unsigned nodes = way_health_nodes(s->health);
-    struct way_counter_blocks own, table;
-    for (unsigned n = 0; n < nodes && s->tally; n++) {
-        find_blocks(s, n, shard_of(s, n), &own);
-        way_health_counter_blocks(s->health, n, shard_of(s, n), policy_epoch, &table);
-        for (int scope = 0; scope < WAY_COUNTER_SCOPES; scope++)
-            if (own.of[scope])
-                way_counters_inherit(&s->counters, own.of[scope], of, table.of[scope],
-                                     (enum way_counter_scope)scope);
-    }
-}
-
-uint64_t way_shadow_store_count(struct way_shadow_store *s, unsigned node,
-                                const struct way_report *r)
-{
-    struct way_counter_blocks b;
-    if (!s->tally)
-        return 0;
-    find_blocks(s, node, shard_of(s, node), &b);
-    renew_block(s, node, &b);
-    return way_counters_report(&s->counters, &b, r);
-}
-
-void way_shadow_store_counted(struct way_shadow_store *s, double now, struct way_view *v)
-{
-    struct way_counter_blocks b;
-    if (!s->tally)
+    if (!s->tally || s->same_counters)
         return;
-    find_blocks(s, v->node, v->shard, &b);
-    renew_block(s, v->node, &b);
-    for (int scope = 0; scope < WAY_COUNTER_SCOPES; scope++)
-        way_counters_read(&s->counters, (enum way_counter_scope)scope, b.of[scope], now,
-                          v->counted[scope]);
+    for (unsigned n = 0; n < nodes && o->begin_counters; n++)
+        for (int part = NODE; part <= CLUSTER; part++)
+            copy_block(s, part, n, o->begin_counters, o->begin_epoch);
+    for (unsigned i = 0; i < WAY_SHARDS_MAX; i++)
+        atomic_fetch_or_explicit(&s->shard[i].flags, OWN_COUNTERS, RELEASE);
+    atomic_fetch_or_explicit(&s->cluster.flags, OWN_COUNTERS, RELEASE);
+    atomic_fetch_or_explicit(&s->no_shard.flags, OWN_COUNTERS, RELEASE);
 }
 
-/* Under the lock. */
-static void touch(struct way_shadow_store *s, const struct way_shadow_look *l,
-                  const struct way_touches *t)
+static void begin_node(struct way_shadow_store *s, unsigned node)
 {
-    struct way_counter_blocks b;
-    if (!t || !t->count)
-        return;
-    find_blocks(s, l->node, l->shard, &b);
-    way_counters_touch(&s->counters, &b, t);
+    s->node[node].generation = generation_of(s, node);
+    begin_memory(s, &s->node[node], s->node_memory[node], s->layout.first.node,
+                 s->layout.node);
+    if (s->tally && !s->same_counters)
+        atomic_fetch_or_explicit(&s->node[node].flags, OWN_COUNTERS, RELEASE);
 }
 
 struct way_shadow_store *way_shadow_store_new(const struct way_shadow_store_options *o)
@@ -173,9 +133,12 @@ struct way_shadow_store *way_shadow_store_new(const struct way_shadow_store_opti
     struct way_shadow_store *s = way_zalloc(sizeof *s);
     s->health = o->health;
     s->layout = *o->layout;
-    if (o->counters && o->counters->all)
-        begin_counters(s, o->counters);
     s->same_memory = o->same_memory;
+    s->counters = *o->counters;
+    s->same_counters = !memcmp(o->counters, o->charge_counters, sizeof *o->counters);
+    s->epoch = o->epoch;
+    if (o->counters->all)
+        s->tally = way_zalloc(sizeof *s->tally);
     pthread_mutex_init(&s->lock, NULL);
     for (unsigned i = 0; i < WAY_NODES_MAX; i++)
         begin_node(s, i);
@@ -186,6 +149,7 @@ struct way_shadow_store *way_shadow_store_new(const struct way_shadow_store_opti
                  s->layout.cluster);
     begin_memory(s, &s->no_shard, s->no_shard_memory, s->layout.first.shard,
                  s->layout.shard);
+    begin_counters(s, o);
     return s;
 }
 
@@ -194,7 +158,7 @@ void way_shadow_store_free(struct way_shadow_store *s)
     if (!s)
         return;
     pthread_mutex_destroy(&s->lock);
-    way_free((void *)s->tally);
+    way_free(s->tally);
     way_free(s);
 }
 
@@ -253,6 +217,8 @@ static uint32_t flags_of(const struct record *r)
 static void forget(struct way_shadow_store *s, unsigned node)
 {
     flags_set(s, &s->node[node], 0);
+    for (unsigned i = 0; s->tally && i < WAY_NODE_COUNTER_WORDS; i++)
+        atomic_store_explicit(&s->tally->node[node][i], 0, RELAXED);
     begin_node(s, node);
     written(&s->node[node]);
 }
@@ -332,6 +298,16 @@ static void overlay(struct way_shadow_store *s, struct way_shadow_look *l)
         memcpy(v->memory.cluster, s->cluster_memory, sizeof v->memory.cluster);
 }
 
+static void read_counters(struct way_shadow_store *s, struct way_shadow_look *l,
+                          double now)
+{
+    for (int part = NODE; s->tally && part <= CLUSTER; part++)
+        if (flags_of(record_of(s, l, part)) & OWN_COUNTERS)
+            way_counters_read(&s->counters, (enum way_counter_scope)part,
+                              block_of(s, part, part == SHARD ? l->shard : l->node), now,
+                              l->own.counted[part]);
+}
+
 int way_shadow_store_look(struct way_shadow_store *s, const struct way_snapshot *seen,
                           struct way_shadow_look *out)
 {
@@ -349,6 +325,7 @@ int way_shadow_store_look(struct way_shadow_store *s, const struct way_snapshot 
     overlay(s, out);
     unlock(s);
     count(s, &out->own);
+    read_counters(s, out, seen->now);
     return 0;
 }
 
@@ -441,11 +418,63 @@ static void commit_verdict(struct way_shadow_store *s, const struct way_shadow_l
     written(r);
 }
 
+static bool same_touches(const struct way_touches *a, const struct way_touches *b)
+{
+    unsigned count = a ? a->count : 0;
+    if (count != (b ? b->count : 0))
+        return false;
+    for (unsigned i = 0; i < count; i++) {
+        const struct way_touch *x = &a->touch[i], *y = &b->touch[i];
+        if (x->scope != y->scope || x->index != y->index || x->add != y->add ||
+            (x->add && x->value != y->value))
+            return false;
+    }
+    return true;
+}
+
+/* Under the lock: from here on the block is counted here. */
+static void own_counters(struct way_shadow_store *s, struct record *r, int part,
+                         unsigned node)
+{
+    if (!s->tally || r == &s->no_shard || flags_of(r) & OWN_COUNTERS)
+        return;
+    copy_block(s, part, node, &s->counters, s->epoch);
+    flags_set(s, r, flags_of(r) | OWN_COUNTERS);
+    written(r);
+}
+
+static void commit_touches(struct way_shadow_store *s, const struct way_shadow_look *l,
+                           const struct way_shadow_change *c)
+{
+    struct way_counter_blocks own = { { NULL } };
+    bool differ = !same_touches(c->touches, c->table_touches);
+    for (int part = NODE; s->tally && part <= CLUSTER; part++) {
+        struct record *r = record_of(s, l, part);
+        if (differ)
+            own_counters(s, r, part, l->node);
+        if (flags_of(r) & OWN_COUNTERS)
+            own.of[part] = block_of(s, part, part == SHARD ? l->shard : l->node);
+    }
+    if (s->tally && c->touches)
+        way_counters_touch(&s->counters, &own, c->touches);
+}
+
+static bool touches_anything(struct way_shadow_store *s, const struct way_shadow_look *l,
+                             const struct way_shadow_change *c)
+{
+    if (!s->tally)
+        return false;
+    if (!same_touches(c->touches, c->table_touches))
+        return true;
+    for (unsigned i = 0; c->touches && i < c->touches->count; i++)
+        if (flags_of(record_of(s, l, c->touches->touch[i].scope)) & OWN_COUNTERS)
+            return true;
+    return false;
+}
+
 static bool changes_anything(struct way_shadow_store *s, const struct way_shadow_look *l,
                              const struct way_shadow_change *c)
 {
-    if (c->touches && c->touches->count)
-        return true;
     for (int part = NODE; part <= CLUSTER; part++) {
         struct part p = part_of(s, l, c, part);
         if (fate_of(s, &p, l->own_memory[part]) != STAYS)
@@ -459,7 +488,7 @@ enum way_commit way_shadow_store_commit(struct way_shadow_store *s,
                                         const struct way_shadow_look *look,
                                         const struct way_shadow_change *c)
 {
-    if (!changes_anything(s, look, c))
+    if (!changes_anything(s, look, c) && !touches_anything(s, look, c))
         return is_old(s, look) ? WAY_COMMIT_CONFLICT : WAY_COMMIT_DONE;
     if (lock_soon(s) < 0)
         return WAY_COMMIT_BUSY;
@@ -471,9 +500,51 @@ enum way_commit way_shadow_store_commit(struct way_shadow_store *s,
     if (c->verdict_own && !old)
         commit_verdict(s, look, &c->verdict);
     if (!old)
-        touch(s, look, c->touches);
+        commit_touches(s, look, c);
     unlock(s);
     return old ? WAY_COMMIT_CONFLICT : WAY_COMMIT_DONE;
+}
+
+/* ---- counting ---- */
+
+static void own_all_counters(struct way_shadow_store *s, struct way_shadow_look *l)
+{
+    if (lock_soon(s) < 0)
+        return; /* the next one that differs will do */
+    for (int part = NODE; part <= CLUSTER; part++)
+        own_counters(s, record_of(s, l, part), part, l->node);
+    unlock(s);
+}
+
+uint64_t way_shadow_store_count(struct way_shadow_store *s, unsigned node,
+                                const struct way_report *r, bool differs)
+{
+    struct way_shadow_look l = { .node = (uint16_t)node };
+    struct way_counter_blocks own = { { NULL } };
+    uint32_t any = 0;
+    if (!s->tally)
+        return 0;
+    l.shard = (uint16_t)shard_of(s, node);
+    if (differs && s->same_counters)
+        own_all_counters(s, &l);
+    for (int part = NODE; part <= CLUSTER; part++) {
+        uint32_t flags = flags_of(record_of(s, &l, part)) & OWN_COUNTERS;
+        any |= flags;
+        if (flags)
+            own.of[part] = block_of(s, part, part == SHARD ? l.shard : node);
+    }
+    return any ? way_counters_report(&s->counters, &own, r) : 0;
+}
+
+bool way_shadow_store_owns(struct way_shadow_store *s, unsigned node, const char *counter)
+{
+    struct way_shadow_look l = { .node = (uint16_t)node,
+                                 .shard = (uint16_t)shard_of(s, node) };
+    for (int part = NODE; part <= CLUSTER; part++)
+        for (unsigned i = 0; i < s->counters.count[part]; i++)
+            if (!strcmp(s->counters.counter[part][i].name, counter))
+                return flags_of(record_of(s, &l, part)) & OWN_COUNTERS;
+    return true;
 }
 
 /* ---- as time goes by ---- */
@@ -532,16 +603,32 @@ void way_shadow_store_settle(struct way_shadow_store *s, double now)
             settle_node(s, n, now);
 }
 
+/* Under the lock. */
+static bool read_verdict(struct way_shadow_store *s, unsigned node,
+                         struct way_verdict *out)
+{
+    const struct record *r = &s->node[node];
+    if (!(flags_of(r) & OWN_VERDICT) || r->generation != generation_of(s, node))
+        return false;
+    *out = r->verdict;
+    return true;
+}
+
 bool way_shadow_store_verdict(struct way_shadow_store *s, unsigned node,
                               struct way_verdict *out)
 {
-    bool own = false;
     pthread_mutex_lock(&s->lock); /* not for who decides */
-    if ((flags_of(&s->node[node]) & OWN_VERDICT) &&
-        s->node[node].generation == generation_of(s, node)) {
-        *out = s->node[node].verdict;
-        own = true;
-    }
+    bool own = read_verdict(s, node, out);
+    unlock(s);
+    return own;
+}
+
+bool way_shadow_store_verdict_soon(struct way_shadow_store *s, unsigned node,
+                                   struct way_verdict *out)
+{
+    if (!(flags_of(&s->node[node]) & OWN_VERDICT) || lock_soon(s) < 0)
+        return false;
+    bool own = read_verdict(s, node, out);
     unlock(s);
     return own;
 }

@@ -6,6 +6,8 @@
  * is shown the very snapshot that the other one was shown. With the first difference it
  * becomes the shadow's own, and is changed by its answers alone. A verdict follows again
  * when both hold the node healthy with nothing left over; memory, when it is the same.
+ * Counters become its own, a block at a time, where it classes a failure otherwise or
+ * touches them otherwise; then they are counted here.
  *
  * Shared by the threads of a process. Its lock is held for copies only, never while a
  * policy is asked, and nobody waits for it: who can't have it within a few hundred
@@ -19,11 +21,17 @@ struct way_shadow_store;
 
 struct way_shadow_store_options {
     struct way_health *health;
-    const struct way_layout *layout; /* of the shadow's policy; copied, as the next */
-    const struct way_counters_layout *counters;
+    const struct way_layout *layout; /* of the shadow's policy; copied */
     /* Its memory has the names, in the places, that the policy in charge has: it follows.
      * Else it begins with the layout's first values. */
     bool same_memory;
+    const struct way_counters_layout *counters; /* of the shadow's policy; copied */
+    /* Of the policy in charge, and its epoch: equal ones follow. */
+    const struct way_counters_layout *charge_counters;
+    uint64_t epoch;
+    /* Others begin with what the policy of that epoch has alike; NULL: with nothing. */
+    const struct way_counters_layout *begin_counters;
+    uint64_t begin_epoch;
 };
 struct way_shadow_store *way_shadow_store_new(const struct way_shadow_store_options *o);
 void way_shadow_store_free(struct way_shadow_store *s);
@@ -35,18 +43,6 @@ void way_shadow_store_seed_node(struct way_shadow_store *s, unsigned node,
 void way_shadow_store_seed_shard(struct way_shadow_store *s, unsigned shard,
                                  const double *memory);
 void way_shadow_store_seed_cluster(struct way_shadow_store *s, const double *memory);
-
-/* ---- its counters: it counts by itself, for it classes by itself ---- */
-/* Those that the policy of that epoch declared alike go on from there; once, before threads
- * use it. */
-void way_shadow_store_inherit(struct way_shadow_store *s,
-                              const struct way_counters_layout *of,
-                              uint64_t policy_epoch);
-/* As way_health_count. */
-uint64_t way_shadow_store_count(struct way_shadow_store *s, unsigned node,
-                                const struct way_report *r);
-/* All of v's node, its shard and the cluster, into v. */
-void way_shadow_store_counted(struct way_shadow_store *s, double now, struct way_view *v);
 
 /* A node as the shadow sees it. */
 struct way_shadow_look {
@@ -66,14 +62,21 @@ struct way_shadow_change {
     bool verdict_own; /* the verdict is the shadow's own from here on */
     struct way_verdict verdict;
     const struct way_memory *memory; /* as the shadow left it */
-    const struct way_memory
-        *table; /* as the policy in charge left its own, or found it */
-    const struct way_touches *touches; /* of its counters; NULL: none */
+    const struct way_memory *table;  /* as the policy in charge left its own */
+    const struct way_touches *touches, *table_touches; /* of each; NULL: none */
 };
 /* CONFLICT: it changed since the look; BUSY: the lock is not to be had. */
 enum way_commit way_shadow_store_commit(struct way_shadow_store *s,
                                         const struct way_shadow_look *look,
                                         const struct way_shadow_change *c) WAY_MUST_CHECK;
+
+/* Counts a report where counters are its own; the bits of those whose edge came true. No
+ * lock, but the first time that it `differs` from what the policy in charge was told. */
+uint64_t way_shadow_store_count(struct way_shadow_store *s, unsigned node,
+                                const struct way_report *r, bool differs);
+/* Is the counter of that name, at this node, its own? Or does it have none of that name. */
+bool way_shadow_store_owns(struct way_shadow_store *s, unsigned node,
+                           const char *counter);
 
 /* The other nodes' states for the guard: way_health_suppose. */
 struct way_others way_shadow_store_others(struct way_shadow_store *s);
@@ -86,8 +89,11 @@ unsigned way_shadow_store_due(struct way_shadow_store *s, unsigned from, double 
  * the same again. */
 void way_shadow_store_settle(struct way_shadow_store *s, double now);
 
-/* The shadow's own verdict on a node: false, it has the table's. */
+/* The shadow's own verdict on a node: false, it has the table's. May wait for the lock; the
+ * other one says false instead. */
 bool way_shadow_store_verdict(struct way_shadow_store *s, unsigned node,
                               struct way_verdict *out);
+bool way_shadow_store_verdict_soon(struct way_shadow_store *s, unsigned node,
+                                   struct way_verdict *out);
 
 #endif

@@ -38,6 +38,10 @@ struct way_upstream {         /* one node */
     struct way_link *idle; /* exclusive connections that nobody has */
     unsigned idle_count;
     unsigned own_count; /* exclusive ones, those included */
+    unsigned carried;   /* carried ones */
+    char *host;         /* where they are dialed; NULL: not looked up */
+    uint16_t port;
+    uint32_t found; /* generation that `host` is of */
 };
 
 struct way_batch {
@@ -71,6 +75,7 @@ struct way_dispatch {
     struct way_link *links;
     unsigned own_count; /* exclusive connections */
     struct way_batch *batches, **batches_end;
+    struct way_batch *running; /* of this pass, not yet dealt with */
     struct way_task run_batches;
     struct way_request *waiting,
         **waiting_end; /* held and delayed; each client's in its order */

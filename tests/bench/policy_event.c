@@ -130,6 +130,7 @@ static void cast_shadow(struct bench *b, const char *policy)
                                  .epoch = atomic_load(way_health_policy_epoch(b->health)),
                                  .limits = b->limits,
                                  .same_memory = way_policy_same_memory(state, b->policy),
+                                 .charge_counters = &way_policy_plan(b->policy)->counters,
                                  .now = b->now });
 }
 

@@ -69,6 +69,7 @@ static void begin(struct bed *b, const char *policy, unsigned threads)
     b->now = 1000;
     b->threads = threads;
     way_limits_default(&b->limits);
+    b->limits.policy_wall = 5; /* so that slow builds meet the other bounds first */
     text_of(b, &b->text, policy);
     must(way_policy_load(&p, &b->text, &err), &err);
     struct way_health_options o = { .layout = way_policy_plan(p)->layout,
@@ -123,6 +124,8 @@ static struct way_shadow *put(struct bed *b, enum way_shadow_kind kind,
                                  .epoch = atomic_load(way_health_policy_epoch(b->health)),
                                  .limits = b->limits,
                                  .same_memory = same_memory,
+                                 .charge_counters =
+                                     &way_decider_plan(b->decider[0])->counters,
                                  .now = b->now,
                                  .unix_time = 1 });
 }
@@ -418,6 +421,89 @@ static void its_memory_is_its_own(void **state)
     end(&b);
 }
 
+/* ---- counters ---- */
+
+#define COUNTS(n)                                                                        \
+    "counters = { bad = wayside.consecutive { edge = { at_least = " n " } }, seen = "    \
+    "wayside.window { seconds = 100 } }, mark = function(_, node, e) if e.kind == 'edge' "\
+    "then node.counters.bad:reset() return { state = 'suspect', reason = e.counter } end "\
+    "if e.error then return { reason = node.counters.bad.value .. '_' .. "              \
+    "node.counters.seen.volume } end end"
+
+static void an_equal_policy_counts_what_the_one_in_charge_counts(void **state)
+{
+    (void)state;
+    struct bed b;
+    begin(&b, POLICY(COUNTS("3")), 1);
+    struct way_shadow *s = put(&b, WAY_SHADOW_CANDIDATE, POLICY(COUNTS("3")), true);
+    for (int i = 0; i < 20; i++) {
+        b.now += 0.1;
+        decide(&b, i % 3, replied(&b, "BUSY it is"));
+        struct way_report r = { .now = b.now, .good = 5, .requests = 5 };
+        struct way_decision d;
+        if (i % 5 == 0)
+            way_decide_report(b.decider[0], b.node[A], &r, &d);
+    }
+    struct way_shadow_counts c = counts(s);
+    assert_int_equal(disagreements(s), 0);
+    assert_true(c.agreed >= 40);
+    end(&b);
+}
+
+static void a_policy_with_other_counters_counts_for_itself(void **state)
+{
+    (void)state;
+    struct bed b;
+    begin(&b, POLICY("mark = function() end"), 1);
+    assert_false(way_decider_counts(b.decider[0]));
+    struct way_shadow *s = candidate(&b, POLICY(COUNTS("3")));
+    assert_true(way_decider_counts(b.decider[0]));
+    struct way_verdict v;
+    struct way_report r = { .now = b.now, .good = 5, .requests = 5 };
+    struct way_decision d;
+    way_decide_report(b.decider[0], b.node[A], &r, &d);
+    assert_false(d.edges);
+    for (int i = 0; i < 2; i++)
+        decide(&b, A, replied(&b, "BUSY it is"));
+    assert_true(way_shadow_verdict(s, b.node[A], &v));
+    assert_string_equal(v.reason, "2_7");
+    assert_int_equal(v.state, WAY_STATE_HEALTHY);
+    decide(&b, A, replied(&b, "BUSY it is")); /* the third: the edge, and reset */
+    assert_true(way_shadow_verdict(s, b.node[A], &v));
+    assert_string_equal(v.reason, "bad");
+    assert_int_equal(v.state, WAY_STATE_SUSPECT);
+    b.now += 1;
+    decide(&b, A, replied(&b, "BUSY it is"));
+    assert_true(way_shadow_verdict(s, b.node[A], &v));
+    assert_string_equal(v.reason, "1_9");
+    assert_int_equal(kit_state(b.health, b.node[A]), WAY_STATE_HEALTHY);
+    end(&b);
+}
+
+/* What is no failure to it, it does not count as one; what both counted before, stays. */
+static void one_that_classes_otherwise_counts_otherwise(void **state)
+{
+    (void)state;
+    struct bed b;
+    struct way_verdict v;
+    begin(&b, POLICY(COUNTS("3")), 1);
+    decide(&b, A, replied(&b, "BUSY it is"));
+    struct way_shadow *s = candidate(
+        &b, POLICY("classes = { { reply = 'LOADING', class = 'ignore' }, "
+                   "wayside.default.classes }, " COUNTS("3")));
+    decide(&b, A, replied(&b, "LOADING it is"));
+    decide(&b, A, replied(&b, "BUSY it is")); /* the third of the one in charge */
+    assert_int_equal(kit_state(b.health, b.node[A]), WAY_STATE_SUSPECT);
+    assert_true(way_shadow_verdict(s, b.node[A], &v));
+    assert_int_equal(v.state, WAY_STATE_HEALTHY);
+    b.now += 1;
+    decide(&b, A, replied(&b, "BUSY it is")); /* its own third, or fourth */
+    decide(&b, A, replied(&b, "BUSY it is"));
+    assert_true(way_shadow_verdict(s, b.node[A], &v));
+    assert_int_equal(v.state, WAY_STATE_SUSPECT);
+    end(&b);
+}
+
 /* ---- how it fails ---- */
 
 static void fails(const char *policy, unsigned cause)
@@ -425,7 +511,6 @@ static void fails(const char *policy, unsigned cause)
     struct bed b;
     begin(&b, POLICY(MARKS("7")), 1);
     b.limits.policy_errors = 4;
-    b.limits.policy_wall = 5; /* so that a slow build meets the other bounds first */
     struct way_shadow *s = candidate(&b, policy);
     struct way_shadow_about about;
     way_log_level((enum way_level)(WAY_ERROR + 1));
@@ -631,14 +716,18 @@ static uint64_t stat(const struct bed *b, enum way_stat which)
 }
 
 #define BUSY_POLICY(step)                                                                \
-    POLICY("memory = { node = { n = 0 }, shard = { s = 0 }, cluster = { c = 0 } }, "     \
+    POLICY("counters = { bad = wayside.consecutive { edge = { at_least = 5 } }, all = "  \
+           "wayside.window { seconds = 1, scope = 'cluster' } }, "                       \
+           "memory = { node = { n = 0 }, shard = { s = 0 }, cluster = { c = 0 } }, "     \
            "mark = function(self, node, e) for _ = 1, 2000 do end "                      \
            "local m = node.memory m.n = m.n + " step " "                                 \
+           "if e.kind == 'edge' then node.counters.bad:reset() return { weight = 0.5 } end " \
            "node.shard.memory.s = node.shard.memory.s + 1 "                              \
            "self.cluster.memory.c = self.cluster.memory.c + wayside.random() "           \
            "if e.error then return { state = m.n % 2 == 0 and 'failing' or 'suspect', "  \
            "seconds = m.n + node.shard.memory.s + self.cluster.memory.c + "              \
-           "self.cluster.failing } end return { state = 'healthy' } end, "               \
+           "self.cluster.failing + node.counters.bad.value + "                           \
+           "self.cluster.counters.all.volume } end return { state = 'healthy' } end, "               \
            "backoff = function(self, node) self.cluster.memory.c = 0 return { retry = "  \
            "'other', after = node.memory.n + wayside.random() } end")
 
@@ -811,6 +900,9 @@ int main(void)
         cmocka_unit_test(its_own_marks_end_when_their_time_is_over),
         cmocka_unit_test(the_guard_holds_for_it_too),
         cmocka_unit_test(its_memory_is_its_own),
+        cmocka_unit_test(an_equal_policy_counts_what_the_one_in_charge_counts),
+        cmocka_unit_test(a_policy_with_other_counters_counts_for_itself),
+        cmocka_unit_test(one_that_classes_otherwise_counts_otherwise),
         cmocka_unit_test(one_that_raises_is_switched_off_and_says_why),
         cmocka_unit_test(one_that_loops_is_switched_off_and_says_why),
         cmocka_unit_test(one_that_allocates_is_switched_off_and_says_why),

@@ -10,6 +10,7 @@ struct bed {
     struct way_health *health;
     struct way_shadow_store *store;
     struct way_layout layout;
+    struct way_counters_layout counters;
     unsigned node[NODES];
     double now;
 };
@@ -42,8 +43,13 @@ static void begin(struct bed *b, bool same_memory)
                                     .failing_share = 0.5 };
     b->health = kit_open(&o);
     publish(b, true);
-    b->store = way_shadow_store_new(&(struct way_shadow_store_options){
-        .health = b->health, .layout = &b->layout, .same_memory = same_memory });
+    b->store = way_shadow_store_new(
+        &(struct way_shadow_store_options){ .health = b->health,
+                                            .layout = &b->layout,
+                                            .same_memory = same_memory,
+                                            .counters = &b->counters,
+                                            .charge_counters = &b->counters,
+                                            .epoch = 1 });
 }
 
 static void end(struct bed *b)

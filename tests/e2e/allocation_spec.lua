@@ -71,3 +71,37 @@ for _, policy in ipairs { "policies/default.lua", "policies/go_redis.lua", "coun
     end)
   end)
 end
+
+--- What each worker made while `what` happened, against what clients that come and go may cost.
+local function check_workers(counting, way, what)
+  local before = counting:read(way.process.pid)
+  what()
+  local workers = 0
+  for name, now in pairs(counting:read(way.process.pid)) do
+    if name:match "^worker" then
+      workers = workers + 1
+      for counted, allowed in pairs { lua_calls = 0, locks = 100, allocations = 400 } do
+        local made = now[counted] - (before[name] and before[name][counted] or 0)
+        assert.is_true(made <= allowed, ("%s made %d %s"):format(name, made, counted))
+      end
+    end
+  end
+  assert.equal(2, workers)
+end
+
+it("a candidate in the shadow costs no Lua call, no lock and no allocation, its counters included", function()
+  local counting = counts.prepare(kit.folder())
+  local cluster = kit.cluster { masters = 3, replicas = 0, node_timeout = 60000 }
+  local way = kit.wayside { cluster = cluster, policy = "policies/default.lua", workers = 2, env = counting.env }
+  local counted = kit.file("counted.lua", [[
+local wayside = require "wayside"
+return wayside.policy { name = "counted", mark = function() end, counters = {
+  row = wayside.consecutive { edge = { at_least = 5 } }, bad = wayside.window { seconds = 10, buckets = 10 } } }
+]])
+  local reply = way:ask("WAYSIDE", "SHADOW", counted)
+  assert.is_nil(reply.err, reply.err)
+  for _, target in ipairs(targets(way)) do benchmark(way, 100000, target) end
+  check_workers(counting, way, function()
+    for _, target in ipairs(targets(way)) do benchmark(way, kit.count(200000, 2000000), target) end
+  end)
+end)

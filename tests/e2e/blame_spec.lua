@@ -114,17 +114,14 @@ kit.matrix(function(workers, how)
       master:freeze()
       kit.owned { stop = function() master:thaw() end }
       local value = ("x"):rep(40000)
-      for i = 1, 2 do fill:send_raw(kit.resp.encode { "SET", key("bytes" .. i), value }) end
-      local reply
-      kit.wait_for(function()
-        reply = late:call("SET", key "full", value)
-        return kit.is_error(reply, "WAYSIDE overflow "), kit.show(reply)
-      end, 2, "the node to be full of bytes")
+      fill:send_raw(kit.resp.encode { "SET", key "bytes", value })
+      kit.wait_for(function() return way:node(master).inflight == 1, way:node(master).inflight end, 2, "the node to have it")
+      local reply = late:call("SET", key "full", value)
+      assert.is_true(kit.is_error(reply, "WAYSIDE overflow "), kit.show(reply))
       assert.matches("class=local", reply.err)
       no_marks(way)
       master:thaw()
-      fill:read_reply()
-      fill:read_reply()
+      assert.equal("OK", (fill:read_reply()))
       local first, second = way:client(), way:client()
       assert.equal("OK", first:call("WATCH", key "full"))
       local replies = second:pipeline { { "MULTI" }, { "INCR", key "n" }, { "EXEC" } }

@@ -1,7 +1,6 @@
 --- A candidate in the shadow: asked what the policy in charge is asked, on the same live events, and never obeyed. What
 --- it would have done is told beside what was done; whatever it does, traffic does not notice.
 local socket = require "socket"
-local counts = require "tests.support.counts"
 local failover = require "tests.support.failover"
 local kit = require "tests.support.kit"
 local metrics = require "tests.support.metrics"
@@ -290,33 +289,4 @@ it("a reload ends what is compared with the policy before it", function()
     return now.shadow == "off" and now, now.shadow
   end, 2, "the shadow to end")
   assert.truthy(seen.reason:find "another policy is in charge", seen.reason)
-end)
-
-it("on the success path a shadow costs no Lua call, no lock and no allocation", function()
-  local counting = counts.prepare(kit.folder())
-  local way = start("policies/default.lua", { env = counting.env })
-  local function benchmark(commands)
-    local result, text = kit.run { "redis-benchmark", "-p", tostring(way.port), "-t", "get,set", "-P", "16", "-c", "16", "-d", "64",
-      "-r", "100000", "-n", tostring(commands / 2), "-q", timeout = 300 }
-    assert.equal(0, result, text)
-  end
-  begin(way, "policies/default.lua", "wait=2")
-  benchmark(100000)
-  local before = counting:read(way.process.pid)
-  benchmark(kit.count(300000, 2000000))
-  local after = counting:read(way.process.pid)
-  local workers = 0
-  for name, now in pairs(after) do
-    if name:match "^worker" then
-      workers = workers + 1
-      for _, what in ipairs { "lua_calls", "locks", "allocations" } do
-        local made = now[what] - (before[name] and before[name][what] or 0)
-        -- Clients that come and go may cost a few; a thousandth of what one per command would.
-        local allowed = what == "allocations" and 400 or what == "locks" and 100 or 0
-        assert.is_true(made <= allowed, ("%s made %d %s"):format(name, made, what))
-      end
-    end
-  end
-  assert.equal(2, workers)
-  assert.equal("on", status(way).shadow)
 end)

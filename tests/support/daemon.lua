@@ -29,6 +29,8 @@ local function source(value, indent)
   return "{\n" .. table.concat(out, ",\n") .. "\n" .. (indent or "") .. "}"
 end
 
+daemon.source = source
+
 local function configuration(self, options)
   local seeds = options.seeds or (options.cluster and options.cluster:seeds())
   local config = {

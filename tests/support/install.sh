@@ -41,6 +41,7 @@ redis_tools() { have redis-cli && have redis-benchmark && redis_server; }
 c_compiler() { have "${CC:-cc}" || have gcc; }
 c_header() { [ -e "/usr/include/$1" ] || [ -e "/usr/local/include/$1" ]; }
 library() { pkg-config --exists "$1" 2>/dev/null; }
+nginx_module() { compgen -G "/usr/lib/nginx/modules/$1.so" >/dev/null; }
 libraries() { library "luajit hiredis libcares libmicrohttpd jansson openssl libsystemd"; }
 
 need_build() {
@@ -64,6 +65,10 @@ need_run() {
 need_test() {
     need_run
     need c_header cmocka.h -- libcmocka-dev
+    # The gateway and the C examples; the Lua module brings ndk and lua-resty-core. All names are both Debians'.
+    need have nginx -- nginx-light
+    need nginx_module ngx_http_lua_module -- libnginx-mod-http-lua
+    need library libuv -- libuv1-dev
     need have ip -- iproute2
     local lua=1
     have luajit && lua_module busted.core && lua_module posix && lua_module socket && have busted && lua=

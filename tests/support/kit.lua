@@ -5,8 +5,10 @@ local busted = require "busted"
 local cluster = require "tests.support.cluster"
 local daemon = require "tests.support.daemon"
 local dns = require "tests.support.dns"
+local gateway = require "tests.support.gateway"
 local mitm = require "tests.support.mitm"
 local namespace = require "tests.support.namespace"
+local nginx = require "tests.support.nginx"
 local node = require "tests.support.node"
 local process = require "tests.support.process"
 local random = require "tests.support.random"
@@ -104,6 +106,18 @@ function kit.prepared(options) return owned(daemon.prepare(with_folder(options))
 
 --- A man in the middle before any port: kit.mitm { to = port }.
 function kit.mitm(options) return owned(mitm.start(with_folder(options))) end
+
+--- A real nginx: kit.nginx { http = text, locations = text, workers = 2 }.
+function kit.nginx(options) return owned(nginx.start(with_folder(options))) end
+
+--- nginx with resty.wayside: kit.gateway { cluster = cluster, policy = file, segment = path }; see gateway.lua.
+function kit.gateway(options) return owned(gateway.start(with_folder(options))) end
+
+--- Prepared but not started.
+function kit.prepared_gateway(options) return owned(gateway.prepare(with_folder(options))) end
+
+--- nginx prepared but not started, for what must be refused: :refused().
+function kit.prepared_nginx(options) return owned(nginx.prepare(with_folder(options))) end
 
 --- A scripted node: kit.node { script = function(words, conn) ... end }.
 function kit.node(options) return owned(node.start(with_folder(options))) end

@@ -1,0 +1,310 @@
+/* What a C program may rely on that has wayside inside. */
+#include "wayside.h"
+
+#include "inside_kit.h"
+
+#include <hiredis/hiredis.h>
+
+struct bed {
+    struct kit_cluster k;
+    struct way_host *host;
+    unsigned done, count, events, asked, lines;
+    char type[8], error[8][32], certainty[8][16], text[8][256], value[8][64];
+    char last[512], refused[512];
+    int reloads;
+};
+
+static void on_event(void *arg, const struct way_host_event *e)
+{
+    struct bed *b = arg;
+    if (e->error)
+        b->events++;
+    snprintf(b->last, sizeof b->last, "%s %s %s %s", e->phase, e->step,
+             e->error ? e->error : "none", e->class_name);
+}
+
+static int on_verdict(void *arg, const struct way_host_event *e, struct way_host_verdict *v)
+{
+    struct bed *b = arg;
+    b->asked++;
+    if (!strcmp(e->question, "mark") && e->error) {
+        v->state = "failing";
+        v->seconds = 60;
+        v->reason = "mine";
+    }
+    return strcmp(e->question, "probe") != 0; /* those are the fallback's */
+}
+
+static void on_done(void *arg, const struct way_host_result *r, unsigned count)
+{
+    struct bed *b = arg;
+    b->done++;
+    b->count = count;
+    for (unsigned i = 0; i < count && i < 8; i++) {
+        snprintf(b->error[i], sizeof b->error[i], "%s", r[i].error ? r[i].error : "");
+        snprintf(b->certainty[i], sizeof b->certainty[i], "%s",
+                 r[i].certainty ? r[i].certainty : "");
+        snprintf(b->text[i], sizeof b->text[i], "%s", r[i].text ? r[i].text : "");
+        b->value[i][0] = 0;
+        if (r[i].reply)
+            snprintf(b->value[i], sizeof b->value[i], "%d:%.*s:%lld", r[i].reply->type,
+                     (int)r[i].reply->len, r[i].reply->str ? r[i].reply->str : "",
+                     r[i].reply->integer);
+    }
+}
+
+static void begin(struct bed *b, const char *more, bool own_verdicts)
+{
+    char text[1024];
+    struct way_host_error error;
+    memset(b, 0, sizeof *b);
+    kit_cluster_start(&b->k);
+    snprintf(text, sizeof text, "return { %s, %s }", b->k.seeds, more);
+    struct way_host_setup setup = { .text = text, .event = on_event, .arg = b };
+    setup.verdict = own_verdicts ? on_verdict : NULL;
+    if (way_host_new(&b->host, b->k.loop.ev, &setup, &error) < 0)
+        fail_msg("%s", error.text);
+    AWAIT(&b->k.loop, 3, way_host_ready(b->host));
+}
+
+static void end(struct bed *b)
+{
+    way_host_free(b->host);
+    kit_cluster_stop(&b->k);
+}
+
+static void run(struct bed *b, const char *const *line, unsigned count, double seconds)
+{
+    const char *word[8][8];
+    char copy[8][128];
+    struct way_host_command c[8];
+    struct way_host_error error;
+    for (unsigned i = 0; i < count; i++) {
+        snprintf(copy[i], sizeof copy[i], "%s", line[i]);
+        c[i] = (struct way_host_command){ .argv = word[i] };
+        for (char *at = strtok(copy[i], " "); at; at = strtok(NULL, " "))
+            word[i][c[i].argc++] = at;
+    }
+    unsigned before = b->done;
+    if (way_host_submit(b->host, c, count, seconds, on_done, b, &error) < 0)
+        fail_msg("%s", error.text);
+    assert_int_equal(b->done, before); /* never inside the call */
+    AWAIT(&b->k.loop, 10, b->done == before + 1);
+    assert_int_equal(b->count, count);
+}
+
+static void a_setup_that_is_wrong_is_told_in_words(void **state)
+{
+    (void)state;
+    struct way_host *h;
+    struct way_host_error e;
+    struct ev_loop *loop = ev_loop_new(0);
+    static const struct {
+        struct way_host_setup setup;
+        const char *words;
+    } bad[] = {
+        { { .file = NULL }, "file or its text, got neither" },
+        { { .file = "a", .text = "b" }, "got both" },
+        { { .file = "/nowhere/wayside.lua" }, "/nowhere/wayside.lua" },
+        { { .text = "return {" }, "configuration:1" },
+        { { .text = "return { cluster = { seeds = { 'nonsense' } } }" }, "cluster.seeds" },
+        { { .text = "return { }" }, "cluster.seeds: expected" },
+        { { .text = "return { cluster = { seeds = { '127.0.0.1:1' } } }",
+            .policy = "/nowhere/policy.lua" },
+          "/nowhere/policy.lua" },
+        { { .text = "return { cluster = { seeds = { '127.0.0.1:1' } } }",
+            .policy = "x",
+            .verdict = on_verdict },
+          "a policy or a verdict function" },
+    };
+    for (unsigned i = 0; i < way_count(bad); i++) {
+        assert_int_equal(way_host_new(&h, loop, &bad[i].setup, &e), -1);
+        if (!strstr(e.text, bad[i].words))
+            fail_msg("%u: expected '%s' in: %s", i, bad[i].words, e.text);
+    }
+    ev_loop_destroy(loop);
+}
+
+static void replies_come_in_order_and_what_is_not_served_is_an_error_reply(void **state)
+{
+    (void)state;
+    struct bed b;
+    char line[6][64];
+    begin(&b, "timeouts = { total = 2 }", false);
+    b.k.reply[0] = ":7\r\n";
+    b.k.reply[1] = "$1\r\nv\r\n";
+    snprintf(line[0], 64, "GET %s", kit_key(1));
+    snprintf(line[1], 64, "INCR %s", kit_key(0));
+    snprintf(line[2], 64, "MULTI");
+    snprintf(line[3], 64, "RENAME %s %s", kit_key(0), kit_key(1));
+    snprintf(line[4], 64, "NOSUCH");
+    snprintf(line[5], 64, "GET");
+    const char *all[6] = { line[0], line[1], line[2], line[3], line[4], line[5] };
+    run(&b, all, 6, 0);
+    assert_string_equal(b.value[0], "1:v:0");
+    assert_string_equal(b.value[1], "3::7");
+    assert_non_null(strstr(b.value[2], "6:ERR wayside does not serve 'multi'"));
+    assert_non_null(strstr(b.value[3], "6:CROSSSLOT"));
+    assert_non_null(strstr(b.value[4], "6:ERR unknown command 'NOSUCH'"));
+    assert_non_null(strstr(b.value[5], "6:ERR wrong number"));
+    for (unsigned i = 0; i < 6; i++)
+        assert_string_equal(b.error[i], "");
+    end(&b);
+}
+
+static void a_deadline_ends_what_no_node_answers(void **state)
+{
+    (void)state;
+    struct bed b;
+    char line[2][64];
+    begin(&b, "timeouts = { total = 5 }", false);
+    b.k.reply[0] = NULL;
+    snprintf(line[0], 64, "INCR %s", kit_key(0));
+    snprintf(line[1], 64, "SET %s x", kit_key(1));
+    const char *all[2] = { line[0], line[1] };
+    double before = way_clock();
+    run(&b, all, 2, 0.2);
+    assert_true(way_clock() - before >= 0.19);
+    assert_string_equal(b.error[0], "deadline");
+    assert_string_equal(b.certainty[0], "unknown");
+    assert_string_equal(b.error[1], "");
+    end(&b);
+}
+
+static void a_verdict_of_the_hosts_own_is_obeyed(void **state)
+{
+    (void)state;
+    struct bed b;
+    char line[64];
+    begin(&b, "timeouts = { total = 2 }, limits = { guard = false }", true);
+    kit_node_down(&b.k.node[1]);
+    snprintf(line, 64, "INCR %s", kit_key(1));
+    const char *all[1] = { line };
+    run(&b, all, 1, 0);
+    assert_string_equal(b.error[0], "refused");
+    assert_string_equal(b.certainty[0], "unsent");
+    assert_true(b.asked >= 2); /* mark and backoff */
+    AWAIT(&b.k.loop, 2, b.events >= 2);
+    run(&b, all, 1, 0);
+    assert_string_equal(b.error[0], "no_node");
+    end(&b);
+}
+
+static void put_line(void *arg, const char *text)
+{
+    struct bed *b = arg;
+    b->lines++;
+    if (strstr(text, b->k.node[1].address))
+        snprintf(b->last, sizeof b->last, "%s", text);
+}
+
+static void nodes_and_reasons_are_told(void **state)
+{
+    (void)state;
+    struct bed b;
+    begin(&b, "timeouts = { total = 2 }", false);
+    way_host_nodes(b.host, put_line, &b);
+    assert_int_equal(b.lines, 2);
+    assert_non_null(strstr(b.last, "role=master state=healthy"));
+    assert_int_equal(way_host_why(b.host, "127.0.0.1:1", put_line, &b), -1);
+    b.lines = 0;
+    assert_int_equal(way_host_why(b.host, b.k.node[1].address, put_line, &b), 0);
+    assert_true(b.lines >= 1);
+    end(&b);
+}
+
+static void on_reloaded(void *arg, const char *refused, const char *name,
+                        const char *version)
+{
+    struct bed *b = arg;
+    (void)version;
+    b->reloads++;
+    snprintf(b->refused, sizeof b->refused, "%s%s", refused ? refused : "in charge: ",
+             refused ? "" : name);
+}
+
+static void a_reload_changes_all_or_says_why_not(void **state)
+{
+    (void)state;
+    struct bed b;
+    struct way_host_error error;
+    begin(&b, "timeouts = { total = 2 }", false);
+    assert_int_equal(way_host_reload(b.host, "/nowhere.lua", on_reloaded, &b, &error), 0);
+    AWAIT(&b.k.loop, 5, b.reloads == 1);
+    assert_non_null(strstr(b.refused, "/nowhere.lua"));
+    if (way_host_reload(b.host, "policies/fail_fast.lua", on_reloaded, &b, &error) < 0)
+        fail_msg("%s", error.text);
+    assert_int_equal(way_host_reload(b.host, NULL, on_reloaded, &b, &error), -1);
+    AWAIT(&b.k.loop, 5, b.reloads == 2);
+    assert_string_equal(b.refused, "in charge: fail-fast");
+    end(&b);
+    begin(&b, "timeouts = { total = 2 }", true);
+    assert_int_equal(way_host_reload(b.host, NULL, on_reloaded, &b, &error), -1);
+    assert_non_null(strstr(error.text, "host's own"));
+    end(&b);
+}
+
+static void what_is_under_way_at_the_end_ends_without_a_word(void **state)
+{
+    (void)state;
+    struct bed b;
+    struct way_host_error error;
+    const char *get[] = { "INCR", kit_key(0) };
+    struct way_host_command c = { 2, get, NULL };
+    begin(&b, "timeouts = { total = 2 }", false);
+    b.k.reply[0] = NULL;
+    for (int i = 0; i < 3; i++)
+        assert_int_equal(way_host_submit(b.host, &c, 1, 0, on_done, &b, &error), 0);
+    AWAIT(&b.k.loop, 2, kit_asked(&b.k.node[0], "INCR") == 3);
+    assert_int_equal(way_host_submit(b.host, &c, 0, 0, on_done, &b, &error), -1);
+    c.argc = 0;
+    assert_int_equal(way_host_submit(b.host, &c, 1, 0, on_done, &b, &error), -1);
+    assert_non_null(strstr(error.text, "command 1: expected 1 to"));
+    end(&b);
+    assert_int_equal(b.done, 0);
+}
+
+static void beside_another_loop_a_descriptor_and_a_time_out_do(void **state)
+{
+    (void)state;
+    struct bed b;
+    struct way_host_error error;
+    char text[1024];
+    memset(&b, 0, sizeof b);
+    kit_cluster_start(&b.k);
+    snprintf(text, sizeof text, "return { %s }", b.k.seeds);
+    struct way_host_setup setup = { .text = text };
+    assert_int_equal(way_host_new(&b.host, NULL, &setup, &error), 0);
+    assert_true(way_host_fd(b.host) >= 0);
+    const char *incr[] = { "INCR", kit_key(1) };
+    struct way_host_command c = { 2, incr, NULL };
+    double end_at = way_clock() + 5;
+    bool sent = false;
+    while (!b.done && way_clock() < end_at) {
+        if (!sent && way_host_ready(b.host)) {
+            sent = true;
+            assert_int_equal(way_host_submit(b.host, &c, 1, 0, on_done, &b, &error), 0);
+        }
+        way_host_run(b.host);
+        ev_run(b.k.loop.ev, EVRUN_NOWAIT);
+        assert_true(way_host_timeout(b.host) > 0 && way_host_timeout(b.host) <= 0.05);
+    }
+    assert_int_equal(b.done, 1);
+    assert_string_equal(b.value[0], "5:OK:0");
+    end(&b);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_setup_that_is_wrong_is_told_in_words),
+        cmocka_unit_test(replies_come_in_order_and_what_is_not_served_is_an_error_reply),
+        cmocka_unit_test(a_deadline_ends_what_no_node_answers),
+        cmocka_unit_test(a_verdict_of_the_hosts_own_is_obeyed),
+        cmocka_unit_test(nodes_and_reasons_are_told),
+        cmocka_unit_test(a_reload_changes_all_or_says_why_not),
+        cmocka_unit_test(what_is_under_way_at_the_end_ends_without_a_word),
+        cmocka_unit_test(beside_another_loop_a_descriptor_and_a_time_out_do),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,229 @@
+--- One policy file, one behaviour: the same faults put before the daemon and before nginx are the same events, get the
+--- same verdicts, and look the same to who asked.
+--
+-- Equal field by field but for bytes_written: nginx does not tell how much of a send was accepted, so that it may say
+-- `unknown` where the daemon says `unsent`, and never the reverse.
+local socket = require "socket"
+local kit = require "tests.support.kit"
+
+local policies = {}
+for path in io.popen("ls policies/*.lua"):lines() do policies[#policies + 1] = path end
+
+local TIMEOUTS = { dial = 0.25, write = 0.4, read = 0.3, total = 1.2 }
+local SLOT = 100
+
+local function key(name) return kit.key_in(SLOT, name) end
+local GET, SET, INCR = { "GET", key "value" }, { "SET", key "other", "x" }, { "INCR", key "count" }
+
+local function cut_up(how, match)
+  return function(node) node.mitm:rule { dir = "up", act = "cut", how = how, match = match, times = 1 } end
+end
+
+-- Each: what is done to the slot's master, with what was run before it (so that its connection served), and the commands.
+-- `reads`: of no use under a policy that sends reads anywhere.
+local traces = {
+  { "refused", make = function(node) node.mitm:refuse() end, run = { SET } },
+  { "a refused read", reads = true, make = function(node) node.mitm:refuse() end, run = { GET } },
+  { "dial timed out", make = function(node) node.mitm:backlog() end, run = { SET } },
+  { "silence", before = { INCR }, make = function(node) node:freeze() end, run = { INCR } },
+  { "silence to a read", reads = true, before = { GET }, make = function(node) node:freeze() end, run = { GET } },
+  { "silence within a reply", before = { { "SET", key "long", "0123456789" } }, run = { { "GETSET", key "long", "new" } },
+    make = function(node) node.mitm:rule { dir = "down", act = "swallow", match = "$10\r\n01234" } end },
+  { "end of file on a fresh connection", make = cut_up("fin", "INCR"), run = { INCR } },
+  { "reset on a fresh connection", make = cut_up("rst", "INCR"), run = { INCR } },
+  { "end of file on one that served", before = { INCR }, make = cut_up("fin", "INCR"), run = { INCR } },
+  { "end of file on one that served, with a read", reads = true, before = { GET }, make = cut_up("fin", "value"), run = { GET } },
+  { "reset after a reply to what is in flight", before = { { "SET", key "count", 100 } }, run = { INCR, INCR, INCR, INCR },
+    make = function(node) node.mitm:rule { dir = "down", act = "cut", how = "rst", match = ":102\r\n", times = 1 } end },
+  { "end of file within a reply", before = { { "SET", key "long", "0123456789" } }, run = { { "GETSET", key "long", "new" } },
+    make = function(node) node.mitm:rule { dir = "down", act = "cut", how = "fin", match = "$10\r\n01234", times = 1 } end },
+  { "nonsense", before = { INCR }, run = { INCR },
+    make = function(node) node.mitm:rule { dir = "down", act = "inject", with = "x\r\n", match = ":2", times = 1 } end },
+  { "a send that stops half way", before = { SET }, partial = true, run = { { "APPEND", key "big", { rep = 16000000 } } },
+    make = function(node) node.mitm:rule { dir = "up", act = "stall", match = "APPEND" } end },
+}
+for _, words in ipairs { "LOADING Redis is loading the dataset in memory", "BUSY Redis is busy running a script",
+  "CLUSTERDOWN The cluster is down", "TRYAGAIN Multiple keys request during rehashing of slot",
+  "READONLY You can't write against a read only replica.", "MASTERDOWN Link with MASTER is down", "ERR max number of clients reached",
+  "WRONGTYPE Operation against a key", "NOAUTH Authentication required." } do
+  local blames = words:find "^LOADING" or words:find "^BUSY" or words:find "^MASTERDOWN" or words:find "^ERR max"
+  traces[#traces + 1] = { blames = blames, "the error reply " .. words:match "^[^ ]+ ?[a-z]*", replies = words, run = { SET } }
+end
+
+-- ---- the two of them, seen alike ----
+
+local FIELDS = { "kind", "phase", "step", "error", "errno", "message", "class", "blame", "n", "certainty", "commands", "attempt",
+  "replies_read", "function", "verdict", "where", "did", "straggler", "fallback", "refused", "node" }
+-- What the journal's lines and the console tell of some entries only.
+local ONLY = {
+  n = function(e) return e.error end, blame = function(e) return e.error end,
+  attempt = function(e) return e.kind == "commands" end, replies_read = function(e) return e.error and e.kind == "connection" end,
+}
+
+--- What a worker's journal says, as lines: times that a policy draws by lot are no difference.
+local function lines_of(events)
+  local list = {}
+  for _, event in ipairs(events) do
+    -- That an idle connection has ended, the daemon sees at once, nginx when it would use it.
+    local idle = event.kind == "connection" and tonumber(event.n) == 0
+    if tostring(event.thread) == "0" and event.kind ~= "change" and not idle then
+      local out = {}
+      for _, name in ipairs(FIELDS) do
+        local value = event[name]
+        if ONLY[name] and not ONLY[name](event) then value = nil end
+        if value ~= nil and value ~= false then
+          value = tostring(value):gsub("%d+%.%d+ s", "N s"):gsub("within %d+ s", "within N s")
+          if name == "where" then value = value:gsub("^.*/", "") end
+          if (name == "straggler" or name == "fallback") and value == "1" then value = "true" end
+          out[#out + 1] = name .. "=" .. value
+        end
+      end
+      list[#list + 1] = table.concat(out, " ")
+    end
+  end
+  return list
+end
+
+local NAMES = { "phase", "step", "error", "certainty", "class", "node" }
+local function seen_of(reply)
+  if type(reply) ~= "table" or not (reply.err or reply.error) then return tostring(reply) end
+  local fields = reply
+  if reply.err then
+    fields = { error = reply.err:match "^WAYSIDE (%S+)", message = reply.err }
+    for name, value in reply.err:gmatch " (%w+)=(%S+)" do fields[name] = value end
+  end
+  if not fields.phase or fields.message and not fields.message:match "^WAYSIDE " then return "-" .. fields.message end
+  local out = {}
+  for i, name in ipairs(NAMES) do out[i] = name .. "=" .. tostring(fields[name]) end
+  return table.concat(out, " ")
+end
+
+local cluster, master
+setup(function()
+  cluster = kit.cluster { masters = 3, replicas = 3, node_timeout = 60000, front = "mitm", config = { "repl-timeout 3600" } }
+  master = cluster:node(1)
+end)
+
+local function heal()
+  if master.frozen then master:thaw() end
+  if master.scripted then master:unscript() end
+  master.mitm:clear()
+  master.mitm:accept()
+  cluster:wait_ok()
+end
+
+--- The journal, once nothing has been added to it for a while.
+local function rested(way)
+  local events, since = way:events(), socket.gettime()
+  return kit.wait_for(function()
+    local now = way:events()
+    if #now ~= #events then events, since = now, socket.gettime() end
+    return socket.gettime() - since > 0.15 and events, #events .. " entries"
+  end, 5, "the journal to rest")
+end
+
+--- Runs the trace before one of them: what its worker journaled, what its user saw.
+local function run_on(start, run, trace, policy)
+  master:call("SET", key "value", "v")
+  master:call("DEL", key "count", key "big")
+  master:call("WAIT", 1, 2000)
+  if trace.replies then
+    master:script(function(words)
+      local name = words[2] or ""
+      if name == key "value" or name == key "other" then return "-" .. trace.replies .. "\r\n" end
+    end)
+  end
+  local way = start { cluster = cluster, policy = policy, workers = 1, timeouts = TIMEOUTS,
+    limits = { refresh_interval = 30, refresh_period = 60 } }
+  rested(way) -- every node's first probe is over
+  if trace.before then run(way, trace.before) end
+  if trace.make then trace.make(master) end
+  local seen = {}
+  for i, reply in ipairs(run(way, trace.run)) do seen[i] = seen_of(reply) end
+  local events = lines_of(rested(way))
+  way:stop()
+  heal()
+  return events, seen
+end
+
+local function run_daemon(way, list)
+  local commands = {}
+  for i, command in ipairs(list) do
+    commands[i] = {}
+    for k, word in ipairs(command) do commands[i][k] = type(word) == "table" and ("x"):rep(word.rep) or word end
+  end
+  local client = way:client(nil, 10)
+  local replies = client:pipeline(commands)
+  client:close()
+  return replies
+end
+local function run_nginx(way, commands) return assert(way:run(commands)) end
+
+local function loose(list)
+  local out = {}
+  for i, line in ipairs(list) do out[i] = line:gsub("certainty=unsent", "certainty=unknown") end
+  return out
+end
+
+--- Equal, but that nginx may be less certain of a send that stopped half way: unknown where the daemon knows that it was
+--- unsent. What goes on until the time is over has no set number of rounds: of it, the rounds that both have are compared.
+local function assert_alike(daemon, nginx, what, partial, endless)
+  local function told(at)
+    local function part(list) return table.concat(list, "\n", math.max(1, at - 2), math.min(#list, at + 2)) end
+    return ("%s, entry %d; daemon (%d entries):\n%s\nnginx (%d):\n%s"):format(what, at, #daemon, part(daemon), #nginx, part(nginx))
+  end
+  for i, line in ipairs(daemon) do
+    local surer = line:find("certainty=unknown", 1, true) and (nginx[i] or ""):find("certainty=unsent", 1, true)
+    assert.is_nil(surer or nil, told(i))
+  end
+  if partial then daemon, nginx = loose(daemon), loose(nginx) end
+  local n = endless and math.min(#daemon, #nginx) or math.max(#daemon, #nginx)
+  if partial then n = 1 end -- what is less certain gets another answer from there on
+  assert.is_true(n > 0, told(1))
+  for i = 1, n do assert.is_true(daemon[i] == nginx[i], told(i)) end
+end
+
+local function ran_out(seen)
+  for _, line in ipairs(seen) do
+    if line:find("error=deadline", 1, true) then return true end
+  end
+end
+
+--- Reads that go anywhere are no trace; and of a node that answers with blame to what is held and sent again at once, a
+--- thousand times a second, the journal has only the end.
+local function is_told_by(trace, policy)
+  local text = kit.process.read_file(policy)
+  if trace.reads then return not text:find "%f[%w]pick%s*=" end
+  return not (trace.blames and text:find('"hold"', 1, true) and text:find('connections = "drop"', 1, true))
+end
+
+--- In the sample each policy has two traces, drawn by lot.
+local function drawn()
+  local list = {}
+  for i, trace in ipairs(traces) do list[i] = trace end
+  for i = #list, 2, -1 do
+    local k = kit.random.int(1, i)
+    list[i], list[k] = list[k], list[i]
+  end
+  return list
+end
+
+describe("daemon and nginx", function()
+  for _, policy in ipairs(policies) do
+    local left = kit.count(2, #traces)
+    for _, trace in ipairs(drawn()) do
+      if left > 0 and is_told_by(trace, policy) then
+        left = left - 1
+        it(("agree about %s under %s"):format(trace[1], policy), function()
+          finally(heal)
+          local daemon, daemon_seen = run_on(kit.wayside, run_daemon, trace, policy)
+          local nginx, nginx_seen = run_on(kit.gateway, run_nginx, trace, policy)
+          local endless = ran_out(daemon_seen) or ran_out(nginx_seen) or math.min(#daemon, #nginx) > 6
+          if not endless then assert_alike(daemon_seen, nginx_seen, "what the user saw", trace.partial) end
+          if (trace.replies or ""):find "^WRONGTYPE" then assert.same({ {}, {} }, { daemon, nginx })
+          else assert_alike(daemon, nginx, "the journal", trace.partial, endless) end
+        end)
+      end
+    end
+  end
+end)

@@ -1,0 +1,97 @@
+--- wayside inside a C program: the examples, as they are built, before a real cluster with nodes that die.
+local kit = require "tests.support.kit"
+local process = require "tests.support.process"
+
+local VARIANT = (os.getenv "WAYSIDE" or ""):match "%-(%a+)$"
+local BUILD = (os.getenv "BUILD_ROOT" or "build") .. (VARIANT and "/" .. VARIANT or "")
+
+local started = 0
+local function start(name, ...)
+  started = started + 1
+  local out = ("%s/%s.%d.out"):format(kit.folder(), name, started)
+  local child = process.spawn { BUILD .. "/examples/" .. name, stdout = out, name = name, ... }
+  kit.owned(child)
+  return {
+    text = function() return process.read_file(out) or "" end,
+    wait_line = function(self, pattern, timeout)
+      return kit.wait_for(function() return self.text():match(pattern), process.tail(out, 10) end, timeout or 10, pattern)
+    end,
+    totals = function(self)
+      assert.is_true(child:wait(20), "still running: " .. process.tail(out, 20))
+      assert.equal(0, child.status, self.text())
+      local sent, answered, failed = self.text():match "sent=(%d+) answered=(%d+) failed=(%d+)"
+      assert.is_truthy(sent, self.text())
+      return tonumber(sent), tonumber(answered), tonumber(failed)
+    end,
+  }
+end
+
+describe("wayside in a C program", function()
+  local cluster
+  setup(function()
+    local status, text = kit.run { "make", "VARIANT=" .. (VARIANT or ""), "build", "examples", timeout = 300 }
+    assert.equal(0, status, text)
+    cluster = kit.cluster { masters = 3, replicas = 3, node_timeout = 500 }
+  end)
+
+  -- The master dies once commands have been counted on it, so that some of them meet its death.
+  local function kill_a_master()
+    local victim = cluster:master_of(0)
+    local before = victim:calls "incr"
+    kit.wait_for(function() return victim:calls "incr" > before + 20 end, 10, "commands on the master that is to die")
+    victim:kill()
+    return victim
+  end
+
+  it("rides through a killed master: events, states, and no write lost without a word", function()
+    cluster:wait_ok()
+    local program = start("embed", cluster:seeds()[2], kit.count(4, 8))
+    local victim = kill_a_master()
+    finally(function() victim:restart() end)
+    program:wait_line("event node=" .. victim.address:gsub("%p", "%%%0") .. " phase=%a+ step=%a+ error=%a+ class=%a+")
+    local sent, answered, failed = program:totals()
+    assert.equal(sent, answered + failed, program.text())
+    assert.is_true(answered > sent * 0.9, program.text())
+    -- What failed is told with its fate, and only what was in flight may fail.
+    for line in program.text():gmatch "failed phase=[^\n]+" do
+      assert.is_truthy(line:match "certainty=unknown", line)
+    end
+    assert.is_truthy(program.text():find("node=" .. victim.address .. " role=", 1, true), program.text())
+  end)
+
+  it("a verdict function in C decides where no policy is", function()
+    cluster:wait_ok()
+    local program = start("embed", cluster:seeds()[2], kit.count(3, 8), "own")
+    local victim = kill_a_master()
+    finally(function() victim:restart() end)
+    local address = victim.address:gsub("%p", "%%%0")
+    program:wait_line("event node=" .. address .. " [^\n]*question=mark verdict=\"failing 2 s")
+    program:wait_line("event node=" .. address .. " [^\n]*question=backoff verdict=\"retry hold")
+    local sent, answered, failed = program:totals()
+    assert.equal(sent, answered + failed, program.text())
+    assert.is_true(answered > sent * 0.9, program.text())
+  end)
+
+  it("embed_uv does the same beside libuv", function()
+    cluster:wait_ok()
+    local program = start("embed_uv", cluster:seeds()[2], kit.count(3, 8))
+    local victim = kill_a_master()
+    finally(function() victim:restart() end)
+    local sent, answered, failed = program:totals()
+    assert.equal(sent, answered + failed, program.text())
+    assert.is_true(sent > 200 and answered > sent * 0.9, program.text())
+  end)
+
+  it("serves from the static library alone", function()
+    cluster:wait_ok()
+    local sent, answered, failed = start("embed_static", cluster:seeds()[2], 0.5):totals()
+    assert.is_true(sent > 20, sent)
+    assert.same({ sent, 0 }, { answered, failed })
+  end)
+
+  it("what is wrong in its configuration is told, and nothing is left running", function()
+    local status, text = kit.run { BUILD .. "/examples/embed", "nonsense", 1 }
+    assert.equal(1, status)
+    assert.is_truthy(text:match "configuration:1: cluster%.seeds", text)
+  end)
+end)

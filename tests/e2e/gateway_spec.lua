@@ -1,0 +1,422 @@
+--- resty.wayside in a real nginx with two workers, before a real cluster with nodes that die, freeze and come back.
+local socket = require "socket"
+local kit = require "tests.support.kit"
+local gateway = require "tests.support.gateway"
+local process = require "tests.support.process"
+
+local FAST = { dial = 0.2, read = 0.3, total = 2 }
+
+--- Requests without end in a child, each on a connection of its own; :stop() tells how many there were and what
+--- went wrong with any.
+local function load_on(way, commands)
+  local file = ("%s/load-%d"):format(kit.folder(), kit.random.int(1, 1e9))
+  local path = gateway.path(commands)
+  local child = process.fork(function()
+    local out = assert(io.open(file, "w"))
+    out:setvbuf "line"
+    while not process.exists(file .. ".end") do
+      local body, status = way:get(path, 5)
+      if status ~= 200 or body:find "[!?]" then out:write("bad ", tostring(status), " ", (tostring(body):gsub("\n", ";")), "\n")
+      else out:write "good\n" end
+    end
+    out:close()
+  end, { name = "load" })
+  kit.owned(child)
+  return {
+    count = function() return select(2, (process.read_file(file) or ""):gsub("good\n", "")) end,
+    stop = function(self)
+      process.write_file(file .. ".end", "")
+      assert.is_true(child:wait(10), "the load does not end")
+      local bad = {}
+      for line in (process.read_file(file) or ""):gmatch "bad [^\n]+" do bad[#bad + 1] = line end
+      return self.count(), bad
+    end,
+  }
+end
+
+describe("resty.wayside", function()
+  local cluster
+  setup(function() cluster = kit.cluster { masters = 3, replicas = 3, node_timeout = 500 } end)
+
+  describe("on a cluster that is well", function()
+    local way
+    setup(function()
+      way = kit.gateway { cluster = cluster, timeouts = FAST, limits = { reply_bytes = 1048576 }, locations = [[
+        location = /header { return 200; header_filter_by_lua_block {
+          local _, err = wayside:pipeline { { "GET", "k" } }
+          ngx.header["X-Told"] = err } }
+        location = /phase { content_by_lua_block { ngx.say(init_told) } }
+        location = /raise { content_by_lua_block {
+          for _, bad in ipairs { "x", {}, { {} }, { "GET", true }, { { "GET", {} } } } do
+            ngx.say(select(2, pcall(wayside.pipeline, wayside, { bad })))
+          end } }
+        location = /both { content_by_lua_block {
+          local threads = {}
+          for i = 1, 20 do
+            threads[i] = ngx.thread.spawn(function() return wayside:call("GET", "{" .. i .. "}both") end)
+          end
+          for i = 1, 20 do
+            local _, value = ngx.thread.wait(threads[i])
+            ngx.print(value == ngx.null and "." or tostring(value))
+          end } }
+        location = /cut { lua_check_client_abort on; content_by_lua_block {
+          ngx.on_abort(function() ngx.exit(499) end)
+          wayside:pipeline { { "GET", ngx.unescape_uri(ngx.var.arg_key) } } } }
+      ]], init_worker = 'wayside:start() init_told = select(2, wayside:pipeline { { "GET", "k" } })' }
+    end)
+
+    it("answers with values of every kind, in the order of the commands", function()
+      local pairs_of = { { "SET", "k", "v\r\n\0\255" }, { "GET", "k" }, { "DEL", "n" }, { "INCR", "n" }, { "GET", "none" }, { "DEL", "l" },
+        { "RPUSH", "l", "a", 2 }, { "LRANGE", "l", 0, -1 }, { "MGET", "k", "n", "none" }, { "LRANGE", "none", 0, -1 },
+        { "SETEX", "e", 100, "" }, { "GET", "e" }, { "EVAL", "return {1,{'a',false}}", 0 } }
+      pairs_of[1][3] = "v w"
+      local replies = assert(way:run(pairs_of))
+      replies[3], replies[6] = nil, nil
+      assert.same({ [1] = "OK", [2] = "v w", [4] = 1, [5] = gateway.null, [7] = 2, [8] = { "a", "2" },
+        [9] = { "v w", "1", gateway.null }, [10] = {}, [11] = "OK", [12] = "", [13] = { 1, { "a", gateway.null } } }, replies)
+    end)
+
+    it("tells an error reply as an error with its words, and what it does not serve", function()
+      local replies = assert(way:run { { "SET", "k", "v" }, { "INCR", "k" }, { "NOSUCH", "x" }, { "MULTI" }, { "GET" },
+        { "RENAME", "a", "b" }, { "BLPOP", "k", 0 }, { "GET", "k" } })
+      assert.equal("v", replies[8])
+      for i, words in pairs { [2] = "^ERR value is not an integer", [3] = "^ERR unknown command 'NOSUCH'", [4] = "does not serve 'multi'",
+        [5] = "^ERR wrong number of arguments", [6] = "^CROSSSLOT", [7] = "does not serve 'blpop'" } do
+        assert.is_truthy(tostring(replies[i].message):find(words), kit.show(replies[i]))
+        assert.same({ "read", "reply", "reply", "answered", "answer" },
+          { replies[i].phase, replies[i].step, replies[i].error, replies[i].certainty, replies[i].class })
+      end
+    end)
+
+    it("takes large values and long pipelines whole", function()
+      cluster:master_of(kit.slot_of "big"):call("SET", "big", ("x"):rep(700000))
+      local value = way:call("GET", "big")
+      assert.equal(700000, #value)
+      local commands = {}
+      for i = 1, 300 do commands[i] = { "SET", "many:" .. i, i } end
+      local c = way:connect()
+      for i, reply in ipairs(assert(way:run(commands, c))) do assert.equal("OK", reply, i) end
+      for i = 1, 300 do commands[i] = { "GET", "many:" .. i } end
+      for i, reply in ipairs(assert(way:run(commands, c))) do assert.equal(tostring(i), reply) end
+      c:close()
+    end)
+
+    it("serves the light threads of one request at once", function()
+      assert.equal(("."):rep(20), (way:get "/both"))
+    end)
+
+    it("keeps its connections: a thousand requests dial a few times", function()
+      local c = way:connect()
+      for i = 1, kit.count(300, 1000) do assert.equal("OK", (assert(way:run({ { "SET", "k" .. i % 10, i } }, c)))[1]) end
+      c:close()
+      for _, text in pairs(way:on_each "/status") do
+        local dials = tonumber(text:match "dials_total=(%d+)" or 0)
+        assert.is_true(dials < 40, text)
+        assert.is_nil(text:match "inflight=[1-9]", text)
+      end
+    end)
+
+    it("says so where nginx has no sockets, and what is no command", function()
+      assert.is_truthy((way:get "/phase"):match "no sockets in the phase init_worker")
+      local c = way:connect()
+      c.sock:send "GET /header HTTP/1.0\r\n\r\n"
+      local text = c.sock:receive "*a"
+      assert.is_truthy(text:match "X%-Told: nginx has no sockets in the phase header_filter", text)
+      local raised = way:get "/raise"
+      for _, words in ipairs { "command 1: expected a list of words, got string", "command 1: expected at least one word",
+        "expected text or number as word 1, got table", "expected text or number as word 2, got boolean" } do
+        assert.is_truthy(raised:find(words, 1, true), raised)
+      end
+    end)
+
+    it("is not hurt by a client that leaves in the middle", function()
+      local key = kit.key_in(0, "frozen")
+      local master = cluster:master_of(0)
+      finally(function() master:thaw() end)
+      master:freeze()
+      for _ = 1, 20 do
+        local c = way:connect()
+        c.sock:send("GET /cut?key=" .. key:gsub("{", "%%7B"):gsub("}", "%%7D") .. " HTTP/1.1\r\nHost: t\r\n\r\n")
+        socket.sleep(0.002)
+        c:close()
+      end
+      master:thaw()
+      kit.wait_for(function()
+        for _, text in pairs(way:on_each "/status") do
+          if text:match "inflight=[1-9]" then return false, text end
+        end
+        local reply = way:call("GET", key)
+        return reply == gateway.null, kit.show(reply)
+      end, 10, "all that was cut off to be given back")
+      cluster:wait_ok()
+    end)
+  end)
+
+  describe("when a node fails", function()
+    it("rides through a killed master; each worker obeys the one mark, and says why", function()
+      cluster:wait_ok()
+      local way = kit.gateway { cluster = cluster, timeouts = { dial = 0.2, read = 0.3, total = 8 }, policy = "policies/ride_through.lua",
+        segment = kit.folder() .. "/ride.seg" }
+      local key = kit.key_in(0, "ride")
+      local victim = cluster:master_of(0)
+      finally(function() victim:restart() end)
+      assert.equal("OK", (way:call("SET", key, 0)))
+      victim:kill()
+      local c = way:connect(20)
+      for i = 1, 50 do
+        local replies = assert(way:run({ { "SET", key, i }, { "GET", key } }, c))
+        assert.same({ "OK", tostring(i) }, replies)
+      end
+      way:wait_states(victim, "failing")
+      local why = way:get("/why?node=" .. victim.address)
+      assert.is_truthy(why and why:find("failing", 1, true), why)
+    end)
+
+    it("an open circuit answers in microseconds, with the whole story", function()
+      cluster:wait_ok()
+      local way = kit.gateway { cluster = cluster, timeouts = FAST, policy = "policies/fail_fast.lua", options = { wait = 30 },
+        locations = [[
+        location = /fast { content_by_lua_block {
+          ngx.update_time() local began, n, failed = ngx.now(), 2000, 0
+          for _ = 1, n do
+            local _, err = wayside:call("GET", ngx.unescape_uri(ngx.var.arg_key))
+            failed = failed + (err and 1 or 0)
+          end
+          ngx.update_time() ngx.say((ngx.now() - began) / n * 1e6, " ", failed) } }
+        ]] }
+      local victim = cluster:master_of(0)
+      finally(function() victim:thaw() end)
+      local key = kit.key_in(0, "fast")
+      victim:freeze()
+      local err = way:call("SET", key, "x")
+      -- Its own time-out, or that of a probe: then the mark dropped the connection.
+      assert.is_true(err.error == "timeout" and err.class == "slow" or err.error == "reset" and err.class == "down", kit.show(err))
+      assert.same({ "read", "wait", "unknown", victim.address, "none", "failing" },
+        { err.phase, err.step, err.certainty, err.node, err.verdict, err.state })
+      err = way:call("SET", key, "x")
+      assert.same({ "connect", "route", "no_node", "unsent", "local", victim.address },
+        { err.phase, err.step, err.error, err.certainty, err.class, err.node })
+      local us, failed = (way:get("/fast?key=" .. key:gsub("{", "%%7B"):gsub("}", "%%7D"))):match "([%d.]+) (%d+)"
+      assert.equal("2000", failed)
+      print(("an open circuit: %.1f us"):format(us))
+      assert.is_true(tonumber(us) < 200, us)
+      victim:thaw()
+      cluster:wait_ok()
+    end)
+
+    it("reads leave a frozen replica for those that answer", function()
+      cluster:wait_ok()
+      local policy = kit.file("replicas.lua", [[
+        local wayside = require "wayside"
+        return wayside.policy { name = "replicas", pick = "random",
+          mark = function(_, _, e) if e.error then return { state = "failing", seconds = 60, reason = e.error } end end,
+          backoff = function(_, _, e) if e.attempt < 3 then return { retry = "other" } end end,
+          probe = function() end }
+      ]])
+      local way = kit.gateway { cluster = cluster, timeouts = FAST, policy = policy }
+      local key = kit.key_in(0, "read")
+      assert.equal("OK", (way:call("SET", key, "v")))
+      local replica = cluster:replicas_of(0)[1]
+      finally(function() replica:thaw() end)
+      kit.wait_for(function() return replica:call("EXISTS", key) == 1 or replica:info "master_repl_offset" end, 5, "replication")
+      replica:freeze()
+      for _ = 1, 40 do assert.equal("v", (way:call("GET", key))) end
+      way:wait_states(replica, "failing")
+      local began = socket.gettime()
+      for _ = 1, 40 do assert.equal("v", (way:call("GET", key))) end
+      assert.is_true(socket.gettime() - began < 1, "the frozen replica is still asked")
+      replica:thaw()
+      cluster:wait_ok()
+    end)
+
+    it("follows MOVED and ASK while a slot moves", function()
+      cluster:wait_ok()
+      local way = kit.gateway { cluster = cluster, timeouts = { total = 5 } }
+      local slot = 5
+      local key = kit.key_in(slot, "moving")
+      assert.equal("OK", (way:call("SET", key, "v")))
+      local from, to = cluster:master_of(slot), cluster:master_of(16383)
+      local ids = { from:call("CLUSTER", "MYID"), to:call("CLUSTER", "MYID") }
+      to:call("CLUSTER", "SETSLOT", slot, "IMPORTING", ids[1])
+      from:call("CLUSTER", "SETSLOT", slot, "MIGRATING", ids[2])
+      kit.move_keys(slot, from, to)
+      assert.equal("v", (way:call("GET", key)))
+      assert.equal("OK", (way:call("SET", key, "w")))
+      for _, node in ipairs { to, from } do node:call("CLUSTER", "SETSLOT", slot, "NODE", ids[2]) end
+      for _ = 1, 10 do assert.equal("w", (way:call("GET", key))) end
+      local redirects = ""
+      for _, text in pairs(way:on_each "/status") do redirects = redirects .. text end
+      assert.is_truthy(redirects:match 'kind="ask"', redirects)
+      assert.is_truthy(redirects:match 'kind="moved"', redirects)
+      cluster:move_slot(slot, from)
+      cluster:wait_ok()
+    end)
+  end)
+
+  describe("on one segment", function()
+    it("a mark by a daemon is obeyed by both workers, and a worker's by the daemon", function()
+      cluster:wait_ok()
+      local policy = kit.file("one.lua", [[
+        local wayside = require "wayside"
+        return wayside.policy { name = "one",
+          mark = function(_, _, e) if e.error then return { state = "failing", seconds = 60, reason = e.error } end end,
+          backoff = function() end, probe = function() end }
+      ]])
+      local segment = kit.folder() .. "/both.seg"
+      local way = kit.gateway { cluster = cluster, timeouts = FAST, policy = policy, segment = segment }
+      local daemon = kit.wayside { cluster = cluster, timeouts = FAST, policy = policy, segment = segment }
+      local a, b = cluster:master_of(0), cluster:master_of(16383)
+      finally(function() a:thaw() b:thaw() end)
+      a:freeze()
+      assert.is_truthy(kit.show(daemon:call("GET", kit.key_in(0, "x"))):find "timeout")
+      way:wait_states(a, "failing", 0.5)
+      local err = way:call("GET", kit.key_in(0, "x"))
+      assert.equal("no_node", err.error, kit.show(err))
+      b:freeze()
+      err = way:call("GET", kit.key_in(16383, "x"))
+      assert.is_truthy(err.error == "timeout" or err.error == "no_node", kit.show(err))
+      assert.equal("failing", daemon:node(b).state)
+      assert.is_truthy(kit.show(daemon:call("GET", kit.key_in(16383, "x"))):find "no_node")
+      a:thaw()
+      b:thaw()
+      cluster:wait_ok()
+    end)
+
+    it("kill -9 of a worker loses its own requests and nothing else", function()
+      cluster:wait_ok()
+      local way = kit.gateway { cluster = cluster, timeouts = FAST, segment = kit.folder() .. "/kill.seg" }
+      local load = load_on(way, { { "SET", "k1", "v" }, { "GET", "k2" }, { "INCR", "k3" } })
+      local kills = kit.count(4, 50)
+      for round = 1, kills do
+        local before = load.count()
+        kit.wait_for(function() return load.count() > before + 20 end, 10, "requests between kills")
+        local workers = way:workers()
+        way:kill_worker(workers[round % #workers + 1])
+        kit.wait_for(function()
+          local now = way:workers()
+          return #now == 2 and (now[1] ~= workers[1] or now[2] ~= workers[2])
+        end, 5, "a new worker")
+      end
+      local good, bad = load:stop()
+      assert.is_true(#bad <= kills, table.concat(bad, "\n"))
+      assert.is_true(good > 20 * kills, good)
+      way:wait_ready()
+      for _, text in pairs(way:on_each "/status") do assert.is_nil(text:match "inflight=[1-9]", text) end
+    end)
+
+    it("HUP twice under load fails no request", function()
+      cluster:wait_ok()
+      local way = kit.gateway { cluster = cluster, timeouts = FAST, segment = kit.folder() .. "/hup.seg" }
+      local load = load_on(way, { { "SET", "k1", "v" }, { "GET", "k2" }, { "INCR", "k3" } })
+      for _ = 1, 2 do
+        local before = load.count()
+        kit.wait_for(function() return load.count() > before + 50 end, 10, "requests")
+        way:hup()
+      end
+      local good, bad = load:stop()
+      assert.same({}, bad)
+      assert.is_true(good > 100, good)
+      way:wait_ready()
+    end)
+
+    it("reloads by epoch under load: good, broken, good again, with no failed request, for both workers and a daemon", function()
+      cluster:wait_ok()
+      local function version(n, body)
+        return ("return require('wayside').policy { name = 'reloaded', version = '%d' %s }\n"):format(n, body or "")
+      end
+      local policy, segment = kit.file("reloaded.lua", version(1)), kit.folder() .. "/reload.seg"
+      local way = kit.gateway { cluster = cluster, timeouts = FAST, policy = policy, segment = segment, user = "root", locations = [[
+        location = /reload { content_by_lua_block {
+          local text, why = wayside:reload()
+          ngx.say(text or "refused: " .. why) } } ]] }
+      local daemon = kit.wayside { cluster = cluster, timeouts = FAST, policy = policy, segment = segment }
+      local function wait_version(n)
+        kit.wait_for(function()
+          for _, text in pairs(way:on_each "/status") do
+            if not text:find("policy=reloaded version=" .. n, 1, true) then return false, text end
+          end
+          return true
+        end, 5, "version " .. n .. " on each worker")
+      end
+      local load = load_on(way, { { "SET", "k1", "v" }, { "GET", "k2" }, { "INCR", "k3" } })
+      kit.file("reloaded.lua", version(2))
+      local told = way:get "/reload"
+      assert.is_truthy(told:find("policy=reloaded version=2", 1, true), told)
+      wait_version(2)
+      kit.file("reloaded.lua", version(3, ", mrak = 1"))
+      told = way:get "/reload"
+      assert.is_truthy(told:find "refused: .*mrak", told)
+      wait_version(2)
+      kit.file("reloaded.lua", version(4))
+      assert.is_truthy((way:get "/reload"):find("version=4", 1, true))
+      wait_version(4)
+      kit.wait_for(function()
+        local shown = kit.show(daemon:ask("WAYSIDE", "POLICY"))
+        return shown:find("4", 1, true), shown
+      end, 5, "the daemon to follow")
+      -- A worker that is born now has it too.
+      way:kill_worker(way:workers()[1])
+      kit.wait_for(function() return #way:workers() == 2 end, 5, "a new worker")
+      wait_version(4)
+      local good, bad = load:stop()
+      assert.is_true(#bad <= 1, table.concat(bad, "\n")) -- the killed worker's own
+      assert.is_true(good > 50, good)
+    end)
+
+    it("a stale segment of a former boot is replaced at start", function()
+      cluster:wait_ok()
+      local segment = kit.folder() .. "/stale.seg"
+      local way = kit.gateway { cluster = cluster, timeouts = FAST, segment = segment }
+      way:stop()
+      local text = process.read_file(segment)
+      local boot = process.read_file("/proc/sys/kernel/random/boot_id"):match "%S+"
+      local at = text:find(boot, 1, true)
+      assert.is_number(at, "the segment names no boot")
+      process.write_file(segment, text:sub(1, at - 1) .. ("0"):rep(#boot) .. text:sub(at + #boot))
+      way:serve()
+      way:wait_ready()
+      assert.equal("OK", (way:call("SET", "k", "v")))
+      assert.is_number(process.read_file(segment):find(boot, 1, true))
+    end)
+  end)
+
+  describe("refuses", function()
+    local function refused(options)
+      options.cluster = cluster
+      local status, text = kit.prepared_gateway(options):refused()
+      assert.is_number(status, text)
+      assert.not_equal(0, status)
+      return text
+    end
+
+    it("what is wrong in its configuration, with the key", function()
+      assert.is_truthy(refused({ timeouts = { reed = 1 } }):find "timeouts.reed.*did you mean")
+      assert.is_truthy(refused({ config = { pool_size = -1 } }):find "pool_size: expected")
+      assert.is_truthy(refused({ config = { cluster = { seeds = {} } } }):find "cluster.seeds")
+      assert.is_truthy(refused({ policy = "/nowhere/policy.lua" }):find "/nowhere/policy.lua")
+      assert.is_truthy(refused({ config = { library = "/nowhere.so" } }):find "libwayside can't be loaded")
+    end)
+
+    it("a policy that can't be loaded, with its line", function()
+      local policy = kit.file("broken.lua", "return require('wayside').policy { name = 'x', mrak = 1 }\n")
+      assert.is_truthy(refused({ policy = policy }):find "mrak")
+    end)
+
+    it("start() in init_by_lua", function()
+      local text = refused { init = "wayside:start()" }
+      assert.is_truthy(text:find "belongs into init_worker_by_lua", text)
+    end)
+
+    it("nginx itself: the Lua module without ndk", function()
+      local text = refused { modules = { "ngx_http_lua_module" } }
+      assert.is_truthy(text:find "ndk", text)
+    end)
+
+    it("lua_code_cache off, at the first request", function()
+      local way = kit.gateway { cluster = cluster, http = "lua_code_cache off;", ready = false }
+      local _, status = way:get "/status"
+      assert.not_equal(200, status)
+      assert.is_truthy(way:log():find("lua_code_cache must be on", 1, true), way:log())
+    end)
+  end)
+end)
