@@ -434,12 +434,25 @@ static int commit(struct way_reload *r, struct way_loaded *l, struct way_err *er
     return 0;
 }
 
+static double setting(const struct way_setting *s, const struct way_timeouts *timeouts,
+                      const struct way_limits *limits)
+{
+    const char *base =
+        s->group == WAY_GROUP_TIMEOUTS ? (const char *)timeouts : (const char *)limits;
+    double value;
+    memcpy(&value, base + s->offset, sizeof value);
+    return value;
+}
+
 static bool is_same(const struct way_reload *r, const struct way_loaded *l)
 {
     const struct way_config *c = config_of(r);
-    struct way_settings mine = { c->timeouts, c->limits };
-    return way_policy_plan(l->policy[0])->layout.hash == r->now->hash &&
-           !memcmp(&mine, &r->settings, sizeof mine);
+    const struct way_setting *s;
+    for (unsigned i = 0; (s = way_setting_at(i)); i++)
+        if (setting(s, &c->timeouts, &c->limits) !=
+            setting(s, &r->settings.timeouts, &r->settings.limits))
+            return false;
+    return way_policy_plan(l->policy[0])->layout.hash == r->now->hash;
 }
 
 static void on_loaded(void *arg, struct way_loaded *l, const struct way_err *err)
