@@ -425,9 +425,11 @@ static void its_memory_is_its_own(void **state)
 
 #define COUNTS(n)                                                                        \
     "counters = { bad = wayside.consecutive { edge = { at_least = " n " } }, seen = "    \
-    "wayside.window { seconds = 100 } }, mark = function(_, node, e) if e.kind == 'edge' "\
-    "then node.counters.bad:reset() return { state = 'suspect', reason = e.counter } end "\
-    "if e.error then return { reason = node.counters.bad.value .. '_' .. "              \
+    "wayside.window { seconds = 100 } }, mark = function(_, node, e) if e.kind == "      \
+    "'edge' "                                                                            \
+    "then node.counters.bad:reset() return { state = 'suspect', reason = e.counter } "   \
+    "end "                                                                               \
+    "if e.error then return { reason = node.counters.bad.value .. '_' .. "               \
     "node.counters.seen.volume } end end"
 
 static void an_equal_policy_counts_what_the_one_in_charge_counts(void **state)
@@ -488,9 +490,9 @@ static void one_that_classes_otherwise_counts_otherwise(void **state)
     struct way_verdict v;
     begin(&b, POLICY(COUNTS("3")), 1);
     decide(&b, A, replied(&b, "BUSY it is"));
-    struct way_shadow *s = candidate(
-        &b, POLICY("classes = { { reply = 'LOADING', class = 'ignore' }, "
-                   "wayside.default.classes }, " COUNTS("3")));
+    struct way_shadow *s =
+        candidate(&b, POLICY("classes = { { reply = 'LOADING', class = 'ignore' }, "
+                             "wayside.default.classes }, " COUNTS("3")));
     decide(&b, A, replied(&b, "LOADING it is"));
     decide(&b, A, replied(&b, "BUSY it is")); /* the third of the one in charge */
     assert_int_equal(kit_state(b.health, b.node[A]), WAY_STATE_SUSPECT);
@@ -721,13 +723,14 @@ static uint64_t stat(const struct bed *b, enum way_stat which)
            "memory = { node = { n = 0 }, shard = { s = 0 }, cluster = { c = 0 } }, "     \
            "mark = function(self, node, e) for _ = 1, 2000 do end "                      \
            "local m = node.memory m.n = m.n + " step " "                                 \
-           "if e.kind == 'edge' then node.counters.bad:reset() return { weight = 0.5 } end " \
+           "if e.kind == 'edge' then node.counters.bad:reset() return { weight = 0.5 } " \
+           "end "                                                                        \
            "node.shard.memory.s = node.shard.memory.s + 1 "                              \
            "self.cluster.memory.c = self.cluster.memory.c + wayside.random() "           \
            "if e.error then return { state = m.n % 2 == 0 and 'failing' or 'suspect', "  \
            "seconds = m.n + node.shard.memory.s + self.cluster.memory.c + "              \
            "self.cluster.failing + node.counters.bad.value + "                           \
-           "self.cluster.counters.all.volume } end return { state = 'healthy' } end, "               \
+           "self.cluster.counters.all.volume } end return { state = 'healthy' } end, "   \
            "backoff = function(self, node) self.cluster.memory.c = 0 return { retry = "  \
            "'other', after = node.memory.n + wayside.random() } end")
 
