@@ -703,6 +703,19 @@ static bool is_alike(const struct way_counter *a, const struct way_counter *b)
     return !strcmp(a->name, b->name) && signature_of(a) == signature_of(b);
 }
 
+bool way_counters_alike(const struct way_counters_layout *a,
+                        const struct way_counters_layout *b)
+{
+    for (int scope = 0; scope < WAY_COUNTER_SCOPES; scope++) {
+        if (a->count[scope] != b->count[scope])
+            return false;
+        for (unsigned i = 0; i < a->count[scope]; i++)
+            if (!is_alike(&a->counter[scope][i], &b->counter[scope][i]))
+                return false;
+    }
+    return true;
+}
+
 static void copy_words(_Atomic uint64_t *to, const _Atomic uint64_t *from, unsigned words)
 {
     for (unsigned i = 0; i < words; i++)

@@ -151,6 +151,9 @@ struct way_touches {
 void way_counters_touch(const struct way_counters_layout *l,
                         const struct way_counter_blocks *b, const struct way_touches *t);
 
+/* Do both declare the same, in the same order? Then a block means the same under both. */
+bool way_counters_alike(const struct way_counters_layout *a,
+                        const struct way_counters_layout *b);
 /* Counters of the block that its owner's former policy declared alike, wherever they lay,
  * go on from there; the block is zero. Both may be written meanwhile: then some of what is
  * counted in this moment is lost. */

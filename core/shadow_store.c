@@ -135,7 +135,7 @@ struct way_shadow_store *way_shadow_store_new(const struct way_shadow_store_opti
     s->layout = *o->layout;
     s->same_memory = o->same_memory;
     s->counters = *o->counters;
-    s->same_counters = !memcmp(o->counters, o->charge_counters, sizeof *o->counters);
+    s->same_counters = way_counters_alike(o->counters, o->charge_counters);
     s->epoch = o->epoch;
     if (o->counters->all)
         s->tally = way_zalloc(sizeof *s->tally);
@@ -398,7 +398,7 @@ static void commit_memory(struct way_shadow_store *s, const struct way_shadow_lo
     enum fate fate = fate_of(s, &p, l->own_memory[part]);
     if (fate == STAYS)
         return;
-    if (fate == BECOMES_OWN)
+    if (fate == BECOMES_OWN && p.place)
         memcpy(p.place, p.after, p.bytes);
     flags_set(s, r,
               fate == BECOMES_OWN ? flags_of(r) | OWN_MEMORY
@@ -480,8 +480,7 @@ static bool changes_anything(struct way_shadow_store *s, const struct way_shadow
         if (fate_of(s, &p, l->own_memory[part]) != STAYS)
             return true;
     }
-    return c->verdict_own &&
-           (!l->own_verdict || memcmp(&c->verdict, &l->view->verdict, sizeof c->verdict));
+    return c->verdict_own;
 }
 
 enum way_commit way_shadow_store_commit(struct way_shadow_store *s,

@@ -164,7 +164,9 @@ it("one that differs is told beside the one in charge, counted by function, and 
   end
   local shown = {}
   for _, one in ipairs(differences(way)) do
-    shown[one["function"]] = shown[one["function"]] or one
+    -- What was soft evidence against a master, the guard made suspect on both sides.
+    local soft = one["function"] == "mark" and not one.in_charge.node:find "-> failing$"
+    if not soft then shown[one["function"]] = shown[one["function"]] or one end
     assert.truthy(one.in_charge.where:find "short.lua" or one.in_charge.where == "not asked", one.in_charge.where)
     assert.truthy(one.candidate.where:find "long.lua" or one.candidate.where == "not asked", one.candidate.where)
   end
