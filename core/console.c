@@ -89,13 +89,6 @@ static void run_nodes(struct way_control *c, unsigned argc, char *const *argv,
 
 /* --- events --- */
 
-static const char *refusal_name(enum way_refusal r)
-{
-    return r == WAY_REFUSED_LAST_NODE ? "last_node"
-           : r == WAY_REFUSED_SHARE   ? "share"
-                                      : "";
-}
-
 static void tell_fault(const struct way_event *v, struct way_tell *t,
                        struct way_tell_open *m)
 {
@@ -141,7 +134,7 @@ static void tell_answer(const struct way_entry *e, struct way_tell *t,
     if (e->function == WAY_FN_MARK) {
         way_tell_field(t, m, "from", way_state_name(e->outcome.from));
         way_tell_field(t, m, "to", way_state_name(e->outcome.to));
-        way_tell_field(t, m, "refused", refusal_name(e->outcome.refused));
+        way_tell_field(t, m, "refused", way_refusal_name(e->outcome.refused));
     }
     if (e->straggler)
         way_tell_field_bool(t, m, "straggler", true);

@@ -9,6 +9,8 @@
 #include <stdio.h>
 
 enum { ASKS_BEFORE_LOCK = 3, PENDING_MAX = 64 };
+/* Answers of backoff that wait for way_decide_did: a broken connection has 30 groups. */
+enum { KEPT = 32 };
 
 struct pending {
     uint16_t node;
@@ -19,9 +21,12 @@ struct pending {
 struct way_decider {
     struct way_decider_options o;
     struct way_policy *policy;
+    const struct way_layout *layout; /* the table's */
     struct way_random random;
     struct way_gate gate;
-    uint64_t entries; /* journal entries published */
+    uint64_t entries;           /* journal entries published */
+    struct way_buf kept[KEPT];  /* their inputs, the oldest overwritten */
+    unsigned keeps;
     struct way_aside own_aside, *aside;
     unsigned pending_count;
     struct pending pending[PENDING_MAX];
@@ -38,6 +43,7 @@ int way_decider_new(struct way_decider **out, const struct way_decider_options *
         return -1;
     }
     way_random_seed(&d->random, 0);
+    d->layout = way_health_layout(o->health);
     *out = d;
     return 0;
 }
@@ -47,6 +53,8 @@ void way_decider_free(struct way_decider *d)
     if (!d)
         return;
     way_policy_free(d->policy);
+    for (unsigned i = 0; i < KEPT; i++)
+        way_buf_fini(&d->kept[i]);
     way_free(d);
 }
 
@@ -67,21 +75,39 @@ const char *way_decider_class_name(const struct way_decider *d, unsigned class)
 
 /* ---- one question ---- */
 
+/* Large, and never zeroed: each question sets what it uses. */
 struct question {
     enum way_asked_function fn;
     unsigned node;
     struct way_event *event;
     uint64_t seed;
+    unsigned asking; /* from 1 */
+    enum way_cause cause;
+    bool fallback;
+    enum way_commit commit;
+    struct way_outcome outcome;
     union {
         struct way_mark mark;
         struct way_retry retry;
         struct way_probe probe;
         struct way_redial redial;
     } answer;
-    bool fallback;
-    struct way_outcome outcome;
-    enum way_commit commit;
+    struct way_snapshot seen;
+    struct way_proposal proposal;
 };
+
+static void begin_question(struct question *q, enum way_asked_function fn, unsigned node,
+                           struct way_event *e)
+{
+    q->fn = fn;
+    q->node = node;
+    q->event = e;
+    q->asking = 0;
+    q->proposal.hard = way_event_hard(e);
+    q->proposal.by_operator = q->proposal.taken_back = q->proposal.host = false;
+    q->proposal.mark.given = false;
+    q->proposal.mark.has = 0;
+}
 
 /* Errors in this window, this one included. */
 static unsigned count_error(struct way_decider *d, double now)
@@ -110,9 +136,10 @@ static void note_policy_error(struct way_decider *d, enum way_asked_function fn,
                 way_policy_plan(d->policy)->name, errors);
 }
 
-static enum way_asked ask_policy(struct way_decider *d, struct question *q,
-                                 const struct way_view *view, struct way_memory *m)
+static enum way_asked ask_policy(struct way_decider *d, struct question *q)
 {
+    const struct way_view *view = &q->seen.view;
+    struct way_memory *m = &q->proposal.memory;
     switch (q->fn) {
     case WAY_FN_MARK:
         return way_policy_mark(d->policy, view, q->event, q->seed, m, &q->answer.mark);
@@ -139,38 +166,35 @@ static void ask_fallback(struct question *q, const struct way_view *view)
 }
 
 /* Policy first, the fallback where it can't; memory stays as it was if it failed. */
-static void ask(struct way_decider *d, struct question *q, const struct way_view *view,
-                struct way_memory *m)
+static void ask(struct way_decider *d, struct question *q)
 {
     enum way_asked how = WAY_ASKED_ABSENT;
-    memset(&q->answer, 0, sizeof q->answer);
+    q->cause = WAY_CAUSE_ASIDE;
     if (!way_decider_set_aside(d)) {
-        struct way_memory before = *m;
         way_stat_add(d->o.stats, WAY_STAT_POLICY_CALLS, 1);
-        how = ask_policy(d, q, view, m);
-        if (how == WAY_ASKED_FAILED) {
-            *m = before;
+        how = ask_policy(d, q);
+        q->cause = how == WAY_ASKED_ANSWERED ? WAY_CAUSE_NONE
+                   : how == WAY_ASKED_ABSENT ? WAY_CAUSE_ABSENT
+                                             : way_policy_failure_cause(d->policy);
+        if (how == WAY_ASKED_FAILED)
             note_policy_error(d, q->fn, q->event->now);
-        }
     }
     q->fallback = how != WAY_ASKED_ANSWERED;
     if (q->fallback) {
         way_stat_add(d->o.stats, WAY_STAT_FALLBACK, 1);
-        ask_fallback(q, view);
+        ask_fallback(q, &q->seen.view);
     }
 }
 
 static enum way_commit ask_once(struct way_decider *d, struct question *q, bool locked)
 {
-    struct way_snapshot seen;
-    way_health_snapshot(d->o.health, q->node, q->event->now, &seen);
-    struct way_proposal p = { .memory = seen.view.memory,
-                              .hard = way_event_hard(q->event) };
-    ask(d, q, &seen.view, &p.memory);
+    way_health_snapshot(d->o.health, q->node, q->event->now, &q->seen);
+    way_memory_copy(d->layout, &q->proposal.memory, &q->seen.view.memory);
+    q->asking++;
+    ask(d, q);
     if (q->fn == WAY_FN_MARK)
-        p.mark = q->answer.mark;
-    q->outcome.from = q->outcome.to = (enum way_state)seen.view.verdict.state;
-    return way_health_commit(d->o.health, &seen, &p, locked, &q->outcome);
+        q->proposal.mark = q->answer.mark;
+    return way_health_commit(d->o.health, &q->seen, &q->proposal, locked, &q->outcome);
 }
 
 static void count_commit(struct way_decider *d, enum way_refusal refused)
@@ -180,6 +204,8 @@ static void count_commit(struct way_decider *d, enum way_refusal refused)
         way_stat_add(d->o.stats, WAY_STAT_REFUSED_LAST, 1);
     else if (refused == WAY_REFUSED_SHARE)
         way_stat_add(d->o.stats, WAY_STAT_REFUSED_SHARE, 1);
+    else if (refused == WAY_REFUSED_OPERATOR)
+        way_stat_add(d->o.stats, WAY_STAT_REFUSED_OPERATOR, 1);
 }
 
 static void ask_and_commit(struct way_decider *d, struct question *q)
@@ -223,7 +249,8 @@ bool way_decider_pending_state(const struct way_decider *d, unsigned node,
 
 static void keep_pending(struct way_decider *d, const struct question *q)
 {
-    if (!q->answer.mark.given)
+    if (!q->answer.mark.given ||
+        way_verdict_by_operator(&q->seen.view.verdict, q->event->now))
         return;
     unsigned i = 0;
     while (i < d->pending_count && d->pending[i].node != q->node)
@@ -259,17 +286,28 @@ void way_decide_pass(struct way_decider *d, double now)
 
 /* ---- the journal ---- */
 
+/* Cut if it does not fit. */
+static void copy_text(char *to, size_t bytes, const char *text)
+{
+    size_t n = strnlen(text, bytes - 1);
+    memcpy(to, text, n);
+    to[n] = 0;
+}
+
 static void begin_entry(struct way_decider *d, struct way_entry *entry, unsigned node,
                         const struct way_event *e)
 {
-    memset(entry, 0, sizeof *entry);
+    memset(entry, 0, offsetof(struct way_entry, event));
+    entry->policy = way_policy_plan(d->policy)->layout.hash;
     entry->thread = d->o.thread;
     entry->node = (uint16_t)node;
     entry->event = *e;
     entry->event.answer = (struct way_span){ 0 };
     entry->function = WAY_FN_NONE;
-    snprintf(entry->class_name, sizeof entry->class_name, "%s",
-             way_policy_class_name(d->policy, e->class));
+    entry->address[0] = entry->where[0] = entry->did[0] = 0;
+    entry->probe.given = false;
+    copy_text(entry->class_name, sizeof entry->class_name,
+              way_policy_class_name(d->policy, e->class));
 }
 
 static void note_answer(struct way_decider *d, struct way_entry *entry,
@@ -277,32 +315,58 @@ static void note_answer(struct way_decider *d, struct way_entry *entry,
 {
     entry->function = (uint8_t)q->fn;
     entry->fallback = q->fallback;
+    entry->cause = (uint8_t)q->cause;
+    entry->asking = (uint8_t)q->asking;
+    entry->seed = q->seed;
     entry->outcome = q->outcome;
     entry->commit = q->commit;
-    if (q->fn == WAY_FN_MARK)
-        entry->mark = q->answer.mark;
-    else if (q->fn == WAY_FN_BACKOFF)
-        entry->retry = q->answer.retry;
-    else if (q->fn == WAY_FN_PROBE)
-        entry->probe = q->answer.probe;
-    snprintf(entry->where, sizeof entry->where, "%s",
-             q->fallback ? "fallback" : way_policy_where(d->policy));
+    switch (q->fn) {
+    case WAY_FN_MARK: entry->mark = q->answer.mark; break;
+    case WAY_FN_BACKOFF: entry->retry = q->answer.retry; break;
+    case WAY_FN_PROBE: entry->probe = q->answer.probe; break;
+    case WAY_FN_RECONNECT: entry->redial = q->answer.redial; break;
+    default: break;
+    }
+    copy_text(entry->address, sizeof entry->address, q->seen.view.address);
+    copy_text(entry->where, sizeof entry->where,
+              q->fallback ? "fallback" : way_policy_where(d->policy));
 }
 
-static void publish(struct way_decider *d, struct way_entry *entry)
+static void pack(struct way_decider *d, struct way_buf *out, const struct question *q)
+{
+    const struct way_plan *plan = way_policy_plan(d->policy);
+    way_input_pack(out, &q->seen.view, &q->proposal.memory, d->layout, plan->name,
+                   plan->version, q->event->answer);
+}
+
+/* For an entry that is published later. */
+static void keep_input(struct way_decider *d, struct way_entry *entry,
+                       const struct question *q)
+{
+    struct way_buf *kept = &d->kept[d->keeps++ % KEPT];
+    way_buf_reset(kept);
+    pack(d, kept, q);
+    entry->input = (struct way_span){ kept->p, way_buf_held(kept) };
+}
+
+/* q: NULL where nobody was asked, or the entry has its input already. */
+static void publish(struct way_decider *d, struct way_entry *entry,
+                    const struct question *q)
 {
     struct way_entry *place = way_ring_place(d->o.ring);
     if (!place) {
         way_stat_add(d->o.stats, WAY_STAT_JOURNAL_LOST, 1);
         return;
     }
-    if (entry->node < WAY_NODES_MAX) {
-        struct way_snapshot seen;
-        way_health_snapshot(d->o.health, entry->node, entry->event.now, &seen);
-        snprintf(entry->address, sizeof entry->address, "%.63s", seen.view.address);
-    }
+    if (!entry->address[0] && entry->node < WAY_NODES_MAX)
+        way_health_address(d->o.health, entry->node, entry->address,
+                           sizeof entry->address);
     entry->seq = ++d->entries;
-    *place = *entry;
+    way_entry_copy(place, entry);
+    if (q)
+        pack(d, way_ring_input(d->o.ring), q);
+    else
+        way_buf_put(way_ring_input(d->o.ring), entry->input.p, entry->input.n);
     way_ring_push(d->o.ring);
     if (d->o.journaled)
         d->o.journaled(d->o.arg);
@@ -312,22 +376,25 @@ static const char *refusal_words(enum way_refusal r)
 {
     return r == WAY_REFUSED_LAST_NODE ? " (guard: the last node that serves)"
            : r == WAY_REFUSED_SHARE   ? " (guard: limits.failing_share)"
+           : r == WAY_REFUSED_OPERATOR ? " (outranked by the operator's mark)"
                                       : "";
 }
 
 static void did_mark(struct way_entry *entry, const struct question *q)
 {
     const struct way_outcome *o = &q->outcome;
+    struct words { const char *text[4]; } w = { { "nothing", "", "", "" } };
     if (q->commit == WAY_COMMIT_BUSY)
-        snprintf(entry->did, sizeof entry->did, "holds in this worker: the lock is busy");
-    else if (!q->answer.mark.given)
-        snprintf(entry->did, sizeof entry->did, "nothing");
-    else if (o->changed)
-        snprintf(entry->did, sizeof entry->did, "%s -> %s%s", way_state_name(o->from),
-                 way_state_name(o->to), refusal_words(o->refused));
-    else
-        snprintf(entry->did, sizeof entry->did, "stays %s%s", way_state_name(o->to),
-                 refusal_words(o->refused));
+        w = (struct words){ { "holds in this worker: the lock is busy", "", "", "" } };
+    else if (q->answer.mark.given && o->changed)
+        w = (struct words){ { way_state_name(o->from), " -> ", way_state_name(o->to),
+                              refusal_words(o->refused) } };
+    else if (q->answer.mark.given)
+        w = (struct words){ { "stays ", way_state_name(o->to), refusal_words(o->refused),
+                              "" } };
+    size_t at = 0;
+    for (unsigned i = 0; i < way_count(w.text); at += strlen(entry->did + at), i++)
+        copy_text(entry->did + at, sizeof entry->did - at, w.text[i]);
 }
 
 /* ---- the path of an error ---- */
@@ -381,7 +448,8 @@ void way_decide(struct way_decider *d, unsigned node, struct way_event *e,
     bool straggler = is_straggler(d, node, e);
     if (e->error && e->blame == WAY_BLAME_NODE && !straggler && e->kind != WAY_KIND_PROBE)
         way_health_failure(d->o.health, node);
-    struct question q = { .fn = WAY_FN_MARK, .node = node, .event = e };
+    struct question q;
+    begin_question(&q, WAY_FN_MARK, node, e);
     out->asked = !straggler && mark_hears(e);
     if (out->asked) {
         ask_and_commit(d, &q);
@@ -402,20 +470,22 @@ void way_decide(struct way_decider *d, unsigned node, struct way_event *e,
         note_answer(d, &entry, &q);
         did_mark(&entry, &q);
     }
-    publish(d, &entry);
+    publish(d, &entry, out->asked ? &q : NULL);
 }
 
 void way_decide_retry(struct way_decider *d, unsigned node, struct way_event *e,
                       struct way_retry *out, struct way_entry *entry)
 {
-    struct question q = { .fn = WAY_FN_BACKOFF, .node = node, .event = e };
+    struct question q;
     memset(out, 0, sizeof *out);
     begin_entry(d, entry, node, e);
     if (e->permanent)
         return;
+    begin_question(&q, WAY_FN_BACKOFF, node, e);
     ask_and_commit(d, &q);
     *out = q.answer.retry;
     note_answer(d, entry, &q);
+    keep_input(d, entry, &q);
 }
 
 void way_decide_did(struct way_decider *d, struct way_entry *entry, const char *fmt, ...)
@@ -424,14 +494,25 @@ void way_decide_did(struct way_decider *d, struct way_entry *entry, const char *
     va_start(ap, fmt);
     vsnprintf(entry->did, sizeof entry->did, fmt, ap);
     va_end(ap);
-    publish(d, entry);
+    publish(d, entry, NULL);
+}
+
+/* Asks what leads to no verdict and no fate of commands, and writes it down. */
+static void ask_aside(struct way_decider *d, struct question *q)
+{
+    struct way_entry entry;
+    ask_and_commit(d, q);
+    begin_entry(d, &entry, q->node, q->event);
+    note_answer(d, &entry, q);
+    publish(d, &entry, q);
 }
 
 void way_decide_probe(struct way_decider *d, unsigned node, struct way_event *e,
                       struct way_probe *out)
 {
-    struct question q = { .fn = WAY_FN_PROBE, .node = node, .event = e };
-    ask_and_commit(d, &q);
+    struct question q;
+    begin_question(&q, WAY_FN_PROBE, node, e);
+    ask_aside(d, &q);
     *out = q.answer.probe;
 }
 
@@ -441,8 +522,9 @@ void way_decide_redial(struct way_decider *d, unsigned node, struct way_event *e
     memset(out, 0, sizeof *out);
     if (!way_policy_plan(d->policy)->has_reconnect || way_decider_set_aside(d))
         return;
-    struct question q = { .fn = WAY_FN_RECONNECT, .node = node, .event = e };
-    ask_and_commit(d, &q);
+    struct question q;
+    begin_question(&q, WAY_FN_RECONNECT, node, e);
+    ask_aside(d, &q);
     if (!q.fallback)
         *out = q.answer.redial;
 }

@@ -17,6 +17,9 @@
  *            nothing       the commit                         publish()
  *            happened      point
  *
+ * Each commit has a number (`commits`), given under the lock, that orders the journals of
+ * all workers: the epoch does not do, for it rises by changes of state alone.
+ *
  * What is derived from a node's record is written after it: the allotment of trials, then
  * the route word. A writer may be killed anywhere. Who takes the lock next is told so
  * (EOWNERDEAD), and recover() finishes an odd turn, derives all routes afresh, mends the
@@ -104,6 +107,20 @@ static void derive(struct way_segment *s, unsigned node, const struct way_own *o
 static uint64_t read_own(struct way_segment *s, unsigned node, struct way_own *own)
 {
     return way_record_read(s->own[node], WAY_OWN_WORDS, WAY_OWN_WORDS, own);
+}
+
+const char *way_refusal_name(unsigned refusal)
+{
+    static const char *const words[] = { "", "last_node", "share", "operator" };
+    return refusal < way_count(words) ? words[refusal] : "";
+}
+
+void way_memory_copy(const struct way_layout *l, struct way_memory *to,
+                     const struct way_memory *from)
+{
+    memcpy(to->node, from->node, l->node * sizeof *to->node);
+    memcpy(to->shard, from->shard, l->shard * sizeof *to->shard);
+    memcpy(to->cluster, from->cluster, l->cluster * sizeof *to->cluster);
 }
 
 /* ---- the lock ---- */
@@ -308,6 +325,11 @@ void way_health_close(struct way_health *h)
     way_free(h);
 }
 
+const struct way_layout *way_health_layout(const struct way_health *h)
+{
+    return &h->layout;
+}
+
 struct way_node *way_health_node(struct way_health *h, unsigned node)
 {
     return &h->s->node[node];
@@ -401,23 +423,30 @@ void way_health_verdict(struct way_health *h, unsigned node, struct way_verdict 
     way_record_read(h->s->own[node], WAY_OWN_WORDS, WAY_WORDS(struct way_verdict), out);
 }
 
-static void read_records(struct way_segment *s, unsigned node, struct way_snapshot *out)
+/* Of memory, as much as the layout uses: a policy declares few of the numbers it may. */
+static void read_records(struct way_health *h, unsigned node, struct way_snapshot *out)
 {
+    struct way_segment *s = h->s;
+    const struct way_layout *l = &h->layout;
     struct way_view *v = &out->view;
     struct way_own own;
-    out->node_version = read_own(s, node, &own);
+    out->commits = atomic_load_explicit(&s->commits, ACQUIRE);
+    out->node_version =
+        way_record_read(s->own[node], WAY_OWN_WORDS,
+                        offsetof(struct way_own, memory) / sizeof(uint64_t) + l->node,
+                        &own);
     v->verdict = own.verdict;
-    memcpy(v->memory.node, own.memory, sizeof own.memory);
+    memcpy(v->memory.node, own.memory, l->node * sizeof *own.memory);
     v->shard = atomic_load_explicit(&s->node[node].shard, ACQUIRE);
     if (v->shard < WAY_SHARDS_MAX) {
         out->shard_version = way_record_read(s->shard_memory[v->shard], WAY_SHARD_MEMORY,
-                                             WAY_SHARD_MEMORY, v->memory.shard);
+                                             l->shard, v->memory.shard);
     } else {
         out->shard_version = 0;
         memcpy(v->memory.shard, s->layout.first.shard, sizeof v->memory.shard);
     }
-    out->cluster_version = way_record_read(s->cluster, WAY_CLUSTER_MEMORY,
-                                           WAY_CLUSTER_MEMORY, v->memory.cluster);
+    out->cluster_version = way_record_read(s->cluster, WAY_CLUSTER_MEMORY, l->cluster,
+                                           v->memory.cluster);
 }
 
 static void redo_read(const _Atomic uint64_t *from, unsigned words, void *out)
@@ -452,12 +481,13 @@ static void read_redo(struct way_redo *r, unsigned node, struct way_snapshot *ou
 }
 
 /* All records of one moment: in one turn, whose redo record does not change within it. */
-static void read_together(struct way_segment *s, unsigned node, struct way_snapshot *out)
+static void read_together(struct way_health *h, unsigned node, struct way_snapshot *out)
 {
+    struct way_segment *s = h->s;
     uint64_t turn;
     do {
         turn = atomic_load_explicit(&s->redo.turn, ACQUIRE);
-        read_records(s, node, out);
+        read_records(h, node, out);
         if (turn & 1)
             read_redo(&s->redo, node, out);
     } while (atomic_load_explicit(&s->redo.turn, RELAXED) != turn);
@@ -486,6 +516,23 @@ static void read_identity(struct way_segment *s, unsigned node, struct way_view 
             ACQUIRE);
     } while (atomic_load_explicit(record, RELAXED) != version);
 #undef TEXT
+}
+
+void way_health_address(struct way_health *h, unsigned node, char *out, size_t bytes)
+{
+    const _Atomic uint64_t *record = h->s->identity[node];
+    char address[WAY_ADDRESS_MAX];
+    uint64_t version;
+    do {
+        address[0] = 0;
+        version = way_record_version(record);
+        way_record_text(record, WAY_IDENTITY_WORDS, version,
+                        offsetof(struct way_identity, address), address, sizeof address);
+    } while (atomic_load_explicit(record, RELAXED) != version);
+    size_t n = strnlen(address, sizeof address);
+    n = n < bytes ? n : bytes - 1;
+    memcpy(out, address, n);
+    out[n] = 0;
 }
 
 static void count_node(struct way_counts *c, unsigned state, uint64_t inflight,
@@ -539,7 +586,7 @@ void way_health_snapshot(struct way_health *h, unsigned node, double now,
     way_health_reap_sometimes(h, now, 1);
     out->now = now;
     v->node = (uint16_t)node;
-    read_together(h->s, node, out);
+    read_together(h, node, out);
     read_identity(h->s, node, v);
     v->role = (enum way_role)atomic_load_explicit(&n->role, RELAXED);
     v->generation = atomic_load_explicit(&n->generation, RELAXED);
@@ -688,6 +735,11 @@ static void apply(struct way_health *h, unsigned node, const struct way_proposal
     bool stands = v->state == WAY_STATE_FAILING && v->hard && (!v->ends || now < v->ends);
     unsigned has = p->mark.has;
 
+    if (!p->by_operator && way_verdict_by_operator(v, now)) {
+        out->refused = WAY_REFUSED_OPERATOR;
+        return;
+    }
+    v->by_operator = p->by_operator && !p->taken_back;
     out->refused = guard(h, node, v, p);
     if (out->refused && stands)
         has &= ~(unsigned)(WAY_MARK_STATE | WAY_MARK_SECONDS);
@@ -735,8 +787,23 @@ static void redo_words(_Atomic uint64_t *to, unsigned words, const void *from)
     }
 }
 
+/* Whole records of what a proposal knows as far as the layout uses them. */
+struct whole {
+    double shard[WAY_SHARD_MEMORY], cluster[WAY_CLUSTER_MEMORY];
+};
+static const struct whole *whole_memory(const struct way_layout *l, unsigned parts,
+                                        const struct way_memory *m, struct whole *out)
+{
+    if (!(parts & (WAY_PART_SHARD | WAY_PART_CLUSTER)))
+        return out;
+    memset(out, 0, sizeof *out);
+    memcpy(out->shard, m->shard, l->shard * sizeof *out->shard);
+    memcpy(out->cluster, m->cluster, l->cluster * sizeof *out->cluster);
+    return out;
+}
+
 static void redo_fill(struct way_redo *r, unsigned parts, const struct way_snapshot *seen,
-                      const struct way_own *own, const struct way_memory *m)
+                      const struct way_own *own, const struct whole *m)
 {
     atomic_store_explicit(&r->parts, parts, RELEASE);
     atomic_store_explicit(&r->node, seen->view.node, RELEASE);
@@ -755,9 +822,10 @@ static void redo_fill(struct way_redo *r, unsigned parts, const struct way_snaps
 /* Under the lock, with a snapshot that is not old. */
 static void publish(struct way_segment *s, unsigned parts,
                     const struct way_snapshot *seen, const struct way_own *own,
-                    const struct way_memory *m)
+                    const struct whole *m)
 {
     bool several = parts & (parts - 1);
+    atomic_fetch_add_explicit(&s->commits, 1, RELEASE);
     uint64_t turn = atomic_load_explicit(&s->redo.turn, RELAXED);
     if (several) {
         redo_fill(&s->redo, parts, seen, own, m);
@@ -784,22 +852,24 @@ static enum way_commit commit_locked(struct way_health *h,
     struct way_segment *s = h->s;
     unsigned node = seen->view.node;
     struct way_own own;
+    struct whole whole;
 
     if (is_old(s, seen))
         return WAY_COMMIT_CONFLICT;
     read_own(s, node, &own);
-    memcpy(own.memory, p->memory.node, sizeof own.memory);
+    memcpy(own.memory, p->memory.node, h->layout.node * sizeof *own.memory);
     uint32_t drops = own.verdict.drops;
     if (p->mark.given)
         apply(h, node, p, seen->now, &own, out);
-    publish(s, parts, seen, &own, &p->memory);
+    publish(s, parts, seen, &own, whole_memory(&h->layout, parts, &p->memory, &whole));
     if (parts & WAY_PART_NODE)
         derive(s, node, &own, seen->now);
     out->to = (enum way_state)own.verdict.state;
     out->changed = out->to != out->from;
     if (out->changed || own.verdict.drops != drops)
         raise_epoch(h);
-    out->commit = atomic_load_explicit(&s->epoch, RELAXED);
+    out->commit = atomic_load_explicit(&s->commits, RELAXED);
+    out->published = true;
     return WAY_COMMIT_DONE;
 }
 
@@ -811,7 +881,7 @@ enum way_commit way_health_commit(struct way_health *h, const struct way_snapsho
     *out = (struct way_outcome){
         .from = (enum way_state)seen->view.verdict.state,
         .to = (enum way_state)seen->view.verdict.state,
-        .commit = atomic_load_explicit(&h->s->epoch, ACQUIRE),
+        .commit = seen->commits,
     };
     if (!parts)
         return WAY_COMMIT_DONE;

@@ -62,6 +62,8 @@ struct way_verdict {
     uint8_t state;       /* enum way_state */
     uint8_t hard;        /* marked on hard evidence */
     uint8_t connections; /* enum way_connections, of the last mark but keep */
+    uint8_t by_operator; /* marked by an operator: until it ends, or is taken back, marks
+                            of a policy and of the host change nothing */
     uint32_t trials;     /* let through in all while probing */
     double since;        /* when the state last changed */
     double ends;         /* 0: until marked otherwise */
@@ -92,7 +94,8 @@ struct way_counts {
     uint64_t retrying;
 };
 
-/* All that a policy may know of a node at one moment. */
+/* All that a policy may know of a node at one moment. Of the memory only what the layout
+ * uses is set. */
 struct way_view {
     uint16_t node, shard;
     char id[WAY_ID_MAX];
@@ -117,9 +120,17 @@ struct way_view {
 /* A view, and the versions it was taken at. */
 struct way_snapshot {
     struct way_view view;
-    uint64_t node_version, shard_version, cluster_version; /* private */
+    uint64_t node_version, shard_version, cluster_version, commits; /* private */
     double now;
 };
+/* As much of a memory as the layout uses; the rest of `to` is left alone. */
+void way_memory_copy(const struct way_layout *l, struct way_memory *to,
+                     const struct way_memory *from);
+/* Whether an operator's mark stands. */
+static inline bool way_verdict_by_operator(const struct way_verdict *v, double now)
+{
+    return v->by_operator && (v->ends <= 0 || now < v->ends);
+}
 
 struct way_health; /* one per process */
 
@@ -144,6 +155,7 @@ int way_health_open(struct way_health **out, const struct way_health_options *o,
                     struct way_err *err) WAY_MUST_CHECK;
 void way_health_close(struct way_health *h);
 
+const struct way_layout *way_health_layout(const struct way_health *h);
 /* Hot accessors: direct pointers into the segment, valid until close. */
 struct way_node *way_health_node(struct way_health *h, unsigned node);
 struct way_shard *way_health_shard(struct way_health *h, unsigned shard);
@@ -178,6 +190,8 @@ uint32_t way_health_failure(struct way_health *h, unsigned node);
 void way_health_verdict(struct way_health *h, unsigned node, struct way_verdict *out);
 void way_health_snapshot(struct way_health *h, unsigned node, double now,
                          struct way_snapshot *out);
+/* A node's "host:port", cut if it does not fit. */
+void way_health_address(struct way_health *h, unsigned node, char *out, size_t bytes);
 /* The share of traffic a node gets now: weight and ramp. 0..1 */
 double way_verdict_weight(const struct way_verdict *v, double now);
 /* Clears WAY_ROUTE_WEIGHT of a node whose ramp is over, if the lock is free: for a router
@@ -192,16 +206,27 @@ struct way_proposal {
     struct way_mark mark;
     struct way_memory memory; /* compared with the snapshot's: only what changed counts */
     bool hard;                /* way_event_hard(): what the guard asks */
-    bool by_operator;         /* outranks the guard */
+    bool by_operator;         /* outranks the guard, and the policy while it lasts */
+    bool taken_back;          /* with by_operator: the mark is the policy's to change */
     bool host;                /* the host's own mark (a former replica's role, ...) */
 };
-enum way_refusal { WAY_REFUSED_NOT, WAY_REFUSED_LAST_NODE, WAY_REFUSED_SHARE };
+enum way_refusal {
+    WAY_REFUSED_NOT,
+    WAY_REFUSED_LAST_NODE,
+    WAY_REFUSED_SHARE,
+    WAY_REFUSED_OPERATOR /* an operator's mark stands: only memory was committed */
+};
+/* "last_node", "share", "operator"; "" for WAY_REFUSED_NOT and what is none. */
+const char *way_refusal_name(unsigned refusal);
 struct way_outcome {
     enum way_state from, to;
     bool changed;             /* the state changed */
     enum way_refusal refused; /* failing became suspect, and why; where the node stands
                                    failing on hard evidence, that stands, not prolonged */
-    uint64_t commit;          /* the epoch after it */
+    /* The number of this commit among all that were made to the table; where nothing was
+     * to be published, that of the last one before the question was put. */
+    uint64_t commit;
+    bool published;
 };
 enum way_commit {
     WAY_COMMIT_DONE,     /* published (or nothing to publish) */

@@ -251,6 +251,12 @@ const struct way_policy_failure *way_policy_failure(const struct way_policy *p)
     return &p->failure;
 }
 
+enum way_cause way_policy_failure_cause(const struct way_policy *p)
+{
+    int cause = way_word(way_cause_name, WAY_CAUSE_COUNT, p->failure.cause);
+    return cause > 0 ? (enum way_cause)cause : WAY_CAUSE_ERROR;
+}
+
 const char *way_policy_where(const struct way_policy *p)
 {
     return p->where;

@@ -95,6 +95,7 @@ struct way_policy_failure {
                              behind ";" */
 };
 const struct way_policy_failure *way_policy_failure(const struct way_policy *p);
+enum way_cause way_policy_failure_cause(const struct way_policy *p);
 
 /* Where the last answer came from: "file:line" of the function asked, "fallback", ... For
  * the journal. Valid until the next call. */
@@ -118,11 +119,6 @@ enum way_asked way_policy_backoff(struct way_policy *p, const struct way_view *n
 enum way_asked way_policy_probe(struct way_policy *p, const struct way_view *node,
                                 const struct way_event *e, uint64_t seed,
                                 struct way_memory *m, struct way_probe *out);
-/* reconnect: after and timeout (0: not given) for the next dial. */
-struct way_redial {
-    bool given;
-    double after, timeout;
-};
 enum way_asked way_policy_reconnect(struct way_policy *p, const struct way_view *node,
                                     const struct way_event *e, uint64_t seed,
                                     struct way_memory *m, struct way_redial *out);

@@ -59,8 +59,9 @@
     WAY_STATS_OF_FUNCTION(X, RECONNECT, "reconnect")                                     \
     X(FALLBACK, "policy_fallback_total", "", "questions the fallback answered")          \
     X(REFUSED_LAST, "marks_refused_total", "limit=\"guard\"",                             \
-      "marks of failing that a limit turned into suspect")                               \
+      "marks that a limit, or an operator's mark, bounded")                               \
     X(REFUSED_SHARE, "marks_refused_total", "limit=\"failing_share\"", "")               \
+    X(REFUSED_OPERATOR, "marks_refused_total", "limit=\"operator\"", "")                 \
     X(COMMITS, "commits_total", "", "verdicts committed to the node table")              \
     X(CONFLICTS, "commit_conflicts_total", "", "questions asked again: the node changed")\
     X(JOURNAL_LOST, "journal_lost_total", "", "journal entries that found no room")

@@ -56,6 +56,8 @@ static void collect(const struct way_history *h, unsigned node, struct chain *ch
     chain->count = 0;
     for (unsigned i = 0; (e = way_history_at(h, node, i)); i++) {
         bool changed = e->function == WAY_FN_MARK && e->outcome.changed;
+        if (e->function == WAY_FN_PROBE || e->function == WAY_FN_RECONNECT)
+            continue; /* leads to no state */
         if (first && (changed || first->event.now - e->event.now > BEFORE))
             return; /* an older story */
         if (first && !blames(e))
