@@ -42,6 +42,8 @@ struct way_config {
     char *segment;                      /* NULL: private */
     char *console;                      /* NULL: none */
     char *http;                         /* NULL: none */
+    char *journal;                      /* file; NULL: none */
+    double journal_max_bytes, journal_keep;
     char *log_level;                    /* NULL: info */
     bool flagged_listen, flagged_seeds; /* private: a flag has emptied the file's list */
 };

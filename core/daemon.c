@@ -17,6 +17,7 @@
 #include "http.h"
 #include "log.h"
 #include "resolve.h"
+#include "spool.h"
 
 #include <errno.h>
 #include <malloc.h>
@@ -66,6 +67,7 @@ struct way_daemon {
     struct way_ring **rings;
     struct way_stats **stats;
     struct way_aside aside;
+    struct way_spool *spool; /* NULL: no journal on disk */
     _Atomic uint64_t clients;
     double started;
     ev_timer rest;     /* gives memory back to the system after a load */
@@ -306,6 +308,22 @@ static void on_rest(struct ev_loop *ev, ev_timer *t, int events)
     w->requests = requests;
 }
 
+static int build_spool(struct way_daemon *w, struct way_err *err)
+{
+    const struct way_config *c = w->config;
+    struct way_spool_options o = { .file = c->journal,
+                                   .max_bytes = c->journal_max_bytes,
+                                   .keep = c->journal_keep,
+                                   .wayside = WAY_VERSION };
+    if (!c->journal)
+        return 0;
+    if (way_spool_new(&w->spool, &o, err) < 0)
+        return -1;
+    way_spool_policy(w->spool, way_decider_plan(w->worker[0].decider), &w->text,
+                     way_clock());
+    return 0;
+}
+
 static int build_control(struct way_daemon *w, struct way_err *err)
 {
     enum { LOOK_SECONDS = 1 };
@@ -320,6 +338,7 @@ static int build_control(struct way_daemon *w, struct way_err *err)
         .stats = w->stats,
         .threads = w->workers + 1,
         .aside = &w->aside,
+        .spool = w->spool,
     };
     if (way_control_new(&w->control, &o, err) < 0)
         return -1;
@@ -354,7 +373,7 @@ static int build(struct way_daemon *w, struct way_err *err)
     for (unsigned i = 0; i < w->workers; i++)
         if (worker_init(&w->worker[i], w, i, err) < 0)
             return -1;
-    return build_control(w, err);
+    return build_spool(w, err) < 0 ? -1 : build_control(w, err);
 }
 
 static void say_what_serves(const struct way_daemon *w)
@@ -367,6 +386,8 @@ static void say_what_serves(const struct way_daemon *w)
         way_log(WAY_INFO, "console=%s", c->console);
     if (c->http)
         way_log(WAY_INFO, "http=%s", c->http);
+    if (c->journal)
+        way_log(WAY_INFO, "journal=%s", c->journal);
     way_log(WAY_INFO, "policy=%s version=%s hash=%016llx file=%s", plan->name,
             plan->version[0] ? plan->version : "none",
             (unsigned long long)plan->layout.hash, w->text.path);
@@ -396,6 +417,7 @@ int way_daemon_start(struct way_daemon **out, const struct way_config *c,
     sigaddset(&w->signals, SIGINT);
     sigaddset(&w->signals, SIGQUIT);
     sigaddset(&w->signals, SIGHUP);
+    sigaddset(&w->signals, SIGUSR1);
     pthread_sigmask(SIG_BLOCK, &w->signals, &w->old_signals); /* threads inherit it */
     if (build(w, err) < 0 || start_threads(w, err) < 0) {
         way_daemon_free(w);
@@ -415,6 +437,11 @@ void way_daemon_wait(struct way_daemon *w)
         struct signalfd_siginfo info;
         if (!(p[1].revents & POLLIN) || read(fd, &info, sizeof info) != sizeof info)
             continue;
+        if (info.ssi_signo == SIGUSR1) {
+            if (w->spool)
+                way_spool_reopen(w->spool);
+            continue;
+        }
         if (info.ssi_signo != SIGHUP) {
             way_log(WAY_INFO, "signal=%s stopping=true",
                     sigabbrev_np((int)info.ssi_signo));
@@ -450,6 +477,7 @@ void way_daemon_free(struct way_daemon *w)
         way_admin_free(w->admin);
     if (w->control)
         way_control_free(w->control);
+    way_spool_free(w->spool);
     if (w->control_thread.daemon)
         thread_fini(&w->control_thread);
     if (w->health)

@@ -9,7 +9,7 @@
  * Each place has a buffer for the packed input. It grows to what is needed when the place
  * is first used, and stays: a daemon that never saw a failure holds none. Packed are the
  * numbers as one struct, then texts and memory as far as they are used, in the byte order
- * of this machine: what leaves the process goes by record.h. */
+ * of this machine: what leaves the process goes by jsonline.h. */
 #include "journal.h"
 
 #include <stdio.h>
