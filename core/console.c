@@ -439,10 +439,11 @@ static void run_unmark(struct way_control *c, unsigned argc, char *const *argv,
     if (way_verdict_by_operator(&v, way_control_loop(c)->now))
         apply_mark(c, node, &m, true, t);
     else
-        way_resp_put_error(t->out,
-                           "ERR no operator's mark stands on %.64s: what the policy marked "
-                           "ends as the policy says",
-                           argv[0]);
+        way_resp_put_error(
+            t->out,
+            "ERR no operator's mark stands on %.64s: what the policy marked "
+            "ends as the policy says",
+            argv[0]);
 }
 
 /* --- all commands --- */
@@ -465,8 +466,8 @@ static const struct {
       "the node is that for so long, or until UNMARK, whatever the policy says", 2, 3,
       run_mark },
     { "DRAIN", "node [seconds]", "MARK draining: it gets nothing new", 1, 2, run_drain },
-    { "UNMARK", "node", "takes an operator's mark back: healthy, the policy decides", 1, 1,
-      run_unmark },
+    { "UNMARK", "node", "takes an operator's mark back: healthy, the policy decides", 1,
+      1, run_unmark },
     { "POLICY", "", "the policy in charge, its options, how often it was asked", 0, 0,
       run_policy },
     { "LIMITS", "", "every limit and time-out with its value and bounds", 0, 0,

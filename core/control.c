@@ -380,7 +380,9 @@ static void log_change(struct way_control *c, const struct way_entry *e)
             e->address, way_state_name(e->outcome.from), way_state_name(e->outcome.to),
             m->has & WAY_MARK_REASON && m->reason[0] ? m->reason : "none", seconds, what,
             e->outcome.refused == WAY_REFUSED_NOT ? "" : " bounded_by=guard",
-            e->by_operator ? "operator" : e->fallback ? "fallback" : plan->name,
+            e->by_operator ? "operator"
+            : e->fallback  ? "fallback"
+                           : plan->name,
             plan->version[0] ? plan->version : "none", e->where);
 }
 

@@ -66,7 +66,7 @@ const struct way_policy_text *way_control_text(const struct way_control *c);
 const struct way_plan *way_control_plan(const struct way_control *c);
 bool way_control_set_aside(const struct way_control *c); /* the policy, by its errors */
 const struct way_history *way_control_history(const struct way_control *c);
-const struct way_spool *way_control_spool(const struct way_control *c); /* or NULL */
+const struct way_spool *way_control_spool(const struct way_control *c);      /* or NULL */
 uint64_t way_control_stat(const struct way_control *c, enum way_stat which); /* summed */
 unsigned way_control_threads(const struct way_control *c);
 /* Of a node of the table; NULL: not yet greeted, or gone. Valid until the loop's next

@@ -24,8 +24,8 @@ struct way_decider {
     const struct way_layout *layout; /* the table's */
     struct way_random random;
     struct way_gate gate;
-    uint64_t entries;           /* journal entries published */
-    struct way_buf kept[KEPT];  /* their inputs, the oldest overwritten */
+    uint64_t entries;          /* journal entries published */
+    struct way_buf kept[KEPT]; /* their inputs, the oldest overwritten */
     unsigned keeps;
     struct way_aside own_aside, *aside;
     unsigned pending_count;
@@ -189,6 +189,8 @@ static void ask(struct way_decider *d, struct question *q)
 static enum way_commit ask_once(struct way_decider *d, struct question *q, bool locked)
 {
     way_health_snapshot(d->o.health, q->node, q->event->now, &q->seen);
+    if (d->o.see)
+        d->o.see(d->o.replay, &q->seen);
     way_memory_copy(d->layout, &q->proposal.memory, &q->seen.view.memory);
     q->asking++;
     ask(d, q);
@@ -210,7 +212,7 @@ static void count_commit(struct way_decider *d, enum way_refusal refused)
 
 static void ask_and_commit(struct way_decider *d, struct question *q)
 {
-    q->seed = way_random_next(&d->random) | 1;
+    q->seed = d->o.seed ? d->o.seed(d->o.replay) : way_random_next(&d->random) | 1;
     for (int i = 0; i < ASKS_BEFORE_LOCK; i++) {
         q->commit = ask_once(d, q, false);
         if (q->commit != WAY_COMMIT_CONFLICT)
@@ -299,6 +301,7 @@ static void begin_entry(struct way_decider *d, struct way_entry *entry, unsigned
 {
     memset(entry, 0, offsetof(struct way_entry, event));
     entry->policy = way_policy_plan(d->policy)->layout.hash;
+    entry->outcome.commit = way_health_commits(d->o.health);
     entry->thread = d->o.thread;
     entry->node = (uint16_t)node;
     entry->event = *e;
@@ -374,16 +377,18 @@ static void publish(struct way_decider *d, struct way_entry *entry,
 
 static const char *refusal_words(enum way_refusal r)
 {
-    return r == WAY_REFUSED_LAST_NODE ? " (guard: the last node that serves)"
-           : r == WAY_REFUSED_SHARE   ? " (guard: limits.failing_share)"
+    return r == WAY_REFUSED_LAST_NODE  ? " (guard: the last node that serves)"
+           : r == WAY_REFUSED_SHARE    ? " (guard: limits.failing_share)"
            : r == WAY_REFUSED_OPERATOR ? " (outranked by the operator's mark)"
-                                      : "";
+                                       : "";
 }
 
 static void did_mark(struct way_entry *entry, const struct question *q)
 {
     const struct way_outcome *o = &q->outcome;
-    struct words { const char *text[4]; } w = { { "nothing", "", "", "" } };
+    struct words {
+        const char *text[4];
+    } w = { { "nothing", "", "", "" } };
     if (q->commit == WAY_COMMIT_BUSY)
         w = (struct words){ { "holds in this worker: the lock is busy", "", "", "" } };
     else if (q->answer.mark.given && o->changed)

@@ -35,6 +35,11 @@ struct way_decider_options {
     uint16_t thread;                 /* worker number; WAY_NONE: control */
     void (*journaled)(void *arg);    /* an entry was pushed: wakes the reader; or NULL */
     void *arg;
+    /* For replay, NULL otherwise: puts recorded facts into what a question is shown; the
+     * seed of a question's random numbers. */
+    void (*see)(void *replay, struct way_snapshot *seen);
+    uint64_t (*seed)(void *replay);
+    void *replay;
 };
 int way_decider_new(struct way_decider **out, const struct way_decider_options *o,
                     struct way_err *err) WAY_MUST_CHECK;

@@ -330,6 +330,11 @@ const struct way_layout *way_health_layout(const struct way_health *h)
     return &h->layout;
 }
 
+uint64_t way_health_commits(struct way_health *h)
+{
+    return atomic_load_explicit(&h->s->commits, ACQUIRE);
+}
+
 struct way_node *way_health_node(struct way_health *h, unsigned node)
 {
     return &h->s->node[node];
@@ -431,10 +436,9 @@ static void read_records(struct way_health *h, unsigned node, struct way_snapsho
     struct way_view *v = &out->view;
     struct way_own own;
     out->commits = atomic_load_explicit(&s->commits, ACQUIRE);
-    out->node_version =
-        way_record_read(s->own[node], WAY_OWN_WORDS,
-                        offsetof(struct way_own, memory) / sizeof(uint64_t) + l->node,
-                        &own);
+    out->node_version = way_record_read(
+        s->own[node], WAY_OWN_WORDS,
+        offsetof(struct way_own, memory) / sizeof(uint64_t) + l->node, &own);
     v->verdict = own.verdict;
     memcpy(v->memory.node, own.memory, l->node * sizeof *own.memory);
     v->shard = atomic_load_explicit(&s->node[node].shard, ACQUIRE);
@@ -445,8 +449,8 @@ static void read_records(struct way_health *h, unsigned node, struct way_snapsho
         out->shard_version = 0;
         memcpy(v->memory.shard, s->layout.first.shard, sizeof v->memory.shard);
     }
-    out->cluster_version = way_record_read(s->cluster, WAY_CLUSTER_MEMORY, l->cluster,
-                                           v->memory.cluster);
+    out->cluster_version =
+        way_record_read(s->cluster, WAY_CLUSTER_MEMORY, l->cluster, v->memory.cluster);
 }
 
 static void redo_read(const _Atomic uint64_t *from, unsigned words, void *out)

@@ -155,6 +155,7 @@ int way_health_open(struct way_health **out, const struct way_health_options *o,
                     struct way_err *err) WAY_MUST_CHECK;
 void way_health_close(struct way_health *h);
 
+uint64_t way_health_commits(struct way_health *h); /* ever made to the table */
 const struct way_layout *way_health_layout(const struct way_health *h);
 /* Hot accessors: direct pointers into the segment, valid until close. */
 struct way_node *way_health_node(struct way_health *h, unsigned node);

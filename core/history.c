@@ -124,7 +124,8 @@ const struct way_entry *way_history_at(const struct way_history *h, unsigned nod
 {
     uint64_t held = h->total < WAY_HISTORY_ENTRIES ? h->total : WAY_HISTORY_ENTRIES;
     for (uint64_t back = 1; back <= held; back++) {
-        const struct way_entry *e = &h->kept[(h->total - back) % WAY_HISTORY_ENTRIES].entry;
+        const struct way_entry *e =
+            &h->kept[(h->total - back) % WAY_HISTORY_ENTRIES].entry;
         if ((node == WAY_NONE || e->node == node) && i-- == 0)
             return e;
     }

@@ -218,8 +218,8 @@ void way_input_pack(struct way_buf *out, const struct way_view *view,
                     const struct way_memory *after, const struct way_layout *layout,
                     const char *policy, const char *version, struct way_span answer)
 {
-    const char *text[TEXTS] = { view->id,       view->address, view->host, view->hostname,
-                                view->zone,     policy,        version };
+    const char *text[TEXTS] = { view->id,   view->address, view->host, view->hostname,
+                                view->zone, policy,        version };
     struct packed p = { .layout = { (uint8_t)layout->node, (uint8_t)layout->shard,
                                     (uint8_t)layout->cluster } };
     size_t n = sizeof p + 2 * memory_bytes(p.layout);
@@ -262,7 +262,7 @@ bool way_input_unpack(const struct way_entry *e, struct way_input *out)
     memset(out, 0, sizeof *out);
     if (!e->input.n)
         return false;
-    char *text[TEXTS] = { out->view.id,   out->view.address, out->view.host,
+    char *text[TEXTS] = { out->view.id,       out->view.address, out->view.host,
                           out->view.hostname, out->view.zone,    out->policy,
                           out->version };
     const char *at = e->input.p;

@@ -34,14 +34,14 @@ enum {
 
 /* What an answer came from, and what it left. */
 struct way_input {
-    struct way_view view;      /* with the memory before */
-    struct way_memory after;   /* as committed */
-    struct way_layout_of {     /* how many numbers of memory there are */
+    struct way_view view;    /* with the memory before */
+    struct way_memory after; /* as committed */
+    struct way_layout_of {   /* how many numbers of memory there are */
         uint8_t node, shard, cluster;
     } layout;
     char policy[WAY_POLICY_NAME], version[WAY_POLICY_VERSION];
-    bool answer_cut;           /* the policy saw more of the probe's answer */
-    struct way_span answer;    /* raw RESP; lies in the packed bytes */
+    bool answer_cut;        /* the policy saw more of the probe's answer */
+    struct way_span answer; /* raw RESP; lies in the packed bytes */
 };
 
 struct way_entry {
@@ -50,12 +50,12 @@ struct way_entry {
     uint64_t policy; /* hash of who was in charge */
     uint16_t thread; /* worker number; WAY_NONE: control */
     uint16_t node;
-    uint8_t function;  /* enum way_asked_function */
-    uint8_t asking;    /* which asking of a repeated ask, from 1; 0: nobody was asked */
-    uint8_t cause;     /* enum way_cause: why the policy did not answer */
-    bool fallback;     /* answered by the fallback */
-    bool straggler;    /* not put to mark: known already */
-    bool by_operator;  /* an operator's mark; event has only its time */
+    uint8_t function; /* enum way_asked_function */
+    uint8_t asking;   /* which asking of a repeated ask, from 1; 0: nobody was asked */
+    uint8_t cause;    /* enum way_cause: why the policy did not answer */
+    bool fallback;    /* answered by the fallback */
+    bool straggler;   /* not put to mark: known already */
+    bool by_operator; /* an operator's mark; event has only its time */
     struct way_span input;      /* packed; empty: not kept. Valid as long as the entry */
     struct way_mark mark;       /* of MARK */
     struct way_retry retry;     /* of BACKOFF */
@@ -64,9 +64,9 @@ struct way_entry {
     enum way_commit commit;
     struct way_event event; /* without `answer` */
     char class_name[24];
-    char address[64]; /* cut if longer */
-    char where[64];   /* file:line that answered; "host", "operator", "fallback" */
-    char did[96];     /* what the host did: "retried 12 on 127.0.0.1:7003" */
+    char address[64];       /* cut if longer */
+    char where[64];         /* file:line that answered; "host", "operator", "fallback" */
+    char did[96];           /* what the host did: "retried 12 on 127.0.0.1:7003" */
     struct way_probe probe; /* of PROBE, else not set: last, for it is large */
 };
 /* Copies what is set; `input` is not looked at. */

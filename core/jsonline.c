@@ -13,7 +13,17 @@
 
 /* A WORD is always written, a WORD_IF unless it is the first of its list. */
 enum shape {
-    NUMBER, COUNT8, COUNT16, COUNT32, COUNT64, INTEGER, BIG, FLAG, TEXT, WORD, WORD_IF
+    NUMBER,
+    COUNT8,
+    COUNT16,
+    COUNT32,
+    COUNT64,
+    INTEGER,
+    BIG,
+    FLAG,
+    TEXT,
+    WORD,
+    WORD_IF
 };
 struct field {
     const char *name;
@@ -22,8 +32,7 @@ struct field {
     const char *(*word)(unsigned);
     unsigned words;
 };
-#define AT(type, member)                                                                 \
-    offsetof(struct type, member), sizeof(((struct type *)0)->member)
+#define AT(type, member) offsetof(struct type, member), sizeof(((struct type *)0)->member)
 
 #define E(name, shape, member)                                                           \
     {                                                                                    \
@@ -243,8 +252,7 @@ static json_t *field_to_json(const struct field *f, const void *at)
         memcpy(&n, at, sizeof n);
         return n != 0 || signbit(n) ? number_to_json(n) : NULL;
     case FLAG: return *(const bool *)at ? json_true() : NULL;
-    case TEXT:
-        return *(const char *)at ? bytes_to_json(at, strnlen(at, f->size)) : NULL;
+    case TEXT: return *(const char *)at ? bytes_to_json(at, strnlen(at, f->size)) : NULL;
     case INTEGER: return *(const int *)at ? json_integer(*(const int *)at) : NULL;
     case WORD:
     case WORD_IF:
@@ -254,9 +262,7 @@ static json_t *field_to_json(const struct field *f, const void *at)
         u = unsigned_at(at, f->size);
         snprintf(text, sizeof text, "%016" PRIx64, u);
         return u ? json_string(text) : NULL;
-    default:
-        u = unsigned_at(at, f->size);
-        return u ? json_integer((json_int_t)u) : NULL;
+    default: u = unsigned_at(at, f->size); return u ? json_integer((json_int_t)u) : NULL;
     }
 }
 
@@ -283,8 +289,9 @@ static json_t *put_mark(const struct way_mark *m)
         const struct field *f = &mark_fields[i];
         json_t *v = field_to_json(f, (const char *)m + f->offset);
         if (!v)
-            v = f->shape == TEXT ? json_string("") : f->shape == FLAG ? json_false()
-                                                                      : json_integer(0);
+            v = f->shape == TEXT   ? json_string("")
+                : f->shape == FLAG ? json_false()
+                                   : json_integer(0);
         if (m->has & 1u << i)
             json_object_set_new_nocheck(o, f->name, v);
         else
@@ -371,7 +378,8 @@ void way_jsonline_entry(struct way_buf *out, const struct way_entry *e)
     json_object_set_new_nocheck(o, "event", PUT(event_fields, &e->event));
     put_verdict(o, e);
     if (way_input_unpack(e, &in)) {
-        json_object_set_new_nocheck(o, "name", bytes_to_json(in.policy, strlen(in.policy)));
+        json_object_set_new_nocheck(o, "name",
+                                    bytes_to_json(in.policy, strlen(in.policy)));
         json_object_set_new_nocheck(o, "version",
                                     bytes_to_json(in.version, strlen(in.version)));
         put_input(o, &in);
@@ -384,26 +392,28 @@ static json_t *put_options(const struct way_policy_text *text)
     json_t *o = json_object();
     for (unsigned i = 0; i < text->options; i++) {
         const struct way_option *each = &text->option[i];
-        json_t *v = each->type == WAY_OPTION_NUMBER    ? number_to_json(each->number)
-                    : each->type == WAY_OPTION_BOOLEAN ? json_boolean(each->number != 0)
-                                                       : bytes_to_json(each->text,
-                                                                       strlen(each->text));
+        json_t *v = each->type == WAY_OPTION_NUMBER ? number_to_json(each->number)
+                    : each->type == WAY_OPTION_BOOLEAN
+                        ? json_boolean(each->number != 0)
+                        : bytes_to_json(each->text, strlen(each->text));
         json_object_set_new_nocheck(o, each->name, v);
     }
     return o;
 }
 
-void way_jsonline_policy(struct way_buf *out, bool first, const char *wayside,
-                       const struct way_plan *plan, const struct way_policy_text *text,
-                       double now, double unix_time)
+void way_jsonline_policy(struct way_buf *out, const char *wayside, uint64_t run,
+                         const struct way_plan *plan, const struct way_policy_text *text,
+                         double now, double unix_time)
 {
     char hash[24];
     const char *file = text->path ? text->path : "default";
     json_t *o = json_object();
-    if (first) {
+    if (wayside) {
         json_object_set_new_nocheck(o, "wayside_journal",
                                     json_integer(WAY_JSONLINE_FORMAT));
         json_object_set_new_nocheck(o, "wayside", json_string(wayside));
+        snprintf(hash, sizeof hash, "%016" PRIx64, run);
+        json_object_set_new_nocheck(o, "run", json_string(hash));
     }
     snprintf(hash, sizeof hash, "%016" PRIx64, plan->layout.hash);
     json_object_set_new_nocheck(o, "policy", json_string(hash));
@@ -457,8 +467,7 @@ static int bytes_from_json(const json_t *v, char *out, size_t most, size_t *n)
     return 0;
 }
 
-static int get_text(const struct field *f, const json_t *v, char *at,
-                    struct way_err *err)
+static int get_text(const struct field *f, const json_t *v, char *at, struct way_err *err)
 {
     size_t n;
     if (!json_is_string(v))
@@ -504,8 +513,7 @@ static int get_count(const struct field *f, const json_t *v, void *at,
     uint64_t most = f->size >= 8 ? INT64_MAX : (1ull << 8 * f->size) - 1;
     if (!json_is_integer(v) || i < 0 || (uint64_t)i > most)
         return way_fail(err, "%s: expected an integer from 0 to %" PRIu64 ", got %s",
-                        f->name, most,
-                        json_is_integer(v) ? "another" : type_name(v));
+                        f->name, most, json_is_integer(v) ? "another" : type_name(v));
     set_unsigned(at, f->size, (uint64_t)i);
     return 0;
 }
@@ -610,7 +618,8 @@ static int get_verdict(const json_t *o, struct way_entry *e, struct way_err *err
     switch (e->function) {
     case WAY_FN_MARK: return get_mark(json_object_get(o, "mark"), &e->mark, err);
     case WAY_FN_BACKOFF:
-        return GET(json_object_get(o, "backoff"), retry_fields, &e->retry, "backoff", err);
+        return GET(json_object_get(o, "backoff"), retry_fields, &e->retry, "backoff",
+                   err);
     case WAY_FN_PROBE: return get_probe(json_object_get(o, "probe"), &e->probe, err);
     case WAY_FN_RECONNECT:
         return GET(json_object_get(o, "reconnect"), redial_fields, &e->redial,
@@ -653,7 +662,8 @@ static int get_answer(const json_t *v, struct way_jsonline *r, struct way_err *e
     way_buf_room(&r->answer, n + 1);
     if (!json_is_string(v))
         return expected(err, "answer", "a string", v);
-    if (bytes_from_json(v, r->answer.p, WAY_ANSWER_KEPT < n ? WAY_ANSWER_KEPT : n, &n) < 0)
+    if (bytes_from_json(v, r->answer.p, WAY_ANSWER_KEPT < n ? WAY_ANSWER_KEPT : n, &n) <
+        0)
         return way_fail(err, "answer: expected at most %d characters below 256",
                         WAY_ANSWER_KEPT);
     r->input.answer = (struct way_span){ r->answer.p, n };
@@ -679,7 +689,8 @@ static const struct field input_fields[] = {
 
 static int get_input(const json_t *o, struct way_jsonline *r, struct way_err *err)
 {
-    const json_t *view = json_object_get(o, "view"), *answer = json_object_get(o, "answer");
+    const json_t *view = json_object_get(o, "view"),
+                 *answer = json_object_get(o, "answer");
     struct way_input *in = &r->input;
     if (!view)
         return 0;
@@ -707,6 +718,7 @@ static int get_entry(const json_t *o, struct way_jsonline *r, struct way_err *er
 
 static const struct field policy_fields[] = {
     { "policy", BIG, AT(way_jsonline, hash), NULL, 0 },
+    { "run", BIG, AT(way_jsonline, run), NULL, 0 },
     { "name", TEXT, AT(way_jsonline, name), NULL, 0 },
     { "version", TEXT, AT(way_jsonline, version), NULL, 0 },
     { "file", TEXT, AT(way_jsonline, file), NULL, 0 },
@@ -720,7 +732,8 @@ static void get_options(json_t *o, struct way_jsonline *r)
     const char *name;
     json_t *v;
     size_t at = 0;
-    json_object_foreach(o, name, v) {
+    json_object_foreach(o, name, v)
+    {
         char *text = json_dumps(v, JSON_ENCODE_ANY | JSON_REAL_PRECISION(17));
         int n = snprintf(r->options + at, sizeof r->options - at, "%s%s=%s",
                          at ? " " : "", name, text ? text : "?");
@@ -736,8 +749,9 @@ static int get_policy(const json_t *o, struct way_jsonline *r, struct way_err *e
     const json_t *format = json_object_get(o, "wayside_journal");
     r->kind = format ? WAY_JSONLINE_HEADER : WAY_JSONLINE_POLICY;
     if (format && json_integer_value(format) != WAY_JSONLINE_FORMAT)
-        return way_fail(err, "expected a journal of format %d, got one of another (written "
-                             "by a later version?)",
+        return way_fail(err,
+                        "expected a journal of format %d, got one of another (written "
+                        "by a later version?)",
                         WAY_JSONLINE_FORMAT);
     if (GET(o, policy_fields, r, "", err) < 0)
         return -1;
@@ -745,7 +759,8 @@ static int get_policy(const json_t *o, struct way_jsonline *r, struct way_err *e
     return 0;
 }
 
-int way_jsonline_read(struct way_jsonline *r, const char *line, size_t n, struct way_err *err)
+int way_jsonline_read(struct way_jsonline *r, const char *line, size_t n,
+                      struct way_err *err)
 {
     struct way_buf answer = r->answer;
     json_error_t why;

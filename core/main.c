@@ -1,14 +1,16 @@
-/* main - the command line of the daemon: serve, check, --help, --version.
+/* main - the command line of the daemon: serve, check, replay, ctl, test, --help, --version.
  *
  * A thin user of config, policy and wayside. Says on standard error what went wrong; the
  * host itself says when it serves. Tells systemd, if that started it, when it is ready
  * and when it stops. */
 #include "base.h"
 #include "config.h"
+#include "ctl.h"
 #include "log.h"
 #include "options.h"
 #include "policy.h"
 #include "daemon.h"
+#include "replay.h"
 
 #include <ares.h>
 #include <ev.h>
@@ -22,6 +24,7 @@
 #include <systemd/sd-daemon.h>
 
 enum { EXIT_GOOD = 0, EXIT_BAD = 1, EXIT_USAGE = 2 };
+enum { EXIT_SAME = 0, EXIT_DIFFERS = 1, EXIT_BAD_INPUT = 2 }; /* of replay */
 
 static int fail(const struct way_err *err, int status)
 {
@@ -166,11 +169,83 @@ static int check(const struct way_options *o)
     return status;
 }
 
+/* --- replay --- */
+
+static int replay_text(const struct way_options *o, const struct way_config *c,
+                       const struct way_policy_text *text)
+{
+    struct way_replay_totals totals;
+    struct way_err err;
+    struct way_replay_options r = {
+        .journal = o->file,
+        .journals = o->files - 1,
+        .text = text,
+        .limits = &c->limits,
+        .mode = o->as_asked  ? WAY_REPLAY_ASKED
+                : o->evolved ? WAY_REPLAY_EVOLVED
+                             : WAY_REPLAY_AUTO,
+        .out = stdout,
+        .progress = true,
+    };
+    if (way_replay_run(&r, &totals, &err) < 0)
+        return fail(&err, EXIT_BAD_INPUT);
+    return totals.bad ? EXIT_BAD_INPUT : totals.differences ? EXIT_DIFFERS : EXIT_SAME;
+}
+
+static int replay(const struct way_options *o)
+{
+    static const double no_deadline = 1e6; /* instructions are counted; time is not */
+    struct way_config c;
+    struct way_policy_text text;
+    struct way_err err;
+    int status = EXIT_BAD_INPUT;
+    way_config_init(&c);
+    if ((o->config && way_config_load(&c, o->config, &err) < 0) ||
+        way_options_apply(o, &c, &err) < 0 ||
+        way_config_flag(&c, "policy", o->file[o->files - 1], &err) < 0 ||
+        way_policy_read(&text, c.policy, c.option, c.options, &c.limits, &err) < 0) {
+        fail(&err, status);
+    } else {
+        text.wall = no_deadline;
+        status = replay_text(o, &c, &text);
+        way_policy_text_fini(&text);
+    }
+    way_config_fini(&c);
+    return status;
+}
+
+/* --- ctl --- */
+
+static int ctl(const struct way_options *o)
+{
+    struct way_config c;
+    struct way_err err;
+    int status = EXIT_BAD;
+    way_config_init(&c);
+    if (o->config && way_config_load(&c, o->config, &err) < 0)
+        fail(&err, status);
+    else if (way_options_apply(o, &c, &err) < 0)
+        status = fail(&err, EXIT_USAGE);
+    else if (!c.console) {
+        way_fail(&err, "ctl: expected the console's address by --console ADDRESS, or a "
+                       "configuration that has one by -c FILE");
+        status = fail(&err, EXIT_USAGE);
+    } else if (way_ctl_run(c.console, o->file, o->files, o->json, stdout, &err) != 0)
+        fail(&err, status);
+    else
+        status = EXIT_GOOD;
+    way_config_fini(&c);
+    return status;
+}
+
 static int obey(const struct way_options *o)
 {
     switch (o->verb) {
     case WAY_VERB_SERVE: return serve(o);
     case WAY_VERB_CHECK: return check(o);
+    case WAY_VERB_REPLAY: return replay(o);
+    case WAY_VERB_CTL: return ctl(o);
+    case WAY_VERB_TEST: return EXIT_USAGE;
     case WAY_VERB_DEFAULTS: way_options_settings(stdout, o->roff); return EXIT_GOOD;
     case WAY_VERB_HELP: way_options_help(stdout); return EXIT_GOOD;
     case WAY_VERB_VERSION: print_versions(); return EXIT_GOOD;

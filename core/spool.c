@@ -26,9 +26,10 @@ enum { QUEUE = 2048, HEADERS = 4, RETRY_MS = 1000, FAREWELL_MS = 1000 };
 struct way_spool {
     struct way_spool_options o;
     struct way_ring *ring;
-    uint64_t put;    /* entries handed over; the caller's */
-    bool put_since;  /* a flush is due; the caller's */
-    int wake;        /* eventfd */
+    uint64_t run;
+    uint64_t put;   /* entries handed over; the caller's */
+    bool put_since; /* a flush is due; the caller's */
+    int wake;       /* eventfd */
     pthread_t thread;
     _Atomic bool ending, reopen;
     _Atomic uint64_t no_room, unwritten, written, rotations;
@@ -45,6 +46,7 @@ struct way_spool {
     struct stat identity;
     double tried; /* to open it, last */
     uint64_t bytes, taken;
+    bool headed;    /* the file that is open has a header of ours */
     bool announced; /* this policy has a line in this file */
     struct way_buf line;
     struct way_gate gate;
@@ -105,8 +107,8 @@ static bool open_file(struct way_spool *s)
     if (s->tried && now - s->tried < RETRY_MS / 1e3)
         return false;
     s->tried = now;
-    s->fd = open(s->o.file, O_RDWR | O_APPEND | O_CREAT | O_CLOEXEC | O_NOCTTY | O_NONBLOCK,
-                 0640);
+    s->fd = open(s->o.file,
+                 O_RDWR | O_APPEND | O_CREAT | O_CLOEXEC | O_NOCTTY | O_NONBLOCK, 0640);
     if (s->fd < 0 || fstat(s->fd, &s->identity) < 0) {
         complain(s, "open", s->o.file);
         close_file(s);
@@ -120,7 +122,7 @@ static bool open_file(struct way_spool *s)
     }
     s->bytes = (uint64_t)s->identity.st_size;
     s->tried = 0;
-    s->announced = false;
+    s->announced = s->headed = false;
     end_last_line(s);
     return true;
 }
@@ -169,12 +171,15 @@ static bool announce(struct way_spool *s)
     struct header *h = s->headers ? &s->header[0] : NULL;
     way_buf_reset(&s->line);
     if (h) {
-        const struct way_buf *from = s->bytes ? &h->change : &h->first;
+        const struct way_buf *from = s->headed ? &h->change : &h->first;
         way_buf_put(&s->line, from->p + from->off, way_buf_held(from));
     }
     pthread_mutex_unlock(&s->lock);
-    s->announced = !way_buf_held(&s->line) || write_line(s, &s->line);
-    return s->announced;
+    if (way_buf_held(&s->line) && !write_line(s, &s->line))
+        return false;
+    s->headed = s->headed || way_buf_held(&s->line);
+    s->announced = true;
+    return true;
 }
 
 /* The policy that is in charge of the next entry becomes the first. */
@@ -264,6 +269,9 @@ int way_spool_new(struct way_spool **out, const struct way_spool_options *o,
     struct way_spool *s = way_zalloc(sizeof *s);
     s->o = *o;
     s->fd = -1;
+    struct way_random random;
+    way_random_seed(&random, 0);
+    s->run = way_random_next(&random);
     s->ring = way_ring_new(QUEUE);
     pthread_mutex_init(&s->lock, NULL);
     s->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
@@ -314,8 +322,8 @@ void way_spool_policy(struct way_spool *s, const struct way_plan *plan,
     struct header *h = &s->header[s->headers++];
     way_buf_reset(&h->first);
     way_buf_reset(&h->change);
-    way_jsonline_policy(&h->first, true, s->o.wayside, plan, text, now, unix_time);
-    way_jsonline_policy(&h->change, false, s->o.wayside, plan, text, now, unix_time);
+    way_jsonline_policy(&h->first, s->o.wayside, s->run, plan, text, now, unix_time);
+    way_jsonline_policy(&h->change, NULL, s->run, plan, text, now, unix_time);
     h->before = s->put;
     pthread_mutex_unlock(&s->lock);
     wake(s);
