@@ -383,7 +383,7 @@ static void log_change(struct way_control *c, const struct way_entry *e)
             e->by_operator ? "operator"
             : e->fallback  ? "fallback"
                            : plan->name,
-            plan->version[0] ? plan->version : "none", e->where);
+            plan->version[0] && !e->by_operator ? plan->version : "none", e->where);
 }
 
 static void take_entry(struct way_control *c, const struct way_entry *e)

@@ -371,11 +371,27 @@ static void put_line(struct way_buf *out, json_t *o)
     json_decref(o);
 }
 
+/* Words that mean something for one kind of event only are there with it, the first of
+ * their list too. */
+static json_t *put_event(const struct way_event *e)
+{
+    json_t *o = PUT(event_fields, e);
+    if (e->kind == WAY_KIND_CHANGE)
+        json_object_set_new_nocheck(o, "change", json_string(way_change_name(e->change)));
+    if (e->kind == WAY_KIND_COMMANDS)
+        json_object_set_new_nocheck(o, "commands",
+                                    json_string(way_commands_name(e->commands)));
+    if (e->has_certainty)
+        json_object_set_new_nocheck(o, "certainty",
+                                    json_string(way_certainty_name(e->certainty)));
+    return o;
+}
+
 void way_jsonline_entry(struct way_buf *out, const struct way_entry *e)
 {
     struct way_input in;
     json_t *o = PUT(entry_fields, e);
-    json_object_set_new_nocheck(o, "event", PUT(event_fields, &e->event));
+    json_object_set_new_nocheck(o, "event", put_event(&e->event));
     put_verdict(o, e);
     if (way_input_unpack(e, &in)) {
         json_object_set_new_nocheck(o, "name",
@@ -707,7 +723,7 @@ static int get_entry(const json_t *o, struct way_jsonline *r, struct way_err *er
 {
     struct way_entry *e = &r->entry;
     e->function = WAY_FN_NONE;
-    if (!json_object_get(o, "seq"))
+    if (!json_object_get(o, "event"))
         return way_fail(err, "expected a record of a journal, got another object");
     e->function = WAY_FN_CLASSIFY; /* the word that is left out */
     if (GET(o, entry_fields, e, "", err) < 0 ||

@@ -66,6 +66,7 @@ static int run(const struct way_config *c)
     if (c->log_level)
         way_log_level((enum way_level)way_log_level_named(c->log_level));
     signal(SIGPIPE, SIG_IGN);
+    signal(SIGXFSZ, SIG_IGN); /* a file that may not grow is an error like a full disk */
     raise_descriptor_limit();
     if (way_daemon_start(&w, c, &err) < 0)
         return fail(&err, EXIT_BAD);

@@ -175,11 +175,9 @@ static bool announce(struct way_spool *s)
         way_buf_put(&s->line, from->p + from->off, way_buf_held(from));
     }
     pthread_mutex_unlock(&s->lock);
-    if (way_buf_held(&s->line) && !write_line(s, &s->line))
-        return false;
-    s->headed = s->headed || way_buf_held(&s->line);
-    s->announced = true;
-    return true;
+    s->announced = way_buf_held(&s->line) && write_line(s, &s->line);
+    s->headed = s->headed || s->announced;
+    return s->announced;
 }
 
 /* The policy that is in charge of the next entry becomes the first. */
