@@ -7,4 +7,5 @@ max_line_length = 144
 
 std = "luajit"
 files["policies"] = { std = "sandbox" }
+files["examples/*_spec.lua"] = { std = "luajit+busted" }
 files["tests"] = { std = "luajit+busted" }

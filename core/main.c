@@ -11,6 +11,7 @@
 #include "policy.h"
 #include "daemon.h"
 #include "replay.h"
+#include "spec.h"
 
 #include <ares.h>
 #include <ev.h>
@@ -239,6 +240,15 @@ static int ctl(const struct way_options *o)
     return status;
 }
 
+/* --- test --- */
+
+static int test(const struct way_options *o)
+{
+    struct way_err err;
+    int result = way_spec_run(o->file, o->files, &err);
+    return result < 0 ? fail(&err, EXIT_BAD) : result ? EXIT_BAD : EXIT_GOOD;
+}
+
 static int obey(const struct way_options *o)
 {
     switch (o->verb) {
@@ -246,7 +256,7 @@ static int obey(const struct way_options *o)
     case WAY_VERB_CHECK: return check(o);
     case WAY_VERB_REPLAY: return replay(o);
     case WAY_VERB_CTL: return ctl(o);
-    case WAY_VERB_TEST: return EXIT_USAGE;
+    case WAY_VERB_TEST: return test(o);
     case WAY_VERB_DEFAULTS: way_options_settings(stdout, o->roff); return EXIT_GOOD;
     case WAY_VERB_HELP: way_options_help(stdout); return EXIT_GOOD;
     case WAY_VERB_VERSION: print_versions(); return EXIT_GOOD;

@@ -236,6 +236,14 @@ void way_policy_free(struct way_policy *p)
     way_free(p);
 }
 
+unsigned way_policy_script_random(struct way_policy *p, const double *number, unsigned n)
+{
+    unsigned left = p->scripts;
+    p->scripted = number;
+    p->scripts = n;
+    return left;
+}
+
 const struct way_plan *way_policy_plan(const struct way_policy *p)
 {
     return &p->plan;

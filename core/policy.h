@@ -119,6 +119,9 @@ enum way_asked way_policy_backoff(struct way_policy *p, const struct way_view *n
 enum way_asked way_policy_probe(struct way_policy *p, const struct way_view *node,
                                 const struct way_event *e, uint64_t seed,
                                 struct way_memory *m, struct way_probe *out);
+/* For specs: numbers that the script draws before those of the seed. Borrowed until they
+ * are drawn or replaced; returns how many of the former ones were not drawn. */
+unsigned way_policy_script_random(struct way_policy *p, const double *number, unsigned n);
 enum way_asked way_policy_reconnect(struct way_policy *p, const struct way_view *node,
                                     const struct way_event *e, uint64_t seed,
                                     struct way_memory *m, struct way_redial *out);

@@ -129,6 +129,8 @@ struct way_policy {
     uint64_t handed[WAY_HANDLES_KEPT]; /* the call in which handle[i] was made */
     uint64_t call;                     /* counts; a handle of another call is dead */
     struct way_asking *asking;
+    const double *scripted; /* random numbers to be drawn before others */
+    unsigned scripts;
     enum way_space space;
 
     const char *where;

@@ -1,10 +1,12 @@
-/* policy_host - the real loader, sandbox, policies and node table, for specs in Lua.
+/* kit - see kit.h.
  *
- * A module for plain LuaJIT: require "policy_host". open(path, options) loads the policy
- * into two states and opens a private table; what it gives has the methods at the end of
- * this file. Every question is asked of both states, of the same view and with the same
- * random numbers; answers that differ raise. Time and events are made up by the caller:
- * core/runtime/test.lua. The module's Lua and the policies' are one library, two states. */
+ * open(path, options) loads the policy into two states and opens a private table; what it
+ * gives has the methods at the end of this file. Every question is asked of both states,
+ * of the same view and with the same random numbers; answers that differ raise. Time and
+ * events are made up by the caller: core/runtime/test.lua. The module's Lua and the
+ * policies' are one library, two states. */
+#include "kit.h"
+
 #include "health.h"
 #include "policy.h"
 
@@ -15,12 +17,16 @@
 
 static const char type_name[] = "wayside.policy_host";
 
+enum { RANDOM_MAX = 256 };
+
 struct host {
     struct way_policy_text text;
     struct way_policy *policy[2];
     struct way_health *health;
     struct way_limits limits;
     int row;
+    double random[RANDOM_MAX]; /* scripted: to be drawn next */
+    unsigned randoms;
 };
 
 /* ---- events and answers as tables ---- */
@@ -263,8 +269,14 @@ static void ask_both(lua_State *L, struct host *h, char what, const struct way_v
     struct way_memory other = *m;
     memset(out, 0, sizeof *out);
     memset(&again, 0, sizeof again);
+    way_policy_script_random(h->policy[0], h->random, h->randoms);
+    way_policy_script_random(h->policy[1], h->random, h->randoms);
     enum way_asked how = ask(h->policy[0], what, view, e, seed, m, out);
     ask(h->policy[1], what, view, e, seed, &other, &again);
+    unsigned left = way_policy_script_random(h->policy[0], NULL, 0);
+    way_policy_script_random(h->policy[1], NULL, 0);
+    memmove(h->random, h->random + (h->randoms - left), left * sizeof *h->random);
+    h->randoms = left;
     if (how == WAY_ASKED_FAILED)
         luaL_error(L, "%s", way_policy_failure(h->policy[0])->text);
     if (how == WAY_ASKED_ANSWERED && !same(what, out, &again, m, &other))
@@ -408,6 +420,50 @@ static int h_replication(lua_State *L)
     struct host *h = host_of(L);
     way_health_replication(h->health, node_of(L, h), lua_toboolean(L, 3),
                            luaL_checknumber(L, 4), luaL_checknumber(L, 5));
+    return 0;
+}
+
+/* host:random(list): the numbers that wayside.random gives next. How many are not yet
+ * drawn. */
+static int h_random(lua_State *L)
+{
+    struct host *h = host_of(L);
+    size_t n = lua_istable(L, 2) ? lua_objlen(L, 2) : 0;
+    if (h->randoms + n > RANDOM_MAX)
+        luaL_error(L, "random: at most %d numbers", RANDOM_MAX);
+    for (size_t i = 1; i <= n; i++) {
+        lua_rawgeti(L, 2, (int)i);
+        double number = luaL_checknumber(L, -1);
+        if (!(number >= 0 && number < 1))
+            luaL_error(L, "random: expected numbers from 0 to below 1");
+        h->random[h->randoms++] = number;
+        lua_pop(L, 1);
+    }
+    lua_pushinteger(L, (lua_Integer)h->randoms);
+    return 1;
+}
+
+/* host:measure(node, now, latency, inflight): nil leaves as it is. */
+static int h_measure(lua_State *L)
+{
+    struct host *h = host_of(L);
+    unsigned node = node_of(L, h);
+    double now = luaL_checknumber(L, 3);
+    if (!lua_isnoneornil(L, 4)) {
+        atomic_store(&way_health_node(h->health, node)->latency, 0);
+        way_health_latency(h->health, node, luaL_checknumber(L, 4), now);
+    }
+    if (!lua_isnoneornil(L, 5))
+        atomic_store(&way_health_cells(h->health, h->row)[node].inflight,
+                     (uint64_t)luaL_checknumber(L, 5));
+    return 0;
+}
+
+/* host:zone(address, name): before the node is published. */
+static int h_zone(lua_State *L)
+{
+    struct host *h = host_of(L);
+    way_health_zone(h->health, luaL_checkstring(L, 2), luaL_checkstring(L, 3));
     return 0;
 }
 
@@ -562,8 +618,7 @@ static int host_open(lua_State *L)
     return 2;
 }
 
-int luaopen_policy_host(lua_State *L);
-int luaopen_policy_host(lua_State *L)
+int luaopen_wayside_test_host(lua_State *L)
 {
     static const luaL_Reg methods[] = {
         { "decide", h_decide },
@@ -573,6 +628,9 @@ int luaopen_policy_host(lua_State *L)
         { "heal", h_heal },
         { "answered", h_answered },
         { "replication", h_replication },
+        { "random", h_random },
+        { "measure", h_measure },
+        { "zone", h_zone },
         { "publish", h_publish },
         { "find", h_find },
         { "view", h_view },
