@@ -15,6 +15,22 @@ ifeq ($(MAKELEVEL)$(filter -j%,$(MAKEFLAGS)),0)
 MAKEFLAGS += -j$(shell nproc)
 endif
 
+# What is missing and can't be installed (no root, no sudo) is told before anything runs, and make ends with 1: a
+# failing recipe would end it with 2, so it is asked, as by -q, for something that is not up to date.
+SET_OF_run := run
+SET_OF_demo := test
+SET_OF_test := test
+SET_OF_soak := test
+SET_OF_bench := bench
+SET_OF_bench-faults := test
+SET_OF_check := lint
+SET_OF_lint := lint
+SET_OF_fuzz := lint
+WANTED := $(if $(filter 0,$(MAKELEVEL)),$(foreach goal,$(MAKECMDGOALS),$(SET_OF_$(goal))))
+ifneq ($(foreach set,$(sort $(WANTED)),$(shell tests/support/install.sh --able $(set) >&2 || echo unable)),)
+MAKEFLAGS += -q
+endif
+
 PREFIX ?= /usr/local
 MANDIR ?= $(PREFIX)/share/man
 # Where luajit looks for modules.
@@ -169,8 +185,8 @@ $(BUILD_ROOT)/support/%.so: tests/support/preload/%.c
 	@mkdir -p $(@D)
 	@$(CC) $(STANDARD) $(OPTIMIZE) $(WARNINGS) -shared -fPIC -o $@ $< -ldl
 KIT_SOURCES = $(patsubst %,core/%.c,$(filter-out runtime_files,$(shell command -v luajit >/dev/null && luajit \
-    $(SUPPORT)/layers closure core/kit.c)))
-$(BUILD_ROOT)/lua/wayside/test_host.so: core/kit.c $(SOURCES) $(HEADERS) $(GENERATED)
+    $(SUPPORT)/layers closure core/policy_host.c)))
+$(BUILD_ROOT)/lua/wayside/test_host.so: $(SOURCES) $(HEADERS) $(GENERATED)
 	@mkdir -p $(@D)
 	@echo "cc    $@"
 	@$(CC) $(STANDARD) $(OPTIMIZE) $(WARNINGS) -shared -fPIC -fvisibility=hidden -iquote core $(PKG_CFLAGS) -o $@ $(KIT_SOURCES) \

@@ -21,7 +21,7 @@ enum {
     CLIENTS_MAX = 16,
     REQUEST_BYTES = 65536,
     ARGS_MAX = 1024,
-    WORDS_MAX = 16,         /* of a request, as far as we look at them */
+    WORDS_MAX = WAY_CONSOLE_WORDS, /* of a request, as far as we look at them */
     OUTPUT_BYTES = 1 << 20, /* no more requests are answered above */
 };
 static const double STALLED = 10;
@@ -37,6 +37,20 @@ struct client {
     struct way_request_parser parser;
     unsigned resp;
     bool leaving, closed;
+    bool running;            /* its requests are being looked at */
+    struct promise *promise; /* an answer that is to come before any other */
+};
+
+struct promise {
+    struct way_later later;
+    struct client *client; /* NULL: has gone */
+    struct way_tell tell;
+};
+
+/* What a command is answered by. */
+struct answer {
+    struct way_tell tell;
+    struct client *client;
 };
 
 struct way_admin {
@@ -72,6 +86,8 @@ static void close_client(struct client *c)
     *at = c->next;
     c->admin->clients--;
     c->closed = true;
+    if (c->promise)
+        c->promise->client = NULL;
     ev_io_stop(c->admin->loop->ev, &c->io);
     ev_timer_stop(c->admin->loop->ev, &c->stall);
     close(c->fd);
@@ -82,11 +98,12 @@ static void watch(struct client *c)
 {
     struct ev_loop *ev = c->admin->loop->ev;
     size_t held = way_buf_held(&c->out);
-    int events =
-        (held < OUTPUT_BYTES && !c->leaving ? EV_READ : 0) | (held ? EV_WRITE : 0);
+    bool reads = held < OUTPUT_BYTES && !c->leaving && !c->promise;
+    int events = (reads ? EV_READ : 0) | (held ? EV_WRITE : 0);
     ev_io_stop(ev, &c->io);
     ev_io_set(&c->io, c->fd, events);
-    ev_io_start(ev, &c->io);
+    if (events)
+        ev_io_start(ev, &c->io);
     if (!held)
         ev_timer_stop(ev, &c->stall);
     else if (!ev_is_active(&c->stall))
@@ -190,12 +207,44 @@ static const struct {
     { "select", run_ok },       { "quit", run_quit },
 };
 
+/* --- answers that come later --- */
+
+static void serve(struct client *c);
+
+static struct way_tell *begin_later(struct way_later *l)
+{
+    struct promise *p = way_container(l, struct promise, later);
+    return p->client ? &p->tell : NULL;
+}
+
+static void end_later(struct way_later *l)
+{
+    struct promise *p = way_container(l, struct promise, later);
+    struct client *c = p->client;
+    way_free(p);
+    if (!c)
+        return;
+    c->promise = NULL;
+    if (!c->running)
+        serve(c);
+}
+
+static struct way_later *promise(struct way_tell *t)
+{
+    struct client *c = way_container(t, struct answer, tell)->client;
+    struct promise *p = way_zalloc(sizeof *p);
+    *p = (struct promise){ .later = { begin_later, end_later }, .client = c };
+    p->tell = (struct way_tell){ .out = &c->out, .resp = c->resp };
+    c->promise = p;
+    return &p->later;
+}
+
 static void run(struct client *c, unsigned argc, char *const *argv)
 {
-    struct way_tell t = { .out = &c->out, .resp = c->resp };
+    struct answer answer = { { .out = &c->out, .resp = c->resp, .promise = promise }, c };
     for (unsigned i = 0; i < way_count(commands); i++)
         if (!strcasecmp(argv[0], commands[i].name)) {
-            commands[i].run(c, argc, argv, &t);
+            commands[i].run(c, argc, argv, &answer.tell);
             return;
         }
     way_resp_put_error(&c->out,
@@ -255,7 +304,7 @@ static void refuse_bytes(struct client *c, const char *why)
 static bool run_requests(struct client *c)
 {
     struct way_err err = { "" };
-    while (!c->leaving && way_buf_held(&c->in)) {
+    while (!c->leaving && !c->promise && way_buf_held(&c->in)) {
         if (way_buf_held(&c->out) >= OUTPUT_BYTES)
             return true;
         const char *p = c->in.p + c->in.off;
@@ -309,7 +358,9 @@ static void serve(struct client *c)
 {
     bool more;
     do {
+        c->running = true;
         more = run_requests(c);
+        c->running = false;
         write_out(c);
     } while (more && !c->closed && way_buf_held(&c->out) == 0);
     if (c->closed)

@@ -13,6 +13,10 @@
  * table sees to it. A need that lasts slows down, up to once a second, so that a shard
  * that is gone for good costs little.
  *
+ * A master that was replaced and is back is asked about too, until it is told to be a
+ * replica: its return is seen, by a probe, before the others have told it so, and until
+ * then its shard is one short.
+ *
  * Rejected: asking all nodes and taking the majority. A minority's higher config epoch is
  * the newer truth, and the slowest node would set the pace. */
 #include "cluster.h"
@@ -34,7 +38,8 @@ enum {
     SETTLE_TRIES = 100,
 };
 static const double STAGGER = 0.05, SLOW = 0.25, SETTLE = 0.01;
-static const double BACKOFF_FIRST = 0.1, BACKOFF_MOST = 2, UNCOVERED_PERIOD = 2;
+static const double BACKOFF_FIRST = 0.1, BACKOFF_MOST = 2, UNCOVERED_PERIOD = 2,
+                    ROLES_FIRST = 0.2;
 
 struct seed {
     char host[WAY_HOST_MAX];
@@ -47,7 +52,7 @@ struct racer {
     struct way_peer *peer;
     double began;
 };
-enum need { NEED_NOTHING, NEED_SLOTS, NEED_MASTER };
+enum need { NEED_NOTHING, NEED_ROLES, NEED_SLOTS, NEED_MASTER };
 
 struct way_cluster {
     struct way_cluster_options o;
@@ -112,13 +117,32 @@ static bool is_orphan(struct way_cluster *c, unsigned node)
     return master == WAY_NONE || !is_usable(c, master);
 }
 
+/* Once the master of its shard, where another is now: it works again, and will be a replica
+ * as soon as it has heard of its successor. */
+static bool is_deposed(struct way_cluster *c, unsigned node)
+{
+    struct way_node *n = way_health_node(c->o.health, node);
+    uint16_t shard = atomic_load_explicit(&n->shard, memory_order_relaxed);
+    if (shard == WAY_NONE ||
+        atomic_load_explicit(&n->role, memory_order_relaxed) != WAY_ROLE_MASTER)
+        return false;
+    return is_usable(c, node) &&
+           atomic_load_explicit(&way_health_shard(c->o.health, shard)->master,
+                                memory_order_relaxed) != node;
+}
+
 static enum need need_now(struct way_cluster *c)
 {
     unsigned nodes = way_health_nodes(c->o.health);
-    for (unsigned i = 0; i < nodes; i++)
+    bool deposed = false;
+    for (unsigned i = 0; i < nodes; i++) {
         if (!(route_of(c, i) & WAY_ROUTE_GONE) && is_orphan(c, i))
             return NEED_MASTER;
-    return way_health_coverage(c->o.health) < 1 ? NEED_SLOTS : NEED_NOTHING;
+        deposed = deposed || is_deposed(c, i);
+    }
+    if (way_health_coverage(c->o.health) < 1)
+        return NEED_SLOTS;
+    return deposed ? NEED_ROLES : NEED_NOTHING;
 }
 
 static void look_at_need(struct way_cluster *c)
@@ -155,9 +179,12 @@ static double interval(struct way_cluster *c, bool wanted)
         slower = slower < 1 ? slower : 1;
         return slower > least ? slower : least;
     }
-    double period = spread(l->refresh_period, c->jitter);
-    if (c->need == NEED_SLOTS && period > UNCOVERED_PERIOD)
-        period = spread(UNCOVERED_PERIOD, c->jitter);
+    double period = l->refresh_period, soon = UNCOVERED_PERIOD;
+    if (c->need == NEED_ROLES) /* a moment, or for as long as the node can't hear */
+        soon = ROLES_FIRST + (c->o.loop->now - c->need_since) * 0.1;
+    if (c->need != NEED_NOTHING && period > soon)
+        period = soon;
+    period = spread(period, c->jitter);
     return period > least ? period : least;
 }
 

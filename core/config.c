@@ -11,10 +11,10 @@
 #include "config.h"
 
 #include "config_set.h"
+#include "file.h"
 #include "luatext.h"
 #include "script.h"
 
-#include <errno.h>
 #include <lauxlib.h>
 #include <lua.h>
 #include <math.h>
@@ -41,9 +41,9 @@ struct key {
 };
 
 static read_fn read_listen, read_workers, read_segment, read_seeds, read_user,
-    read_password, read_password_file, read_zones, read_policy, read_policy_file,
-    read_options, read_console, read_http, read_log_level, read_journal_file,
-    read_journal_bytes, read_journal_keep;
+    read_password, read_password_file, read_zones, read_name_servers, read_policy,
+    read_policy_file, read_options, read_watch, read_console, read_http, read_log_level,
+    read_journal_file, read_journal_bytes, read_journal_keep;
 
 static const struct key keys[] = {
     { "", "listen", read_listen },
@@ -54,9 +54,11 @@ static const struct key keys[] = {
     { "cluster", "password", read_password },
     { "cluster", "password_file", read_password_file },
     { "cluster", "zones", read_zones },
+    { "cluster", "name_servers", read_name_servers },
     { "", "policy", read_policy },
     { "policy", "file", read_policy_file },
     { "policy", "options", read_options },
+    { "policy", "watch", read_watch },
     { "", "timeouts", NULL },
     { "", "limits", NULL },
     { "", "segment", read_segment },
@@ -189,6 +191,12 @@ static int read_seeds(struct reader *r)
     return read_strings(r, "\"host:port\"", way_config_add_seed);
 }
 
+static int read_name_servers(struct reader *r)
+{
+    return read_strings(r, "an address such as \"10.0.0.2\" or \"10.0.0.2:53\"",
+                        way_config_add_name_server);
+}
+
 static int read_workers(struct reader *r)
 {
     struct way_err why;
@@ -303,6 +311,14 @@ static int read_option(struct reader *r, const char *name)
 static int read_options(struct reader *r)
 {
     return read_map(r, "a table of the policy's options", read_option);
+}
+
+static int read_watch(struct reader *r)
+{
+    if (lua_type(r->L, -1) != LUA_TBOOLEAN)
+        return bad_type(r, "true or false");
+    r->c->watch = lua_toboolean(r->L, -1);
+    return 0;
 }
 
 static int read_policy_file(struct reader *r)
@@ -584,31 +600,15 @@ static int bad_run(struct reader *r, const struct way_script_failure *failure)
     return way_fail(r->err, "%s: %.*s", file, line, failure->text);
 }
 
-static int read_bytes(const char *path, struct way_buf *b, struct way_err *err)
-{
-    FILE *f = fopen(path, "re");
-    if (!f)
-        return way_fail(err, "%s: %s", path, strerror(errno));
-    way_buf_room(b, FILE_MAX + 1);
-    b->len = fread(b->p, 1, FILE_MAX + 1, f);
-    int failed = ferror(f) ? errno : 0;
-    fclose(f);
-    if (failed)
-        return way_fail(err, "%s: %s", path, strerror(failed));
-    if (b->len > FILE_MAX)
-        return way_fail(err, "%s: expected at most %d bytes, got more", path, FILE_MAX);
-    return 0;
-}
-
 /* Runs c->file into c. *policy: it turned out to be one. */
 static int load(struct way_config *c, bool *policy, struct way_err *err)
 {
-    struct way_buf text = { 0 };
+    char *text = NULL;
     struct way_script *script = NULL;
     struct reader r = { .c = c, .err = err };
-    int result = read_bytes(c->file, &text, err);
+    int result = way_file_read(c->file, FILE_MAX, &text, &r.text.n, err);
     if (result == 0) {
-        r.text = (struct way_span){ text.p, text.len };
+        r.text.p = text;
         script = way_script_new(&(struct way_script_limits){ .wall = 0.02 });
         if (!script)
             result = way_fail(err, "%s: no memory to run it", c->file);
@@ -618,7 +618,7 @@ static int load(struct way_config *c, bool *policy, struct way_err *err)
             result = r.result;
         way_script_free(script);
     }
-    way_buf_fini(&text);
+    way_free(text);
     *policy = r.policy;
     return result;
 }
@@ -667,8 +667,10 @@ void way_config_fini(struct way_config *c)
     }
     way_free(c->option);
     way_free(c->zones);
-    char **strings[] = { &c->file,    &c->user, &c->password,  &c->policy, &c->segment,
-                         &c->console, &c->http, &c->log_level, &c->journal };
+    char **strings[] = { &c->file,   &c->user,      &c->password,
+                         &c->policy, &c->segment,   &c->console,
+                         &c->http,   &c->log_level, &c->name_servers,
+                         &c->journal };
     for (unsigned i = 0; i < way_count(strings); i++)
         way_config_replace(strings[i], NULL);
 }

@@ -14,6 +14,7 @@
 enum {
     WAY_LISTEN_MAX = 16,
     WAY_SEEDS_MAX = 64,
+    WAY_NAME_SERVERS_MAX = 8,
     WAY_WORKERS_MAX = 64,
     WAY_ZONES_MAX = 1024,
     WAY_OPTIONS_MAX = 64
@@ -30,6 +31,8 @@ struct way_config {
     unsigned workers;
     char *seeds[WAY_SEEDS_MAX]; /* "host:port", names allowed */
     unsigned seed_count;
+    char *name_servers; /* "ip:port,...", as the resolver takes it; NULL: the system's */
+    unsigned name_server_count;
     char *user, *password; /* cluster.user, cluster.password(_file); NULL: none */
     struct way_zone *zones;
     unsigned zone_count;
@@ -37,6 +40,7 @@ struct way_config {
                                      configuration's folder when it comes from there */
     struct way_option *option;
     unsigned options;
+    bool watch; /* policy.watch: reload when its files change */
     struct way_timeouts timeouts;
     struct way_limits limits;
     char *segment; /* NULL: private */
@@ -77,5 +81,9 @@ const struct way_flag *way_config_flag_at(unsigned i);
  * user has a password; and that addresses parse and paths fit a unix socket, for who filled
  * the struct by other means. */
 int way_config_check(const struct way_config *c, struct way_err *err) WAY_MUST_CHECK;
+
+/* Of the keys that hold until the next start, the first in which the two differ, as the file
+ * spells it; NULL: none. All others can be reloaded: policy, options, timeouts, limits. */
+const char *way_config_fixed(const struct way_config *a, const struct way_config *b);
 
 #endif

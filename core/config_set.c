@@ -4,6 +4,7 @@
 #include "log.h"
 #include "slots.h"
 
+#include <arpa/inet.h>
 #include <errno.h>
 #include <math.h>
 #include <stdio.h>
@@ -96,6 +97,43 @@ int way_config_add_seed(struct way_config *c, const char *s, struct way_err *err
     if (way_config_check_node(s, err) < 0)
         return -1;
     c->seeds[c->seed_count++] = way_strdup(s);
+    return 0;
+}
+
+/* "ip" as "ip:53", which every version of c-ares reads alike. */
+static void spell_name_server(const char *s, char *out, size_t size)
+{
+    struct in6_addr any;
+    if (inet_pton(AF_INET6, s, &any) == 1)
+        snprintf(out, size, "[%s]:53", s);
+    else if (inet_pton(AF_INET, s, &any) == 1)
+        snprintf(out, size, "%s:53", s);
+    else
+        snprintf(out, size, "%s", s);
+}
+
+int way_config_add_name_server(struct way_config *c, const char *s, struct way_err *err)
+{
+    static const char expected[] = "an address such as \"10.0.0.2\" or \"10.0.0.2:53\"";
+    char text[WAY_ADDRESS_MAX], host[WAY_HOST_MAX];
+    struct in6_addr any;
+    uint16_t port;
+    if (c->name_server_count == WAY_NAME_SERVERS_MAX)
+        return way_fail(err, "expected at most %d name servers, got more",
+                        WAY_NAME_SERVERS_MAX);
+    spell_name_server(s, text, sizeof text);
+    if (check_host_port(text, expected, err) < 0 ||
+        way_split_address(text, strlen(text), host, &port, err) < 0)
+        return -1;
+    if (inet_pton(AF_INET, host, &any) != 1 && inet_pton(AF_INET6, host, &any) != 1)
+        return way_fail(err, "expected %s, got \"%s\"", expected, s);
+    struct way_buf b = { 0 };
+    if (c->name_servers)
+        way_buf_printf(&b, "%s,", c->name_servers);
+    way_buf_puts(&b, text);
+    way_buf_put(&b, "", 1);
+    way_config_replace(&c->name_servers, b.p);
+    c->name_server_count++;
     return 0;
 }
 
@@ -244,4 +282,57 @@ int way_config_set_password_file(struct way_config *c, const char *path,
                         path, sizeof line - 2);
     way_config_replace(&c->password, way_strdup(line));
     return 0;
+}
+
+/* ---- what holds until the next start ---- */
+
+static bool same_text(const char *a, const char *b)
+{
+    return a && b ? !strcmp(a, b) : a == b;
+}
+
+static bool same_list(char *const *a, unsigned n, char *const *b, unsigned m)
+{
+    for (unsigned i = 0; n == m && i < n; i++)
+        if (strcmp(a[i], b[i]) != 0)
+            return false;
+    return n == m;
+}
+
+/* In whatever order a table of Lua's gave them. */
+static bool same_zones(const struct way_config *a, const struct way_config *b)
+{
+    for (unsigned i = 0; i < a->zone_count; i++) {
+        unsigned k = 0;
+        while (k < b->zone_count && (strcmp(a->zones[i].address, b->zones[k].address) ||
+                                     strcmp(a->zones[i].zone, b->zones[k].zone)))
+            k++;
+        if (k == b->zone_count)
+            return false;
+    }
+    return a->zone_count == b->zone_count;
+}
+
+const char *way_config_fixed(const struct way_config *a, const struct way_config *b)
+{
+    const struct {
+        const char *key;
+        bool same;
+    } keys[] = {
+        { "listen", same_list(a->listen, a->listens, b->listen, b->listens) },
+        { "workers", a->workers == b->workers },
+        { "cluster.seeds", same_list(a->seeds, a->seed_count, b->seeds, b->seed_count) },
+        { "cluster.user", same_text(a->user, b->user) },
+        { "cluster.password", same_text(a->password, b->password) },
+        { "cluster.zones", same_zones(a, b) },
+        { "policy.watch", a->watch == b->watch },
+        { "segment", same_text(a->segment, b->segment) },
+        { "admin.console", same_text(a->console, b->console) },
+        { "admin.http", same_text(a->http, b->http) },
+        { "log.level", same_text(a->log_level, b->log_level) },
+    };
+    for (unsigned i = 0; i < way_count(keys); i++)
+        if (!keys[i].same)
+            return keys[i].key;
+    return NULL;
 }

@@ -21,6 +21,9 @@ int way_config_add_listen(struct way_config *c, const char *s,
                           struct way_err *err) WAY_MUST_CHECK;
 int way_config_add_seed(struct way_config *c, const char *s,
                         struct way_err *err) WAY_MUST_CHECK;
+/* A literal address, with a port or without one (then 53). */
+int way_config_add_name_server(struct way_config *c, const char *s,
+                               struct way_err *err) WAY_MUST_CHECK;
 int way_config_add_zone(struct way_config *c, const char *address, const char *zone,
                         struct way_err *err) WAY_MUST_CHECK;
 int way_config_set_workers(struct way_config *c, double n,

@@ -18,12 +18,12 @@
  * that arrived are answers. */
 #include "conn.h"
 
+#include "listen.h"
 #include "resolve.h"
 #include "slots.h"
 
 #include <errno.h>
 #include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <stdio.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -383,23 +383,6 @@ static void hello_reply(struct way_conn *c, const char *p, size_t n)
     }
 }
 
-static void set_socket_options(struct way_conn *c, int fd)
-{
-    const struct way_timeouts *t = c->timeouts;
-    int on = 1, idle = (int)t->keepalive_idle, every = (int)t->keepalive_interval;
-    int count = (int)t->keepalive_count;
-    unsigned user_ms = (unsigned)(t->tcp_user * 1000);
-    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-    if (idle > 0) {
-        setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
-        setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle, sizeof idle);
-        setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &every, sizeof every);
-        setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &count, sizeof count);
-    }
-    if (user_ms)
-        setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &user_ms, sizeof user_ms);
-}
-
 /* Dials the next address, or gives up with the last one's error. */
 static void dial_next(struct way_conn *c, int errnum)
 {
@@ -412,7 +395,7 @@ static void dial_next(struct way_conn *c, int errnum)
             errnum = errno;
             continue;
         }
-        set_socket_options(c, fd);
+        way_listen_tune(fd, c->timeouts);
         if (connect(fd, (const struct sockaddr *)&a->sa, a->len) < 0 &&
             errno != EINPROGRESS) {
             errnum = errno;

@@ -4,9 +4,11 @@
  * out, so that redis-cli shows what there is to see; numbers are seconds, as everywhere. */
 #include "console.h"
 
+#include "reload.h"
 #include "resp.h"
 #include "why.h"
 
+#include <ctype.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <strings.h>
@@ -242,6 +244,26 @@ static int64_t policy_errors(const struct way_control *c)
     return sum;
 }
 
+static void tell_reload_status(const struct way_control *c, struct way_tell *t,
+                               struct way_tell_open *m)
+{
+    const struct way_reload *r = way_control_reload(c);
+    struct way_reload_status s;
+    if (!r)
+        return;
+    way_reload_status(r, &s);
+    way_tell_field_integer(t, m, "epoch", (int64_t)s.epoch);
+    way_tell_field(t, m, "reload", s.state);
+    if (s.probation_left > 0) {
+        way_tell_field_number(t, m, "probation_left", s.probation_left);
+        way_tell_field_integer(t, m, "probation_errors", (int64_t)s.errors);
+        way_tell_field_integer(t, m, "probation_marks", (int64_t)s.marks);
+    }
+    way_tell_field(t, m, "last_reload", s.last);
+    way_tell_field(t, m, "rolled_back", s.rolled_back);
+    way_tell_field(t, m, "rolled_back_because", s.reason);
+}
+
 static void run_policy(struct way_control *c, unsigned argc, char *const *argv,
                        struct way_tell *t)
 {
@@ -268,7 +290,114 @@ static void run_policy(struct way_control *c, unsigned argc, char *const *argv,
     way_tell_field_integer(t, &m, "errors", policy_errors(c));
     way_tell_field_integer(t, &m, "fallback",
                            (int64_t)way_control_stat(c, WAY_STAT_FALLBACK));
+    tell_reload_status(c, t, &m);
     way_tell_end(t, &m);
+}
+
+/* --- reload --- */
+
+static void tell_threads(const struct way_reload_report *report, struct way_tell *t)
+{
+    way_tell_array(t, report->threads);
+    for (unsigned i = 0; i < report->threads; i++) {
+        struct way_tell_open m = way_tell_begin(t);
+        way_tell_name(t, &m, "thread");
+        if (i + 1 == report->threads)
+            way_tell_string(t, "control");
+        else
+            way_tell_integer(t, (int64_t)i);
+        way_tell_field(t, &m, "version", report->version);
+        way_tell_name(t, &m, "hash");
+        way_tell_format(t, "%016llx", (unsigned long long)report->hash[i]);
+        way_tell_end(t, &m);
+    }
+}
+
+static void on_reloaded(void *arg, const struct way_reload_report *report)
+{
+    struct way_later *later = arg;
+    struct way_tell *t = later->begin(later);
+    if (t && report->refused) {
+        way_resp_put_error(t->out, "ERR reload refused, nothing changed: %s",
+                           report->refused);
+    } else if (t) {
+        struct way_tell_open m = way_tell_begin(t);
+        way_tell_field(t, &m, "reload", report->unchanged ? "unchanged" : "committed");
+        way_tell_field(t, &m, "name", report->name);
+        way_tell_field(t, &m, "version", report->version);
+        way_tell_field(t, &m, "file", report->file);
+        way_tell_field_integer(t, &m, "epoch", (int64_t)report->epoch);
+        if (report->probation > 0)
+            way_tell_field_number(t, &m, "probation", report->probation);
+        if (report->late)
+            way_tell_field_integer(t, &m, "late", report->late);
+        way_tell_name(t, &m, "threads");
+        tell_threads(report, t);
+        way_tell_end(t, &m);
+    }
+    later->end(later);
+}
+
+/* "name=value"; false: a path. */
+static bool is_option(const char *word)
+{
+    const char *c = word;
+    while (isalnum((unsigned char)*c) || *c == '_')
+        c++;
+    return c > word && *c == '=';
+}
+
+/* What the words wish; the options' names are the caller's to free. -1: two policies. */
+static int read_wish(struct way_reload_wish *wish, struct way_option *option,
+                     unsigned argc, char *const *argv)
+{
+    wish->option = option;
+    for (unsigned i = 0; i < argc; i++) {
+        if (!is_option(argv[i])) {
+            if (wish->policy)
+                return -1;
+            wish->policy = argv[i];
+            continue;
+        }
+        size_t n = strcspn(argv[i], "=");
+        option[wish->options++] = (struct way_option){ .name = way_strndup(argv[i], n),
+                                                       .type = WAY_OPTION_WORD,
+                                                       .text = argv[i] + n + 1 };
+    }
+    return 0;
+}
+
+static void begin_reload(struct way_reload *r, struct way_reload_wish *wish,
+                         struct way_tell *t)
+{
+    struct way_err err;
+    struct way_later *later = t->promise(t);
+    wish->done = on_reloaded;
+    wish->arg = later;
+    if (way_reload_begin(r, wish, "console", &err) == 0)
+        return;
+    struct way_tell *now = later->begin(later);
+    if (now)
+        way_resp_put_error(now->out, "ERR %s", err.text);
+    later->end(later);
+}
+
+static void run_reload(struct way_control *c, unsigned argc, char *const *argv,
+                       struct way_tell *t)
+{
+    struct way_reload *r = way_control_reload(c);
+    struct way_option option[WAY_CONSOLE_WORDS];
+    struct way_reload_wish wish = { 0 };
+    int bad = read_wish(&wish, option, argc, argv);
+    if (!r || !t->promise)
+        way_resp_put_error(t->out, "ERR nothing can be reloaded here");
+    else if (bad)
+        way_resp_put_error(t->out, "ERR more than one policy: WAYSIDE RELOAD [file] "
+                                   "[option=value ...]");
+    else
+        begin_reload(r, &wish, t);
+    for (unsigned i = 0; i < wish.options; i++)
+        way_free(option[i].name);
 }
 
 static double setting_value(const struct way_config *config, const struct way_setting *s)
@@ -470,6 +599,9 @@ static const struct {
       1, run_unmark },
     { "POLICY", "", "the policy in charge, its options, how often it was asked", 0, 0,
       run_policy },
+    { "RELOAD", "[file] [option=value ...]",
+      "another policy or other options; nothing given: the configuration, read anew", 0,
+      WAY_CONSOLE_WORDS, run_reload },
     { "LIMITS", "", "every limit and time-out with its value and bounds", 0, 0,
       run_limits },
     { "HELP", "", "this list", 0, 0, run_help },

@@ -48,6 +48,7 @@ struct way_control {
     struct way_history *history;
     struct watch *watch[WAY_NODES_MAX];
     struct watch *first_asked;
+    struct way_reload *reload;
     struct way_task drain;
     struct way_gate gate;
     ev_timer tick;
@@ -103,6 +104,8 @@ static void ask_probes(struct way_control *c)
     }
 }
 
+static void relieve(struct way_control *c, unsigned node, const struct way_event *e);
+
 static void on_probe_ask(void *arg, unsigned node, struct way_event *e,
                          struct way_probe *out)
 {
@@ -110,11 +113,13 @@ static void on_probe_ask(void *arg, unsigned node, struct way_event *e,
     way_decide_probe(c->decider, node, e, out);
 }
 
-static void on_probe_result(void *arg, unsigned node, struct way_event *e)
+static void on_probe_result(void *arg, unsigned node, struct way_event *e, bool own)
 {
     struct way_control *c = arg;
     struct way_decision d;
     way_decide(c->decider, node, e, &d);
+    if (own && !e->error && !d.mark.given)
+        relieve(c, node, e);
     /* A dead node's every probe is no news of the topology; a change or a redirect is. */
     bool route =
         e->error && (e->class == WAY_CLASS_STALE_ROUTE || e->class == WAY_CLASS_AGAIN);
@@ -191,7 +196,7 @@ int way_control_mark(struct way_control *c, unsigned node, const struct way_mark
         struct way_proposal p = { .mark = *m,
                                   .by_operator = true,
                                   .taken_back = taken_back };
-        way_memory_copy(way_health_layout(c->o.health), &p.memory, &seen.view.memory);
+        p.memory = seen.view.memory;
         commit = way_health_commit(c->o.health, &seen, &p, false, out);
         if (commit != WAY_COMMIT_DONE)
             continue;
@@ -224,7 +229,7 @@ static bool heal(struct way_control *c, unsigned node, const struct way_event *e
                       .has = WAY_MARK_STATE | WAY_MARK_REASON },
             .host = true,
         };
-        way_memory_copy(way_health_layout(c->o.health), &p.memory, &seen.view.memory);
+        p.memory = seen.view.memory;
         enum way_commit commit =
             way_health_commit(c->o.health, &seen, &p, false, &outcome);
         if (commit == WAY_COMMIT_DONE)
@@ -234,6 +239,36 @@ static bool heal(struct way_control *c, unsigned node, const struct way_event *e
             return commit == WAY_COMMIT_DONE;
     }
     return false;
+}
+
+/* The host's own probe of a failing node was answered, and mark said nil: the hard evidence
+ * is gone. The last node that can serve is suspect then, as it is on any soft evidence,
+ * until its mark would have ended. Whoever is not the last stays out, as the policy says. */
+static void relieve(struct way_control *c, unsigned node, const struct way_event *e)
+{
+    enum way_commit commit = WAY_COMMIT_CONFLICT;
+    for (unsigned i = 0; i < HEAL_TRIES && commit == WAY_COMMIT_CONFLICT; i++) {
+        struct way_snapshot seen;
+        struct way_outcome outcome = { .changed = false };
+        way_health_snapshot(c->o.health, node, now_of(c), &seen);
+        const struct way_verdict *v = &seen.view.verdict;
+        if (v->state != WAY_STATE_FAILING || !way_health_guards(c->o.health, node))
+            return;
+        struct way_proposal p = {
+            .mark = { .given = true,
+                      .state = WAY_STATE_SUSPECT,
+                      .seconds = v->ends - now_of(c),
+                      .reason = "answers",
+                      .has = WAY_MARK_STATE | WAY_MARK_REASON |
+                             (v->ends > now_of(c) ? WAY_MARK_SECONDS : 0u) },
+            .memory = seen.view.memory,
+            .host = true,
+        };
+        commit = way_health_commit(c->o.health, &seen, &p, false, &outcome);
+        if (commit == WAY_COMMIT_DONE)
+            journal_own(c, &seen, &p, &outcome, e,
+                        "the host tried the last node that serves, and it answered");
+    }
 }
 
 static void on_ends(struct ev_loop *ev, ev_timer *timer, int events)
@@ -532,6 +567,8 @@ int way_control_new(struct way_control **out, const struct way_control_options *
         .thread = WAY_NONE,
         .journaled = on_journaled,
         .arg = c,
+        .taken = o->taken,
+        .taken_arg = o->taken_arg,
     };
     if (way_decider_new(&c->decider, &d, err) < 0) {
         way_free(c);
@@ -564,6 +601,44 @@ void way_control_free(struct way_control *c)
     way_history_free(c->history);
     way_decider_free(c->decider);
     way_free(c);
+}
+
+/* --- for reload --- */
+
+struct way_decider *way_control_decider(struct way_control *c)
+{
+    return c->decider;
+}
+
+void way_control_take(struct way_control *c)
+{
+    way_decider_take(c->decider);
+}
+
+void way_control_policy_changed(struct way_control *c)
+{
+    for (unsigned i = 0; i < WAY_NODES_MAX; i++) {
+        struct way_event e = event_now(c, WAY_KIND_CHANGE);
+        e.change = WAY_CHANGE_ADDED;
+        if (c->watch[i] && c->watch[i]->known && !c->watch[i]->asked)
+            ask_later(c, c->watch[i], &e, false);
+    }
+    way_loop_later(c->o.loop, &c->drain);
+}
+
+void way_control_text_set(struct way_control *c, const struct way_policy_text *text)
+{
+    c->o.text = text;
+}
+
+void way_control_reload_set(struct way_control *c, struct way_reload *r)
+{
+    c->reload = r;
+}
+
+struct way_reload *way_control_reload(const struct way_control *c)
+{
+    return c->reload;
 }
 
 /* --- for console and metrics --- */

@@ -25,6 +25,9 @@ struct way_resolver;
 struct way_control;
 struct way_aside;
 struct way_spool;
+struct way_decider;
+struct way_reload;
+struct way_seat;
 
 struct way_control_options {
     struct way_loop *loop;
@@ -37,6 +40,8 @@ struct way_control_options {
     unsigned threads;                   /* workers, and the control thread as the last */
     struct way_aside *aside;            /* borrowed; NULL: one of its own */
     struct way_spool *spool;            /* borrowed: the journal on disk; NULL: none */
+    void (*taken)(void *arg, const struct way_seat *seat); /* as a decider's; or NULL */
+    void *taken_arg;
 };
 /* Before the loop runs, or from its thread. -1: the policy can't be loaded. */
 int way_control_new(struct way_control **out, const struct way_control_options *o,
@@ -57,6 +62,16 @@ void way_control_refresh(struct way_control *c);
 /* In the loop's thread, after each way_loop_wake: rings may hold entries, the table's
  * epoch may have risen, somebody may want a refresh. */
 void way_control_woken(struct way_control *c);
+
+/* For reload; all in the loop's thread. Its decider takes what is due; probes are asked
+ * afresh, of another policy; the text that is in charge is another (borrowed). */
+struct way_decider *way_control_decider(struct way_control *c);
+void way_control_take(struct way_control *c);
+void way_control_policy_changed(struct way_control *c);
+void way_control_text_set(struct way_control *c, const struct way_policy_text *text);
+/* Carried for the console, which reloads by it. NULL: nothing can be reloaded. */
+void way_control_reload_set(struct way_control *c, struct way_reload *r);
+struct way_reload *way_control_reload(const struct way_control *c);
 
 /* For the console and metrics; all in the loop's thread. */
 struct way_loop *way_control_loop(struct way_control *c);

@@ -16,6 +16,8 @@
 #include "front.h"
 #include "http.h"
 #include "log.h"
+#include "reload.h"
+#include "reload_watch.h"
 #include "resolve.h"
 #include "spool.h"
 
@@ -45,7 +47,8 @@ struct thread { /* what each thread that decides has */
 
 struct worker {
     struct thread t;
-    int row; /* -1: none */
+    struct way_config config; /* its own limits and time-outs; all else is the host's */
+    int row;                  /* -1: none */
     struct way_decider *decider;
     struct way_request_pool pool;
     struct way_dispatch *dispatch;
@@ -54,12 +57,19 @@ struct worker {
 
 struct way_daemon {
     const struct way_config *config;
-    struct way_policy_text text;
+    way_reread_fn *reread;
+    void *reread_arg;
+    struct way_policy_text *text; /* reload's, once that is there */
     struct way_health *health;
     unsigned workers;
     struct worker *worker;
     struct thread control_thread;
+    struct way_config control_config; /* as a worker's */
     struct way_control *control;
+    struct way_reload *reload;
+    struct way_reload_watch *watch;
+    struct way_decider **deciders;
+    _Atomic unsigned hangups; /* that ask for a reload */
     struct way_acceptor *acceptor;
     struct way_admin *admin;
     struct way_http *http;
@@ -90,6 +100,30 @@ static void on_epoch(void *arg)
         way_loop_wake(&w->control_thread.loop);
 }
 
+/* Another policy comes with its settings: this thread's copy of them is its own. */
+static void settle(struct way_config *c, const struct way_seat *seat)
+{
+    if (!seat->settings)
+        return;
+    c->timeouts = seat->settings->timeouts;
+    c->limits = seat->settings->limits;
+}
+
+static void on_worker_taken(void *arg, const struct way_seat *seat)
+{
+    struct worker *k = arg;
+    settle(&k->config, seat);
+    way_loop_wake(&k->t.daemon->control_thread.loop); /* reload waits for it */
+}
+
+static void on_control_taken(void *arg, const struct way_seat *seat)
+{
+    struct way_daemon *w = arg;
+    settle(&w->control_config, seat);
+    way_health_bounds(w->health, w->control_config.limits.guard != 0,
+                      w->control_config.limits.failing_share);
+}
+
 static void on_journaled(void *arg)
 {
     struct way_daemon *w = arg;
@@ -118,17 +152,21 @@ static void on_control_woken(struct way_loop *l)
 {
     struct way_daemon *w = l->owner;
     way_control_woken(w->control);
+    if (atomic_exchange(&w->hangups, 0))
+        way_reload_soon(w->reload, "signal", false);
+    way_reload_woken(w->reload);
 }
 
 static uint64_t next_client_id(void *arg)
 {
-    struct way_daemon *w = arg;
-    return atomic_fetch_add(&w->clients, 1) + 1;
+    struct worker *k = arg;
+    return atomic_fetch_add(&k->t.daemon->clients, 1) + 1;
 }
 
 static void put_info(void *arg, struct way_buf *out)
 {
-    struct way_daemon *w = arg;
+    struct worker *k = arg;
+    struct way_daemon *w = k->t.daemon;
     unsigned clients = 0;
     uint64_t sum[WAY_STAT_COUNT] = { 0 };
     for (unsigned i = 0; i < w->workers; i++) {
@@ -137,7 +175,8 @@ static void put_info(void *arg, struct way_buf *out)
             sum[s] += way_stat_get(w->stats[i], (enum way_stat)s);
     }
     way_buf_printf(out, "uptime_in_seconds:%.0f\r\nworkers:%u\r\npolicy:%s\r\n",
-                   way_clock() - w->started, w->workers, w->text.path);
+                   way_clock() - w->started, w->workers,
+                   way_decider_plan(k->decider)->name);
     way_buf_printf(out, "# Clients\r\nconnected_clients:%u\r\n# Stats\r\n", clients);
     for (unsigned s = 0; s < WAY_STAT_COUNT; s++) {
         const struct way_stat_info *info = way_stat_info(s);
@@ -160,7 +199,8 @@ static int thread_init(struct thread *t, struct way_daemon *w, unsigned number,
     if (way_loop_init(&t->loop, err) < 0)
         return -1;
     t->has_loop = true;
-    return way_resolver_new(&t->resolver, &t->loop, NULL, err);
+    struct way_resolver_options names = { .servers = w->config->name_servers };
+    return way_resolver_new(&t->resolver, &t->loop, &names, err);
 }
 
 static void thread_fini(struct thread *t)
@@ -209,6 +249,7 @@ static int worker_init(struct worker *k, struct way_daemon *w, unsigned number,
                        struct way_err *err)
 {
     k->row = -1;
+    k->config = *w->config;
     if (thread_init(&k->t, w, number, err) < 0)
         return -1;
     k->row = way_health_row_attach(w->health, err);
@@ -216,21 +257,24 @@ static int worker_init(struct worker *k, struct way_daemon *w, unsigned number,
         return -1;
     struct way_decider_options d = {
         .health = w->health,
-        .text = &w->text,
-        .limits = &w->config->limits,
+        .text = w->text,
+        .limits = &k->config.limits,
         .stats = k->t.stats,
         .ring = k->t.ring,
         .aside = &w->aside,
         .thread = (uint16_t)number,
         .journaled = on_journaled,
         .arg = w,
+        .taken = on_worker_taken,
+        .taken_arg = k,
     };
     if (way_decider_new(&k->decider, &d, err) < 0)
         return -1;
+    w->deciders[number] = k->decider;
     struct way_dispatch_options o = {
         .loop = &k->t.loop,
         .resolver = k->t.resolver,
-        .config = w->config,
+        .config = &k->config,
         .health = w->health,
         .decider = k->decider,
         .stats = k->t.stats,
@@ -243,10 +287,10 @@ static int worker_init(struct worker *k, struct way_daemon *w, unsigned number,
     struct way_front_options f = {
         .loop = &k->t.loop,
         .dispatch = k->dispatch,
-        .config = w->config,
+        .config = &k->config,
         .stats = k->t.stats,
         .pool = &k->pool,
-        .host = { .info = put_info, .next_client_id = next_client_id, .arg = w },
+        .host = { .info = put_info, .next_client_id = next_client_id, .arg = k },
     };
     k->front = w->fronts[number] = way_front_new(&f);
     k->t.loop.owner = k;
@@ -275,18 +319,24 @@ static void worker_fini(struct worker *k)
 static int open_table(struct way_daemon *w, struct way_err *err)
 {
     struct way_policy *policy;
-    if (way_policy_load(&policy, &w->text, err) < 0)
+    struct way_buf bundle = { 0 };
+    if (way_policy_load(&policy, w->text, err) < 0)
         return -1;
+    way_policy_seal(w->text, policy);
+    way_policy_pack(w->text, &bundle);
     struct way_health_options o = {
         .path = w->config->segment,
         .layout = way_policy_plan(policy)->layout,
+        .bundle = { bundle.p, way_buf_held(&bundle) },
         .guard = w->config->limits.guard != 0,
         .failing_share = w->config->limits.failing_share,
         .woken = on_epoch,
         .arg = w,
     };
     way_policy_free(policy);
-    if (way_health_open(&w->health, &o, err) < 0)
+    int rc = way_health_open(&w->health, &o, err);
+    way_buf_fini(&bundle);
+    if (rc < 0)
         return -1;
     for (unsigned i = 0; i < w->config->zone_count; i++)
         way_health_zone(w->health, w->config->zones[i].address, w->config->zones[i].zone);
@@ -319,9 +369,32 @@ static int build_spool(struct way_daemon *w, struct way_err *err)
         return 0;
     if (way_spool_new(&w->spool, &o, err) < 0)
         return -1;
-    way_spool_policy(w->spool, way_decider_plan(w->worker[0].decider), &w->text,
+    way_spool_policy(w->spool, way_decider_plan(w->worker[0].decider), w->text,
                      way_clock());
     return 0;
+}
+
+static void build_reload(struct way_daemon *w)
+{
+    w->deciders[w->workers] = way_control_decider(w->control);
+    w->reload = way_reload_new(&(struct way_reload_options){
+        .loop = &w->control_thread.loop,
+        .control = w->control,
+        .health = w->health,
+        .decider = w->deciders,
+        .threads = w->workers + 1,
+        .text = w->text,
+        .aside = &w->aside,
+        .stats = w->stats[w->workers],
+        .config = w->config,
+        .reread = w->reread,
+        .reread_arg = w->reread_arg,
+        .wake = on_epoch,
+        .arg = w,
+    });
+    way_control_reload_set(w->control, w->reload);
+    if (w->config->watch)
+        w->watch = way_reload_watch_new(&w->control_thread.loop, w->reload);
 }
 
 static int build_control(struct way_daemon *w, struct way_err *err)
@@ -331,17 +404,20 @@ static int build_control(struct way_daemon *w, struct way_err *err)
     struct way_control_options o = {
         .loop = &t->loop,
         .resolver = t->resolver,
-        .config = w->config,
+        .config = &w->control_config,
         .health = w->health,
-        .text = &w->text,
+        .text = w->text,
         .rings = w->rings,
         .stats = w->stats,
         .threads = w->workers + 1,
         .aside = &w->aside,
         .spool = w->spool,
+        .taken = on_control_taken,
+        .taken_arg = w,
     };
     if (way_control_new(&w->control, &o, err) < 0)
         return -1;
+    build_reload(w);
     t->loop.owner = w;
     t->loop.woken = on_control_woken;
     ev_timer_init(&w->rest, on_rest, LOOK_SECONDS, LOOK_SECONDS);
@@ -351,19 +427,21 @@ static int build_control(struct way_daemon *w, struct way_err *err)
         return -1;
     if (w->config->http && way_http_new(&w->http, w->control, w->config->http, err))
         return -1;
-    return way_acceptor_new(&w->acceptor, &t->loop, w->config, w->fronts, w->workers,
-                            err);
+    return way_acceptor_new(&w->acceptor, &t->loop, &w->control_config, w->fronts,
+                            w->workers, err);
 }
 
 static int build(struct way_daemon *w, struct way_err *err)
 {
     const struct way_config *c = w->config;
+    w->text = way_zalloc(sizeof *w->text);
+    w->control_config = *c;
     if (way_resolver_library_init(err) < 0 ||
-        way_policy_read(&w->text, c->policy, c->option, c->options, &c->limits, err) <
-            0 ||
+        way_policy_read(w->text, c->policy, c->option, c->options, &c->limits, err) < 0 ||
         open_table(w, err) < 0)
         return -1;
     w->workers = c->workers;
+    w->deciders = way_zalloc((w->workers + 1) * sizeof(struct way_decider *));
     w->worker = way_zalloc(w->workers * sizeof *w->worker);
     w->fronts = way_zalloc(w->workers * sizeof *w->fronts);
     w->rings = way_zalloc((w->workers + 1) * sizeof *w->rings);
@@ -390,7 +468,7 @@ static void say_what_serves(const struct way_daemon *w)
         way_log(WAY_INFO, "journal=%s", c->journal);
     way_log(WAY_INFO, "policy=%s version=%s hash=%016llx file=%s", plan->name,
             plan->version[0] ? plan->version : "none",
-            (unsigned long long)plan->layout.hash, w->text.path);
+            (unsigned long long)plan->layout.hash, w->text->path);
 }
 
 static int start_threads(struct way_daemon *w, struct way_err *err)
@@ -405,10 +483,12 @@ static int start_threads(struct way_daemon *w, struct way_err *err)
 }
 
 int way_daemon_start(struct way_daemon **out, const struct way_config *c,
-                     struct way_err *err)
+                     way_reread_fn *reread, void *arg, struct way_err *err)
 {
     struct way_daemon *w = way_zalloc(sizeof *w);
     w->config = c;
+    w->reread = reread;
+    w->reread_arg = arg;
     w->stop_fd = -1;
     w->started = way_clock();
     way_command_init();
@@ -419,11 +499,15 @@ int way_daemon_start(struct way_daemon **out, const struct way_config *c,
     sigaddset(&w->signals, SIGHUP);
     sigaddset(&w->signals, SIGUSR1);
     pthread_sigmask(SIG_BLOCK, &w->signals, &w->old_signals); /* threads inherit it */
-    if (build(w, err) < 0 || start_threads(w, err) < 0) {
+    int rc = build(w, err);
+    if (rc == 0) {
+        say_what_serves(w); /* from here on the policy may be another at any moment */
+        rc = start_threads(w, err);
+    }
+    if (rc < 0) {
         way_daemon_free(w);
         return -1;
     }
-    say_what_serves(w);
     *out = w;
     return 0;
 }
@@ -447,8 +531,9 @@ void way_daemon_wait(struct way_daemon *w)
                     sigabbrev_np((int)info.ssi_signo));
             break;
         }
-        way_log(WAY_WARN, "signal=HUP: this version reloads nothing; restart to change "
-                          "the policy");
+        way_log(WAY_INFO, "signal=HUP reloading=true");
+        atomic_fetch_add(&w->hangups, 1);
+        way_loop_wake(&w->control_thread.loop);
     }
     if (fd >= 0)
         close(fd);
@@ -469,12 +554,16 @@ void way_daemon_free(struct way_daemon *w)
     for (unsigned i = 0; i < w->workers; i++)
         thread_stop(&w->worker[i].t);
     way_acceptor_free(w->acceptor);
+    way_reload_watch_free(w->watch);
+    if (w->admin)
+        way_admin_free(w->admin); /* before reload: it may wait for an answer */
+    if (w->reload)
+        w->text = NULL; /* is reload's */
+    way_reload_free(w->reload);
     for (unsigned i = 0; i < w->workers; i++)
         worker_fini(&w->worker[i]);
     if (w->http)
         way_http_free(w->http);
-    if (w->admin)
-        way_admin_free(w->admin);
     if (w->control)
         way_control_free(w->control);
     way_spool_free(w->spool);
@@ -482,7 +571,10 @@ void way_daemon_free(struct way_daemon *w)
         thread_fini(&w->control_thread);
     if (w->health)
         way_health_close(w->health);
-    way_policy_text_fini(&w->text);
+    if (w->text)
+        way_policy_text_fini(w->text);
+    way_free(w->text);
+    way_free(w->deciders);
     if (w->stop_fd >= 0)
         close(w->stop_fd);
     pthread_sigmask(SIG_SETMASK, &w->old_signals, NULL);

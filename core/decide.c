@@ -16,34 +16,56 @@ struct pending {
     uint16_t node;
     struct way_mark mark;
     bool hard;
+    uint64_t epoch;         /* the policy's that said so */
+    struct way_event event; /* to ask another one */
 };
 
 struct way_decider {
     struct way_decider_options o;
-    struct way_policy *policy;
-    const struct way_layout *layout; /* the table's */
+    struct way_seat *seat;                /* this thread's alone */
+    struct way_policy *policy;            /* that sits there */
+    _Atomic uint64_t epoch;               /* the seat's, for others */
+    const _Atomic uint64_t *policy_epoch; /* the table's */
+    _Atomic(struct way_seat *) offered, left;
     struct way_random random;
     struct way_gate gate;
     uint64_t entries;          /* journal entries published */
     struct way_buf kept[KEPT]; /* their inputs, the oldest overwritten */
     unsigned keeps;
     struct way_aside own_aside, *aside;
+    struct way_shadow_place *shadows;
+    struct way_snapshot seen; /* of the question asked last */
+    struct way_memory after;  /* as its answer left it */
     unsigned pending_count;
     struct pending pending[PENDING_MAX];
 };
+
+static void sit(struct way_decider *d, struct way_seat *s)
+{
+    d->seat = s;
+    d->policy = s->policy;
+    d->aside = s->aside;
+    atomic_store_explicit(&d->epoch, s->epoch, memory_order_release);
+}
 
 int way_decider_new(struct way_decider **out, const struct way_decider_options *o,
                     struct way_err *err)
 {
     struct way_decider *d = way_zalloc(sizeof *d);
+    struct way_policy *policy;
     d->o = *o;
-    d->aside = o->aside ? o->aside : &d->own_aside;
-    if (way_policy_load(&d->policy, o->text, err) < 0) {
+    d->policy_epoch = way_health_policy_epoch(o->health);
+    if (way_policy_load(&policy, o->text, err) < 0) {
         way_free(d);
         return -1;
     }
+    struct way_seat *first = way_zalloc(sizeof *first);
+    *first = (struct way_seat){ .policy = policy,
+                                .epoch = atomic_load(d->policy_epoch),
+                                .aside = o->aside ? o->aside : &d->own_aside };
+    sit(d, first);
     way_random_seed(&d->random, 0);
-    d->layout = way_health_layout(o->health);
+    d->shadows = way_shadow_place_new(o->shadows, o->place, o->stats);
     *out = d;
     return 0;
 }
@@ -52,10 +74,75 @@ void way_decider_free(struct way_decider *d)
 {
     if (!d)
         return;
-    way_policy_free(d->policy);
+    way_shadow_place_free(d->shadows);
+    way_seat_free(d->seat);
+    way_seat_free(atomic_load(&d->offered));
+    way_seat_free(atomic_load(&d->left));
     for (unsigned i = 0; i < KEPT; i++)
         way_buf_fini(&d->kept[i]);
     way_free(d);
+}
+
+struct way_shadow_place *way_decider_shadows(struct way_decider *d)
+{
+    return d->shadows;
+}
+
+/* ---- seats ---- */
+
+void way_seat_free(struct way_seat *s)
+{
+    if (!s)
+        return;
+    way_policy_free(s->policy);
+    way_free(s);
+}
+
+struct way_seat *way_decider_offer(struct way_decider *d, struct way_seat *seat)
+{
+    return atomic_exchange(&d->offered, seat);
+}
+
+struct way_seat *way_decider_left(struct way_decider *d)
+{
+    return atomic_exchange(&d->left, NULL);
+}
+
+uint64_t way_decider_epoch(const struct way_decider *d)
+{
+    return atomic_load_explicit(&d->epoch, memory_order_acquire);
+}
+
+static bool is_behind(const struct way_decider *d)
+{
+    return atomic_load_explicit(d->policy_epoch, memory_order_acquire) != d->seat->epoch;
+}
+
+/* Whoever offered it meanwhile another has the last word; then this one is nobody's. */
+static void put_back(struct way_decider *d, struct way_seat *s)
+{
+    struct way_seat *none = NULL;
+    if (!atomic_compare_exchange_strong(&d->offered, &none, s))
+        way_seat_free(s);
+}
+
+bool way_decider_take(struct way_decider *d)
+{
+    if (!is_behind(d))
+        return false;
+    struct way_seat *s = atomic_exchange(&d->offered, NULL);
+    if (!s)
+        return false;
+    if (s->epoch != atomic_load_explicit(d->policy_epoch, memory_order_acquire)) {
+        put_back(d, s);
+        return false;
+    }
+    struct way_seat *before = d->seat;
+    sit(d, s);
+    if (d->o.taken)
+        d->o.taken(d->o.taken_arg, s);
+    way_seat_free(atomic_exchange(&d->left, before));
+    return true;
 }
 
 const struct way_plan *way_decider_plan(const struct way_decider *d)
@@ -63,9 +150,14 @@ const struct way_plan *way_decider_plan(const struct way_decider *d)
     return way_policy_plan(d->policy);
 }
 
+const struct way_policy *way_decider_policy(const struct way_decider *d)
+{
+    return d->policy;
+}
+
 bool way_decider_set_aside(const struct way_decider *d)
 {
-    return atomic_load_explicit(&d->aside->set, memory_order_relaxed);
+    return way_aside_is_set(d->aside);
 }
 
 const char *way_decider_class_name(const struct way_decider *d, unsigned class)
@@ -75,50 +167,19 @@ const char *way_decider_class_name(const struct way_decider *d, unsigned class)
 
 /* ---- one question ---- */
 
-/* Large, and never zeroed: each question sets what it uses. */
 struct question {
     enum way_asked_function fn;
     unsigned node;
     struct way_event *event;
     uint64_t seed;
-    unsigned asking; /* from 1 */
+    union way_answer answer;
+    unsigned asking; /* from 1; 0: not yet */
     enum way_cause cause;
     bool fallback;
-    enum way_commit commit;
+    bool behind; /* asked of memory that is no more: nothing to be asked again with */
     struct way_outcome outcome;
-    union {
-        struct way_mark mark;
-        struct way_retry retry;
-        struct way_probe probe;
-        struct way_redial redial;
-    } answer;
-    struct way_snapshot seen;
-    struct way_proposal proposal;
+    enum way_commit commit;
 };
-
-static void begin_question(struct question *q, enum way_asked_function fn, unsigned node,
-                           struct way_event *e)
-{
-    q->fn = fn;
-    q->node = node;
-    q->event = e;
-    q->asking = 0;
-    q->proposal.hard = way_event_hard(e);
-    q->proposal.by_operator = q->proposal.taken_back = q->proposal.host = false;
-    q->proposal.mark.given = false;
-    q->proposal.mark.has = 0;
-}
-
-/* Errors in this window, this one included. */
-static unsigned count_error(struct way_decider *d, double now)
-{
-    struct way_aside *a = d->aside;
-    double began = atomic_load_explicit(&a->window_began, memory_order_relaxed);
-    if (now - began > d->o.limits->policy_window &&
-        atomic_compare_exchange_strong(&a->window_began, &began, now))
-        atomic_store(&a->window_errors, 0);
-    return atomic_fetch_add(&a->window_errors, 1) + 1;
-}
 
 static void note_policy_error(struct way_decider *d, enum way_asked_function fn,
                               double now)
@@ -128,18 +189,17 @@ static void note_policy_error(struct way_decider *d, enum way_asked_function fn,
     if (way_gate_open(&d->gate, now, 5))
         way_log(WAY_ERROR, "policy=%s function=%s cause=%s error=\"%s\"",
                 way_policy_plan(d->policy)->name, f->function, f->cause, f->text);
-    unsigned errors = count_error(d, now);
-    if (errors >= d->o.limits->policy_errors && !atomic_exchange(&d->aside->set, true))
+    unsigned errors = way_aside_error(d->aside, d->o.limits, now);
+    if (errors)
         way_log(WAY_ERROR,
                 "policy=%s set_aside=true errors=%u: the built-in fallback decides until "
                 "the next reload",
                 way_policy_plan(d->policy)->name, errors);
 }
 
-static enum way_asked ask_policy(struct way_decider *d, struct question *q)
+static enum way_asked ask_policy(struct way_decider *d, struct question *q,
+                                 const struct way_view *view, struct way_memory *m)
 {
-    const struct way_view *view = &q->seen.view;
-    struct way_memory *m = &q->proposal.memory;
     switch (q->fn) {
     case WAY_FN_MARK:
         return way_policy_mark(d->policy, view, q->event, q->seed, m, &q->answer.mark);
@@ -166,13 +226,15 @@ static void ask_fallback(struct question *q, const struct way_view *view)
 }
 
 /* Policy first, the fallback where it can't; memory stays as it was if it failed. */
-static void ask(struct way_decider *d, struct question *q)
+static void ask(struct way_decider *d, struct question *q, const struct way_view *view,
+                struct way_memory *m)
 {
     enum way_asked how = WAY_ASKED_ABSENT;
     q->cause = WAY_CAUSE_ASIDE;
+    q->asking++;
     if (!way_decider_set_aside(d)) {
         way_stat_add(d->o.stats, WAY_STAT_POLICY_CALLS, 1);
-        how = ask_policy(d, q);
+        how = ask_policy(d, q, view, m); /* which leaves m alone where it fails */
         q->cause = how == WAY_ASKED_ANSWERED ? WAY_CAUSE_NONE
                    : how == WAY_ASKED_ABSENT ? WAY_CAUSE_ABSENT
                                              : way_policy_failure_cause(d->policy);
@@ -182,25 +244,70 @@ static void ask(struct way_decider *d, struct question *q)
     q->fallback = how != WAY_ASKED_ANSWERED;
     if (q->fallback) {
         way_stat_add(d->o.stats, WAY_STAT_FALLBACK, 1);
-        ask_fallback(q, &q->seen.view);
+        ask_fallback(q, view);
     }
+}
+
+/* Classes are numbered by the policy that knows them. */
+static void classify_anew(struct way_decider *d, struct way_event *e)
+{
+    if (e->classed && e->classed != d->seat->epoch)
+        way_decide_classify(d, e);
+}
+
+/* Another process has put a policy in charge that this one has not loaded yet. Its old one
+ * may go on answering while its own memory is still there, but commits nothing. */
+static enum way_commit ask_behind(struct way_decider *d, struct question *q)
+{
+    struct way_snapshot seen;
+    uint64_t epoch = d->seat->epoch;
+    q->behind = true;
+    way_health_snapshot_of(d->o.health, q->node, q->event->now, epoch, &seen);
+    q->outcome.from = q->outcome.to = (enum way_state)seen.view.verdict.state;
+    if (atomic_load(d->policy_epoch) == epoch + 1) {
+        struct way_memory dropped = seen.view.memory;
+        ask(d, q, &seen.view, &dropped);
+    } else {
+        q->fallback = true;
+        ask_fallback(q, &seen.view);
+    }
+    return WAY_COMMIT_BUSY;
 }
 
 static enum way_commit ask_once(struct way_decider *d, struct question *q, bool locked)
 {
-    way_health_snapshot(d->o.health, q->node, q->event->now, &q->seen);
-    if (d->o.see)
-        d->o.see(d->o.replay, &q->seen);
-    way_memory_copy(d->layout, &q->proposal.memory, &q->seen.view.memory);
-    q->asking++;
-    ask(d, q);
+    struct way_snapshot *seen = &d->seen;
+    do {
+        way_decider_take(d);
+        way_health_snapshot(d->o.health, q->node, q->event->now, seen);
+        if (d->o.see)
+            d->o.see(d->o.replay, seen);
+    } while (seen->policy_epoch != d->seat->epoch && way_decider_take(d));
+    if (seen->policy_epoch != d->seat->epoch)
+        return ask_behind(d, q);
+    q->behind = false;
+    classify_anew(d, q->event);
+    d->after = seen->view.memory;
+    if (q->fn == WAY_FN_MARK && !way_event_for_mark(q->event))
+        return WAY_COMMIT_DONE; /* the new policy has another name for it */
+    struct way_proposal p = { .memory = seen->view.memory,
+                              .hard = way_event_hard(q->event) };
+    ask(d, q, &seen->view, &p.memory);
+    d->after = p.memory;
     if (q->fn == WAY_FN_MARK)
-        q->proposal.mark = q->answer.mark;
-    return way_health_commit(d->o.health, &q->seen, &q->proposal, locked, &q->outcome);
+        p.mark = q->answer.mark;
+    q->outcome.from = q->outcome.to = (enum way_state)seen->view.verdict.state;
+    return way_health_commit(d->o.health, seen, &p, locked, &q->outcome);
 }
 
-static void count_commit(struct way_decider *d, enum way_refusal refused)
+static bool is_used(enum way_state s)
 {
+    return s == WAY_STATE_HEALTHY || s == WAY_STATE_SUSPECT;
+}
+
+static void count_commit(struct way_decider *d, const struct question *q)
+{
+    enum way_refusal refused = q->outcome.refused;
     way_stat_add(d->o.stats, WAY_STAT_COMMITS, 1);
     if (refused == WAY_REFUSED_LAST_NODE)
         way_stat_add(d->o.stats, WAY_STAT_REFUSED_LAST, 1);
@@ -208,6 +315,8 @@ static void count_commit(struct way_decider *d, enum way_refusal refused)
         way_stat_add(d->o.stats, WAY_STAT_REFUSED_SHARE, 1);
     else if (refused == WAY_REFUSED_OPERATOR)
         way_stat_add(d->o.stats, WAY_STAT_REFUSED_OPERATOR, 1);
+    if (!q->fallback && is_used(q->outcome.from) && !is_used(q->outcome.to))
+        atomic_fetch_add_explicit(&d->aside->marks, 1, memory_order_relaxed);
 }
 
 static void ask_and_commit(struct way_decider *d, struct question *q)
@@ -227,7 +336,36 @@ static void ask_and_commit(struct way_decider *d, struct question *q)
         }
     }
     if (q->commit == WAY_COMMIT_DONE)
-        count_commit(d, q->outcome.refused);
+        count_commit(d, q);
+}
+
+/* ---- shadows ---- */
+
+/* What was asked, or (by `asked`) was not. */
+static void tell_shadows(struct way_decider *d, const struct question *q, bool asked,
+                         bool straggler)
+{
+    if (!way_shadow_place_taken(d->shadows) ||
+        (asked && d->seen.policy_epoch != d->seat->epoch))
+        return;
+    way_shadow_heard(d->shadows,
+                     &(struct way_shadow_heard){
+                         .epoch = d->seat->epoch,
+                         .fn = q->fn,
+                         .node = q->node,
+                         .event = q->event,
+                         .class_name = way_policy_class_name(d->policy, q->event->class),
+                         .asked = asked,
+                         .straggler = straggler,
+                         .fallback = q->fallback,
+                         .seen = &d->seen,
+                         .after = &d->after,
+                         .seed = q->seed,
+                         .answer = &q->answer,
+                         .outcome = q->outcome,
+                         .commit = q->commit,
+                         .where = q->fallback ? "fallback" : way_policy_where(d->policy),
+                     });
 }
 
 /* ---- verdicts that wait for the lock ---- */
@@ -252,7 +390,7 @@ bool way_decider_pending_state(const struct way_decider *d, unsigned node,
 static void keep_pending(struct way_decider *d, const struct question *q)
 {
     if (!q->answer.mark.given ||
-        way_verdict_by_operator(&q->seen.view.verdict, q->event->now))
+        way_verdict_by_operator(&d->seen.view.verdict, q->event->now))
         return;
     unsigned i = 0;
     while (i < d->pending_count && d->pending[i].node != q->node)
@@ -263,15 +401,37 @@ static void keep_pending(struct way_decider *d, const struct question *q)
         d->pending_count++;
     d->pending[i] = (struct pending){ .node = (uint16_t)q->node,
                                       .mark = q->answer.mark,
-                                      .hard = way_event_hard(q->event) };
+                                      .hard = way_event_hard(q->event),
+                                      .epoch = d->seat->epoch,
+                                      .event = *q->event };
+    d->pending[i].event.answer = (struct way_span){ NULL, 0 };
+}
+
+static void ask_mark(struct way_decider *d, struct question *q, bool straggler);
+
+/* What another policy said, before this one was there: this one is asked. */
+static void ask_pending(struct way_decider *d, unsigned i, double now)
+{
+    struct way_event e = d->pending[i].event;
+    struct question q = { .fn = WAY_FN_MARK, .node = d->pending[i].node, .event = &e };
+    d->pending[i] = d->pending[--d->pending_count];
+    e.now = now;
+    ask_mark(d, &q, false);
 }
 
 void way_decide_pass(struct way_decider *d, double now)
 {
-    for (unsigned i = 0; i < d->pending_count;) {
+    way_decider_take(d);
+    if (is_behind(d))
+        return;
+    for (unsigned i = 0, n = d->pending_count; i < d->pending_count && n; n--) {
         struct way_snapshot seen;
         struct way_outcome outcome;
         struct pending *w = &d->pending[i];
+        if (w->epoch != d->seat->epoch) {
+            ask_pending(d, i, now);
+            continue;
+        }
         way_health_snapshot(d->o.health, w->node, now, &seen);
         struct way_proposal p = { .memory = seen.view.memory,
                                   .mark = w->mark,
@@ -330,7 +490,7 @@ static void note_answer(struct way_decider *d, struct way_entry *entry,
     case WAY_FN_RECONNECT: entry->redial = q->answer.redial; break;
     default: break;
     }
-    copy_text(entry->address, sizeof entry->address, q->seen.view.address);
+    copy_text(entry->address, sizeof entry->address, d->seen.view.address);
     copy_text(entry->where, sizeof entry->where,
               q->fallback ? "fallback" : way_policy_where(d->policy));
 }
@@ -338,11 +498,12 @@ static void note_answer(struct way_decider *d, struct way_entry *entry,
 static void pack(struct way_decider *d, struct way_buf *out, const struct question *q)
 {
     const struct way_plan *plan = way_policy_plan(d->policy);
-    way_input_pack(out, &q->seen.view, &q->proposal.memory, d->layout, plan->name,
-                   plan->version, q->event->answer);
+    if (!q->behind)
+        way_input_pack(out, &d->seen.view, &d->after, &plan->layout, plan->name,
+                       plan->version, q->event->answer);
 }
 
-/* For an entry that is published later. */
+/* For an entry that is published later; before anything else is asked. */
 static void keep_input(struct way_decider *d, struct way_entry *entry,
                        const struct question *q)
 {
@@ -404,8 +565,9 @@ static void did_mark(struct way_entry *entry, const struct question *q)
 
 /* ---- the path of an error ---- */
 
-void way_decide_classify(struct way_decider *d, struct way_event *e)
+static void classify(struct way_decider *d, struct way_event *e)
 {
+    e->classed = d->seat->epoch;
     if (way_decider_set_aside(d)) {
         way_event_classify_default(e);
         return;
@@ -417,26 +579,20 @@ void way_decide_classify(struct way_decider *d, struct way_event *e)
         way_stat_add(d->o.stats, WAY_STAT_POLICY_CALLS, 1);
 }
 
+void way_decide_classify(struct way_decider *d, struct way_event *e)
+{
+    classify(d, e);
+    if (way_shadow_place_taken(d->shadows))
+        way_shadow_classified(d->shadows, e, way_policy_class_name(d->policy, e->class),
+                              way_policy_where(d->policy));
+}
+
 /* A fault that began before the node's state changed belongs to what changed it. */
 static bool is_straggler(struct way_decider *d, unsigned node, const struct way_event *e)
 {
-    if (e->kind != WAY_KIND_CONNECTION && e->kind != WAY_KIND_RESULT &&
-        e->kind != WAY_KIND_PROBE)
-        return false;
     struct way_verdict v;
     way_health_verdict(d->o.health, node, &v);
-    return e->began < v.since;
-}
-
-/* Of failures, what blames the node; a probe's error reply too where it is the answer. */
-static bool mark_hears(const struct way_event *e)
-{
-    if (e->kind == WAY_KIND_PROBE && e->class == WAY_CLASS_ANSWER)
-        return true;
-    if (e->kind == WAY_KIND_CONNECTION || e->kind == WAY_KIND_RESULT ||
-        e->kind == WAY_KIND_PROBE)
-        return e->error == WAY_ERROR_NONE || e->blame == WAY_BLAME_NODE || e->trial;
-    return true;
+    return way_event_straggles(e, v.since);
 }
 
 static bool class_wants_refresh(const struct way_event *e)
@@ -445,52 +601,81 @@ static bool class_wants_refresh(const struct way_event *e)
            (e->class == WAY_CLASS_AGAIN && strncmp(e->message, "TRYAGAIN", 8));
 }
 
+/* Asks, commits, and writes the entry. */
+static void ask_mark(struct way_decider *d, struct question *q, bool straggler)
+{
+    bool asked = !straggler && way_event_for_mark(q->event);
+    if (asked) {
+        ask_and_commit(d, q);
+        if (q->commit == WAY_COMMIT_BUSY)
+            keep_pending(d, q);
+    }
+    tell_shadows(d, q, asked, straggler);
+    if (!q->event->error && !q->answer.mark.given && q->event->kind == WAY_KIND_RESULT)
+        return;
+    struct way_entry entry;
+    begin_entry(d, &entry, q->node, q->event);
+    entry.straggler = straggler;
+    if (asked) {
+        note_answer(d, &entry, q);
+        did_mark(&entry, q);
+    }
+    publish(d, &entry, asked ? q : NULL);
+}
+
 void way_decide(struct way_decider *d, unsigned node, struct way_event *e,
                 struct way_decision *out)
 {
     memset(out, 0, sizeof *out);
+    way_decider_take(d);
     way_decide_classify(d, e);
     bool straggler = is_straggler(d, node, e);
     if (e->error && e->blame == WAY_BLAME_NODE && !straggler && e->kind != WAY_KIND_PROBE)
         way_health_failure(d->o.health, node);
-    struct question q;
-    begin_question(&q, WAY_FN_MARK, node, e);
-    out->asked = !straggler && mark_hears(e);
-    if (out->asked) {
-        ask_and_commit(d, &q);
-        out->mark = q.answer.mark;
-        out->outcome = q.outcome;
-        out->commit = q.commit;
-        if (q.commit == WAY_COMMIT_BUSY)
-            keep_pending(d, &q);
-    }
+    struct question q = { .fn = WAY_FN_MARK, .node = node, .event = e };
+    out->asked = !straggler && way_event_for_mark(e);
+    ask_mark(d, &q, straggler);
+    out->mark = q.answer.mark;
+    out->outcome = q.outcome;
+    out->commit = q.commit;
     out->refresh = out->mark.refresh || (e->error && class_wants_refresh(e)) ||
                    (out->outcome.changed && out->outcome.to == WAY_STATE_FAILING);
-    if (!e->error && !out->mark.given && e->kind == WAY_KIND_RESULT)
+}
+
+bool way_decide_watches(struct way_decider *d)
+{
+    bool sampled = way_shadow_place_samples(d->shadows);
+    return sampled || way_policy_plan(d->policy)->watches_success;
+}
+
+void way_decide_watched(struct way_decider *d, unsigned node, struct way_event *e,
+                        struct way_decision *out)
+{
+    if (!e->watched || way_policy_plan(d->policy)->watches_success) {
+        way_decide(d, node, e, out);
         return;
-    struct way_entry entry;
-    begin_entry(d, &entry, node, e);
-    entry.straggler = straggler;
-    if (out->asked) {
-        note_answer(d, &entry, &q);
-        did_mark(&entry, &q);
     }
-    publish(d, &entry, out->asked ? &q : NULL);
+    struct question q = { .fn = WAY_FN_MARK, .node = node, .event = e };
+    memset(out, 0, sizeof *out);
+    way_decide_classify(d, e);
+    tell_shadows(d, &q, false, is_straggler(d, node, e));
 }
 
 void way_decide_retry(struct way_decider *d, unsigned node, struct way_event *e,
                       struct way_retry *out, struct way_entry *entry)
 {
-    struct question q;
+    struct question q = { .fn = WAY_FN_BACKOFF, .node = node, .event = e };
     memset(out, 0, sizeof *out);
+    way_decider_take(d);
+    classify_anew(d, e);
     begin_entry(d, entry, node, e);
-    if (e->permanent)
-        return;
-    begin_question(&q, WAY_FN_BACKOFF, node, e);
-    ask_and_commit(d, &q);
-    *out = q.answer.retry;
-    note_answer(d, entry, &q);
-    keep_input(d, entry, &q);
+    if (!e->permanent) {
+        ask_and_commit(d, &q);
+        *out = q.answer.retry;
+        note_answer(d, entry, &q);
+        keep_input(d, entry, &q);
+    }
+    tell_shadows(d, &q, !e->permanent, false);
 }
 
 void way_decide_did(struct way_decider *d, struct way_entry *entry, const char *fmt, ...)
@@ -515,21 +700,21 @@ static void ask_aside(struct way_decider *d, struct question *q)
 void way_decide_probe(struct way_decider *d, unsigned node, struct way_event *e,
                       struct way_probe *out)
 {
-    struct question q;
-    begin_question(&q, WAY_FN_PROBE, node, e);
+    struct question q = { .fn = WAY_FN_PROBE, .node = node, .event = e };
     ask_aside(d, &q);
     *out = q.answer.probe;
+    tell_shadows(d, &q, true, false);
 }
 
 void way_decide_redial(struct way_decider *d, unsigned node, struct way_event *e,
                        struct way_redial *out)
 {
+    struct question q = { .fn = WAY_FN_RECONNECT, .node = node, .event = e };
+    bool asked = way_policy_plan(d->policy)->has_reconnect && !way_decider_set_aside(d);
     memset(out, 0, sizeof *out);
-    if (!way_policy_plan(d->policy)->has_reconnect || way_decider_set_aside(d))
-        return;
-    struct question q;
-    begin_question(&q, WAY_FN_RECONNECT, node, e);
-    ask_aside(d, &q);
-    if (!q.fallback)
+    if (asked)
+        ask_aside(d, &q);
+    if (asked && !q.fallback)
         *out = q.answer.redial;
+    tell_shadows(d, &q, asked, false);
 }

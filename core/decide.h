@@ -5,25 +5,34 @@
  * end. A snapshot of the node is shown to the policy; the answer is committed if nothing
  * changed meanwhile, else asked again with the same random numbers, three times at most,
  * then once under the table's lock. Where the policy fails, the fallback decides; after
- * limits.policy_errors in limits.policy_window the policy is set aside. */
+ * limits.policy_errors in limits.policy_window the policy is set aside.
+ *
+ * Another policy comes in a seat, which is offered by any thread and taken by the decider's
+ * between two events, once the table's policy epoch is the seat's. Until a process has
+ * loaded what another one put in charge, its answers hold in the thread alone, as where the
+ * lock is busy, and are asked of the new policy afterwards. */
 #ifndef WAY_DECIDE_H
 #define WAY_DECIDE_H
 
+#include "aside.h"
 #include "health.h"
 #include "journal.h"
 #include "limits.h"
 #include "policy.h"
+#include "shadow.h"
 #include "stats.h"
 
 struct way_decider;
 
-/* What threads share of a policy's errors: they count them together, and one that finds
- * too many sets the policy aside for all. To be zeroed; any thread. */
-struct way_aside {
-    _Atomic double window_began; /* private, as the rest */
-    _Atomic uint32_t window_errors;
-    _Atomic bool set;
+/* A policy's state, ready for one thread. */
+struct way_seat {
+    struct way_policy *policy; /* owned */
+    uint64_t epoch;            /* the policy epoch from which on it is in charge */
+    struct way_aside *aside;   /* borrowed, until nobody sits here */
+    const struct way_settings *settings; /* borrowed so; NULL: as before */
 };
+/* NULL is nothing. */
+void way_seat_free(struct way_seat *s);
 
 struct way_decider_options {
     struct way_health *health;
@@ -32,9 +41,13 @@ struct way_decider_options {
     struct way_stats *stats;         /* borrowed, this thread's */
     struct way_ring *ring;           /* borrowed, this thread writes */
     struct way_aside *aside;         /* borrowed; NULL: one of its own */
+    struct way_shadows *shadows;     /* borrowed; NULL: none will ever be */
+    unsigned place;                  /* among their threads */
     uint16_t thread;                 /* worker number; WAY_NONE: control */
     void (*journaled)(void *arg);    /* an entry was pushed: wakes the reader; or NULL */
-    void *arg;
+    /* Another seat was taken, in the decider's thread, between two events; or NULL. */
+    void (*taken)(void *arg, const struct way_seat *seat);
+    void *arg, *taken_arg;
     /* For replay, NULL otherwise: puts recorded facts into what a question is shown; the
      * seed of a question's random numbers. */
     void (*see)(void *replay, struct way_snapshot *seen);
@@ -45,6 +58,16 @@ int way_decider_new(struct way_decider **out, const struct way_decider_options *
                     struct way_err *err) WAY_MUST_CHECK;
 void way_decider_free(struct way_decider *d);
 
+/* Any thread, one at a time. The seat is the decider's from here on; what was offered before
+ * and not taken is given back. */
+struct way_seat *way_decider_offer(struct way_decider *d, struct way_seat *seat);
+/* Any thread: the seat that it left for another, once; NULL: none (yet). */
+struct way_seat *way_decider_left(struct way_decider *d);
+/* Any thread: the policy epoch that it decides in. */
+uint64_t way_decider_epoch(const struct way_decider *d);
+/* The decider's thread, between two events: takes what is due. True: the plan is another. */
+bool way_decider_take(struct way_decider *d);
+
 /* Verdicts that found the table's lock taken: they hold in this thread alone until
  * way_decide_pass, once per loop pass, could commit them. */
 unsigned way_decider_pending(const struct way_decider *d);
@@ -52,7 +75,10 @@ bool way_decider_pending_state(const struct way_decider *d, unsigned node,
                                enum way_state *state);
 void way_decide_pass(struct way_decider *d, double now);
 const struct way_plan *way_decider_plan(const struct way_decider *d);
+const struct way_policy *way_decider_policy(const struct way_decider *d);
 bool way_decider_set_aside(const struct way_decider *d); /* by its errors */
+/* Where it hears of what shadows are asked; NULL: nowhere. */
+struct way_shadow_place *way_decider_shadows(struct way_decider *d);
 const char *way_decider_class_name(const struct way_decider *d, unsigned class);
 
 struct way_decision {
@@ -68,6 +94,13 @@ struct way_decision {
  * nothing; so does each question below. */
 void way_decide(struct way_decider *d, unsigned node, struct way_event *e,
                 struct way_decision *out);
+
+/* Does anybody want to hear of a success that follows no failure: the policy, by its
+ * `watch`, or a shadow, by its own? Then way_decide_watched is to be called with
+ * e->watched; for the first success after a failure without. */
+bool way_decide_watches(struct way_decider *d);
+void way_decide_watched(struct way_decider *d, unsigned node, struct way_event *e,
+                        struct way_decision *out);
 
 /* Asks backoff, unless the class is permanent. e must have been classified (way_decide or
  * way_decide_classify). `entry` is the caller's: it tells by way_decide_did what it made

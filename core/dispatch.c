@@ -119,7 +119,7 @@ static void tell_result(struct way_dispatch *d, unsigned node, struct way_event 
     e->now = d->o.loop->now;
     e->unix_time = way_unix();
     e->deadline_left = -1;
-    way_decide(d->o.decider, node, e, &decision);
+    way_decide_watched(d->o.decider, node, e, &decision);
     way_upstream_apply(d, node, &decision);
 }
 
@@ -311,11 +311,11 @@ void way_upstream_batch(struct way_conn *c, unsigned replies)
     way_health_latency(d->o.health, c->node, now - l->sampled, now);
     unsigned good = l->good;
     l->good = 0;
-    if (good && (way_health_success(d->o.health, c->node) ||
-                 way_decider_plan(d->o.decider)->watches_success)) {
-        struct way_event e = { .n = good,
-                               .began = l->sampled,
-                               .latency = now - l->sampled };
+    bool first = good && way_health_success(d->o.health, c->node);
+    if (good && (first || way_decide_watches(d->o.decider))) {
+        struct way_event e = {
+            .n = good, .watched = !first, .began = l->sampled, .latency = now - l->sampled
+        };
         tell_result(d, c->node, &e);
     }
 }
@@ -580,6 +580,7 @@ void way_upstream_plain(struct way_dispatch *d, struct way_request *r, const cha
         if (c && c->inflight < d->limits->node_inflight &&
             (double)(way_buf_held(&c->out) + n) <= d->limits->node_bytes) {
             way_conn_send(c, r, bytes, n);
+            count_inflight(d, node);
             return;
         }
     }
@@ -764,6 +765,8 @@ void way_dispatch_expire(struct way_dispatch *d, struct way_request *r)
 void way_dispatch_pass(struct way_dispatch *d)
 {
     uint64_t epoch = atomic_load_explicit(d->epoch, memory_order_acquire);
+    if (way_decider_take(d->o.decider))
+        way_router_refresh(&d->router);
     if (way_decider_pending(d->o.decider))
         way_decide_pass(d->o.decider, d->o.loop->now);
     if (epoch == d->seen_epoch)

@@ -60,6 +60,23 @@ bool way_event_hard(const struct way_event *e)
            e->step == WAY_STEP_WAIT && e->replies_read == 0;
 }
 
+bool way_event_for_mark(const struct way_event *e)
+{
+    if (e->kind == WAY_KIND_PROBE && e->class == WAY_CLASS_ANSWER)
+        return true;
+    if (e->kind == WAY_KIND_CONNECTION || e->kind == WAY_KIND_RESULT ||
+        e->kind == WAY_KIND_PROBE)
+        return e->error == WAY_ERROR_NONE || e->blame == WAY_BLAME_NODE || e->trial;
+    return true;
+}
+
+bool way_event_straggles(const struct way_event *e, double since)
+{
+    bool may = e->kind == WAY_KIND_CONNECTION || e->kind == WAY_KIND_RESULT ||
+               e->kind == WAY_KIND_PROBE;
+    return may && e->began < since;
+}
+
 struct reply_class {
     const char *begins;
     enum way_class class;

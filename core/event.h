@@ -103,6 +103,13 @@ int way_word(const char *(*name)(unsigned), unsigned count, const char *word);
 
 enum { WAY_REASON_MAX = 32, WAY_MESSAGE_MAX = 128, WAY_REPLY_MAX = 24 };
 
+/* How a shadow of the policy in charge classes an event: shadow.h. */
+struct way_classed {
+    uint32_t by; /* which shadow; 0: none */
+    uint8_t class, blame;
+    bool permanent;
+};
+
 /* What happened. Seconds everywhere; `now` and `began` on the monotonic clock. Which
  * fields mean something depends on kind; the others are zero. */
 struct way_event {
@@ -114,6 +121,7 @@ struct way_event {
     char message[WAY_MESSAGE_MAX]; /* the system's or the server's words */
     char reply[WAY_REPLY_MAX];     /* an error reply's first word */
     uint8_t class;                 /* enum way_class, or a policy's own */
+    uint64_t classed; /* private to decide: by which policy, 0: by the host */
     enum way_blame blame;
     bool permanent; /* straight to the client, backoff is not asked */
     uint32_t n;     /* commands concerned */
@@ -133,6 +141,8 @@ struct way_event {
     enum way_change change;
     struct way_span answer; /* a probe's reply, raw RESP; valid during the call only */
     double late;
+    bool watched;                 /* a success that only `watch` wants to hear of */
+    struct way_classed shadow[2]; /* private to shadow */
 };
 
 /* How `mark` answers; only what `has` names was given. */
@@ -189,6 +199,12 @@ struct way_redial {
 /* Evidence that lets `failing` hold on the last node that serves: a connect phase that
  * failed, a failed probe, a read deadline with no byte received. */
 bool way_event_hard(const struct way_event *e);
+
+/* Is it for `mark`, by its class? Of failures, what blames the node; a probe's error reply
+ * too where it is the answer. */
+bool way_event_for_mark(const struct way_event *e);
+/* It began before the node's state last changed: of a fault that is known already. */
+bool way_event_straggles(const struct way_event *e, double since);
 
 /* The class, blame and permanence that hold where no row of a policy matches. */
 void way_event_classify_default(struct way_event *e);

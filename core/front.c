@@ -13,7 +13,6 @@
 
 #include <errno.h>
 #include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <sys/socket.h>
@@ -564,12 +563,21 @@ static void expire(struct way_client *c, double now, double total)
         way_dispatch_expire(c->front->o.dispatch, p->head);
 }
 
+static double sweep_seconds(const struct way_timeouts *t)
+{
+    return t->total / 8 < 0.25 ? t->total / 8 : 0.25;
+}
+
 static void on_sweep(struct ev_loop *ev, ev_timer *w, int events)
 {
-    (void)ev, (void)events;
+    (void)events;
     struct way_front *f = way_container(w, struct way_front, sweep);
     const struct way_timeouts *t = &f->o.config->timeouts;
-    double now = f->o.loop->now;
+    double now = f->o.loop->now, every = sweep_seconds(t);
+    if (every != f->sweep.repeat) { /* another time-out was configured meanwhile */
+        f->sweep.repeat = every;
+        ev_timer_again(ev, &f->sweep);
+    }
     for (struct way_client *c = f->clients, *next; c; c = next) {
         next = c->next;
         if (c->pipeline.head)
@@ -586,11 +594,10 @@ static void adopt(struct way_front *f, int fd)
     struct way_client *c = way_zalloc(sizeof *c);
     struct sockaddr_storage sa = { 0 };
     socklen_t len = sizeof sa;
-    int on = 1;
     getsockname(fd, (struct sockaddr *)&sa, &len);
     c->unix_socket = sa.ss_family == AF_UNIX;
     if (!c->unix_socket)
-        setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+        way_listen_tune(fd, &f->o.config->timeouts);
     c->front = f;
     c->fd = fd;
     c->flush.run = run_flush;
@@ -644,8 +651,7 @@ unsigned way_front_clients(const struct way_front *f)
 struct way_front *way_front_new(const struct way_front_options *o)
 {
     struct way_front *f = way_zalloc(sizeof *f);
-    double total = o->config->timeouts.total;
-    double every = total / 8 < 0.25 ? total / 8 : 0.25;
+    double every = sweep_seconds(&o->config->timeouts);
     f->o = *o;
     f->limits = &o->config->limits;
     pthread_mutex_init(&f->lock, NULL);

@@ -36,7 +36,7 @@
  *   3. the route word is what its record says (its WEIGHT bit may outlive a ramp)
  *   4. a probing node's trials are of its record's allotment
  *   5. a row without an owner is zero
- *   6. the layout is that of the policy that this process was opened with
+ *   6. the layout in charge fits what there is room for
  *
  * Rejected: a lock per node (the guard looks at all, and a commit may span three records);
  * a lock word with the holder's pid instead of the robust mutex (the kernel knows of a
@@ -115,14 +115,6 @@ const char *way_refusal_name(unsigned refusal)
     return refusal < way_count(words) ? words[refusal] : "";
 }
 
-void way_memory_copy(const struct way_layout *l, struct way_memory *to,
-                     const struct way_memory *from)
-{
-    memcpy(to->node, from->node, l->node * sizeof *to->node);
-    memcpy(to->shard, from->shard, l->shard * sizeof *to->shard);
-    memcpy(to->cluster, from->cluster, l->cluster * sizeof *to->cluster);
-}
-
 /* ---- the lock ---- */
 
 static void raise_epoch(struct way_health *h)
@@ -153,10 +145,10 @@ static void redo_apply(struct way_segment *s)
         redo_one(s->own[node], WAY_OWN_WORDS,
                  atomic_load_explicit(&r->version[0], RELAXED), r->own);
     if (parts & WAY_PART_SHARD)
-        redo_one(s->shard_memory[shard], WAY_SHARD_MEMORY,
+        redo_one(s->shard_memory[shard], WAY_SHARD_WORDS,
                  atomic_load_explicit(&r->version[1], RELAXED), r->shard_memory);
     if (parts & WAY_PART_CLUSTER)
-        redo_one(s->cluster, WAY_CLUSTER_MEMORY,
+        redo_one(s->cluster, WAY_CLUSTER_WORDS,
                  atomic_load_explicit(&r->version[2], RELAXED), r->cluster_memory);
 }
 
@@ -257,18 +249,24 @@ static unsigned others_attached(struct way_segment *s)
     return n;
 }
 
-static int join_locked(struct way_health *h, const char *path, struct way_err *err)
+static int join_locked(struct way_health *h, const struct way_health_options *o,
+                       struct way_err *err)
 {
-    unsigned others = others_attached(h->s);
-    if (h->s->layout.hash != h->layout.hash) {
+    const char *path = o->path;
+    unsigned others = others_attached(h->s), area = way_segment_area(h->s);
+    struct way_layout layout;
+    way_segment_layout(h->s, area, &layout);
+    if (layout.hash != o->layout.hash) {
         if (others)
             return way_fail(err,
                             "segment %s: %u process%s use%s it with another policy: "
                             "reload the policy there instead, or stop them first",
                             path ? path : "(private)", others, others == 1 ? "" : "es",
                             others == 1 ? "s" : "");
-        way_segment_restart(h->s, &h->layout);
+        way_segment_restart(h->s, &o->layout);
     }
+    if (!h->s->bundle_bytes[area])
+        way_segment_bundle_set(h->s, area, o->bundle);
     for (int i = 0; i < WAY_PROCESSES_MAX; i++) {
         uint64_t none = 0;
         if (atomic_compare_exchange_strong(&h->s->process[i], &none, h->owner)) {
@@ -280,14 +278,15 @@ static int join_locked(struct way_health *h, const char *path, struct way_err *e
                     path ? path : "(private)", WAY_PROCESSES_MAX);
 }
 
-static int join(struct way_health *h, const char *path, struct way_err *err)
+static int join(struct way_health *h, const struct way_health_options *o,
+                struct way_err *err)
 {
     int tries = 0;
     while (way_health_lock(h))
         if (++tries == JOIN_TRIES)
             return way_fail(err, "segment %s: its lock is not to be had",
-                            path ? path : "(private)");
-    int rc = join_locked(h, path, err);
+                            o->path ? o->path : "(private)");
+    int rc = join_locked(h, o, err);
     way_health_unlock(h);
     return rc;
 }
@@ -296,13 +295,11 @@ int way_health_open(struct way_health **out, const struct way_health_options *o,
                     struct way_err *err)
 {
     struct way_health *h = way_zalloc(sizeof *h);
-    h->layout = o->layout;
-    h->guard = o->guard;
-    h->failing_share = o->failing_share;
+    way_health_bounds(h, o->guard, o->failing_share);
     h->owner = way_owner_self();
     if (way_segment_map(&h->s, o->path, &o->layout, err))
         goto no_map;
-    if (join(h, o->path, err))
+    if (join(h, o, err))
         goto no_join;
     h->woken = o->woken;
     h->arg = o->arg;
@@ -323,11 +320,6 @@ void way_health_close(struct way_health *h)
     way_segment_unmap(h->s);
     way_free(h->zone);
     way_free(h);
-}
-
-const struct way_layout *way_health_layout(const struct way_health *h)
-{
-    return &h->layout;
 }
 
 uint64_t way_health_commits(struct way_health *h)
@@ -428,29 +420,30 @@ void way_health_verdict(struct way_health *h, unsigned node, struct way_verdict 
     way_record_read(h->s->own[node], WAY_OWN_WORDS, WAY_WORDS(struct way_verdict), out);
 }
 
-/* Of memory, as much as the layout uses: a policy declares few of the numbers it may. */
-static void read_records(struct way_health *h, unsigned node, struct way_snapshot *out)
+static void read_records(struct way_segment *s, unsigned node, struct way_snapshot *out)
 {
-    struct way_segment *s = h->s;
-    const struct way_layout *l = &h->layout;
     struct way_view *v = &out->view;
     struct way_own own;
+    unsigned area = way_area_of(out->policy_epoch);
+    double shard[WAY_AREAS][WAY_SHARD_MEMORY], cluster[WAY_AREAS][WAY_CLUSTER_MEMORY];
     out->commits = atomic_load_explicit(&s->commits, ACQUIRE);
-    out->node_version = way_record_read(
-        s->own[node], WAY_OWN_WORDS,
-        offsetof(struct way_own, memory) / sizeof(uint64_t) + l->node, &own);
+    out->node_version = read_own(s, node, &own);
     v->verdict = own.verdict;
-    memcpy(v->memory.node, own.memory, l->node * sizeof *own.memory);
+    memcpy(v->memory.node, own.memory[area], sizeof v->memory.node);
     v->shard = atomic_load_explicit(&s->node[node].shard, ACQUIRE);
     if (v->shard < WAY_SHARDS_MAX) {
-        out->shard_version = way_record_read(s->shard_memory[v->shard], WAY_SHARD_MEMORY,
-                                             l->shard, v->memory.shard);
+        out->shard_version = way_record_read(s->shard_memory[v->shard], WAY_SHARD_WORDS,
+                                             WAY_SHARD_WORDS, shard);
+        memcpy(v->memory.shard, shard[area], sizeof v->memory.shard);
     } else {
+        struct way_layout layout;
+        way_segment_layout(s, area, &layout);
         out->shard_version = 0;
-        memcpy(v->memory.shard, s->layout.first.shard, sizeof v->memory.shard);
+        memcpy(v->memory.shard, layout.first.shard, sizeof v->memory.shard);
     }
     out->cluster_version =
-        way_record_read(s->cluster, WAY_CLUSTER_MEMORY, l->cluster, v->memory.cluster);
+        way_record_read(s->cluster, WAY_CLUSTER_WORDS, WAY_CLUSTER_WORDS, cluster);
+    memcpy(v->memory.cluster, cluster[area], sizeof v->memory.cluster);
 }
 
 static void redo_read(const _Atomic uint64_t *from, unsigned words, void *out)
@@ -465,33 +458,35 @@ static void redo_read(const _Atomic uint64_t *from, unsigned words, void *out)
 static void read_redo(struct way_redo *r, unsigned node, struct way_snapshot *out)
 {
     struct way_view *v = &out->view;
+    unsigned area = way_area_of(out->policy_epoch);
     uint32_t parts = atomic_load_explicit(&r->parts, ACQUIRE);
     if ((parts & WAY_PART_NODE) && atomic_load_explicit(&r->node, ACQUIRE) == node) {
         struct way_own own;
         redo_read(r->own, WAY_OWN_WORDS, &own);
         v->verdict = own.verdict;
-        memcpy(v->memory.node, own.memory, sizeof own.memory);
+        memcpy(v->memory.node, own.memory[area], sizeof v->memory.node);
         out->node_version = atomic_load_explicit(&r->version[0], ACQUIRE);
     }
     if ((parts & WAY_PART_SHARD) &&
         atomic_load_explicit(&r->shard, ACQUIRE) == v->shard) {
-        redo_read(r->shard_memory, WAY_SHARD_MEMORY, v->memory.shard);
+        redo_read(r->shard_memory + area * WAY_SHARD_MEMORY, WAY_SHARD_MEMORY,
+                  v->memory.shard);
         out->shard_version = atomic_load_explicit(&r->version[1], ACQUIRE);
     }
     if (parts & WAY_PART_CLUSTER) {
-        redo_read(r->cluster_memory, WAY_CLUSTER_MEMORY, v->memory.cluster);
+        redo_read(r->cluster_memory + area * WAY_CLUSTER_MEMORY, WAY_CLUSTER_MEMORY,
+                  v->memory.cluster);
         out->cluster_version = atomic_load_explicit(&r->version[2], ACQUIRE);
     }
 }
 
 /* All records of one moment: in one turn, whose redo record does not change within it. */
-static void read_together(struct way_health *h, unsigned node, struct way_snapshot *out)
+static void read_together(struct way_segment *s, unsigned node, struct way_snapshot *out)
 {
-    struct way_segment *s = h->s;
     uint64_t turn;
     do {
         turn = atomic_load_explicit(&s->redo.turn, ACQUIRE);
-        read_records(h, node, out);
+        read_records(s, node, out);
         if (turn & 1)
             read_redo(&s->redo, node, out);
     } while (atomic_load_explicit(&s->redo.turn, RELAXED) != turn);
@@ -583,14 +578,22 @@ static void count(struct way_health *h, unsigned node, struct way_view *v)
 void way_health_snapshot(struct way_health *h, unsigned node, double now,
                          struct way_snapshot *out)
 {
+    way_health_snapshot_of(h, node, now,
+                           atomic_load_explicit(&h->s->policy_epoch, ACQUIRE), out);
+}
+
+void way_health_snapshot_of(struct way_health *h, unsigned node, double now,
+                            uint64_t policy_epoch, struct way_snapshot *out)
+{
     struct way_view *v = &out->view;
     struct way_node *n = &h->s->node[node];
     struct way_aux *aux = &h->s->aux[node];
 
     way_health_reap_sometimes(h, now, 1);
     out->now = now;
+    out->policy_epoch = policy_epoch;
     v->node = (uint16_t)node;
-    read_together(h, node, out);
+    read_together(h->s, node, out);
     read_identity(h->s, node, v);
     v->role = (enum way_role)atomic_load_explicit(&n->role, RELAXED);
     v->generation = atomic_load_explicit(&n->generation, RELAXED);
@@ -615,8 +618,30 @@ void way_health_replication(struct way_health *h, unsigned node, bool link_up,
 
 /* ---- the guard ---- */
 
+/* A node's state: the table's, or what the others are supposed to be. */
+static uint32_t state_in(const struct way_others *others, unsigned node, uint32_t route)
+{
+    enum way_state state;
+    bool hard;
+    return others && others->state(others->arg, node, &state, &hard)
+               ? (uint32_t)state
+               : route & WAY_ROUTE_STATE;
+}
+
+static bool is_hard(struct way_health *h, const struct way_others *others, unsigned node)
+{
+    struct way_verdict v;
+    enum way_state state;
+    bool hard;
+    if (others && others->state(others->arg, node, &state, &hard))
+        return hard;
+    way_health_verdict(h, node, &v);
+    return v.hard;
+}
+
 /* Does any node of the shard but this one serve reads, if only for trials? */
-static bool others_serve(struct way_segment *s, unsigned shard, unsigned node)
+static bool others_serve(struct way_segment *s, const struct way_others *others,
+                         unsigned shard, unsigned node)
 {
     struct way_shard *sh = &s->shard[shard];
     unsigned replicas = atomic_load_explicit(&sh->replicas, RELAXED);
@@ -626,7 +651,7 @@ static bool others_serve(struct way_segment *s, unsigned shard, unsigned node)
         if (n == node || n >= WAY_NODES_MAX)
             continue;
         uint32_t route = atomic_load_explicit(&s->node[n].route, RELAXED);
-        uint32_t state = route & WAY_ROUTE_STATE;
+        uint32_t state = state_in(others, n, route);
         if (!(route & WAY_ROUTE_GONE) &&
             (state == WAY_STATE_HEALTHY || state == WAY_STATE_SUSPECT ||
              state == WAY_STATE_PROBING))
@@ -635,13 +660,18 @@ static bool others_serve(struct way_segment *s, unsigned shard, unsigned node)
     return false;
 }
 
-static bool is_last(struct way_segment *s, unsigned node)
+static bool is_last(struct way_segment *s, const struct way_others *others, unsigned node)
 {
     unsigned shard = atomic_load_explicit(&s->node[node].shard, RELAXED);
     if (shard >= WAY_SHARDS_MAX)
         return true;
     return atomic_load_explicit(&s->shard[shard].master, RELAXED) == node ||
-           !others_serve(s, shard, node);
+           !others_serve(s, others, shard, node);
+}
+
+bool way_health_guards(const struct way_health *h, unsigned node)
+{
+    return h->guard && is_last(h->s, NULL, node);
 }
 
 static bool is_out(const struct way_verdict *v)
@@ -650,33 +680,32 @@ static bool is_out(const struct way_verdict *v)
 }
 
 /* Would this node be one too many of those out on soft evidence? */
-static bool too_many(struct way_health *h, unsigned node)
+static bool too_many(struct way_health *h, const struct way_others *others, unsigned node)
 {
     unsigned nodes = way_health_nodes(h), members = 0, out = 1;
     for (unsigned n = 0; n < nodes; n++) {
         uint32_t route = atomic_load_explicit(&h->s->node[n].route, RELAXED);
-        uint32_t state = route & WAY_ROUTE_STATE;
-        struct way_verdict v;
+        uint32_t state = state_in(others, n, route);
         if (route & WAY_ROUTE_GONE)
             continue;
         members++;
         if (n == node || (state != WAY_STATE_FAILING && state != WAY_STATE_PROBING))
             continue;
-        way_health_verdict(h, n, &v);
-        out += !v.hard;
+        out += !is_hard(h, others, n);
     }
-    return out > h->failing_share * members + 1e-9;
+    return out > atomic_load_explicit(&h->failing_share, RELAXED) * members + 1e-9;
 }
 
-static enum way_refusal guard(struct way_health *h, unsigned node,
-                              const struct way_verdict *v, const struct way_proposal *p)
+static enum way_refusal guard(struct way_health *h, const struct way_others *others,
+                              unsigned node, const struct way_verdict *v,
+                              const struct way_proposal *p)
 {
     if (!(p->mark.has & WAY_MARK_STATE) || p->mark.state != WAY_STATE_FAILING ||
-        !h->guard || p->hard || p->by_operator)
+        !atomic_load_explicit(&h->guard, RELAXED) || p->hard || p->by_operator)
         return WAY_REFUSED_NOT;
-    if (is_last(h->s, node))
+    if (is_last(h->s, others, node))
         return WAY_REFUSED_LAST_NODE;
-    if (!(is_out(v) && v->hard) && too_many(h, node))
+    if (!(is_out(v) && v->hard) && too_many(h, others, node))
         return WAY_REFUSED_SHARE;
     return WAY_REFUSED_NOT;
 }
@@ -731,8 +760,9 @@ static void apply_fields(struct way_own *own, const struct way_mark *m, unsigned
 }
 
 /* What the mark makes of the record. */
-static void apply(struct way_health *h, unsigned node, const struct way_proposal *p,
-                  double now, struct way_own *own, struct way_outcome *out)
+static void apply(struct way_health *h, const struct way_others *others, unsigned node,
+                  const struct way_proposal *p, double now, struct way_own *own,
+                  struct way_outcome *out)
 {
     struct way_verdict *v = &own->verdict;
     bool was_hard = is_out(v) && v->hard;
@@ -744,7 +774,7 @@ static void apply(struct way_health *h, unsigned node, const struct way_proposal
         return;
     }
     v->by_operator = p->by_operator && !p->taken_back;
-    out->refused = guard(h, node, v, p);
+    out->refused = guard(h, others, node, v, p);
     if (out->refused && stands)
         has &= ~(unsigned)(WAY_MARK_STATE | WAY_MARK_SECONDS);
     if (has & WAY_MARK_STATE)
@@ -753,27 +783,52 @@ static void apply(struct way_health *h, unsigned node, const struct way_proposal
     v->hard = is_out(v) && (was_hard || p->hard || p->by_operator);
 }
 
+void way_health_suppose(struct way_health *h, unsigned node, const struct way_proposal *p,
+                        double now, const struct way_others *others,
+                        struct way_verdict *v, struct way_outcome *out)
+{
+    struct way_own own = { .verdict = *v };
+    *out = (struct way_outcome){ .from = (enum way_state)v->state };
+    if (p->mark.given)
+        apply(h, others, node, p, now, &own, out);
+    *v = own.verdict;
+    out->to = (enum way_state)v->state;
+    out->changed = out->to != out->from;
+}
+
 /* Which records the proposal changes: WAY_PART_... */
 static unsigned parts_of(struct way_health *h, const struct way_snapshot *seen,
                          const struct way_proposal *p)
 {
     const struct way_memory *a = &seen->view.memory, *b = &p->memory;
-    const struct way_layout *l = &h->layout;
+    struct { /* as a layout begins */
+        uint64_t hash;
+        unsigned node, shard, cluster, none;
+    } used;
+    _Static_assert(sizeof used <= offsetof(struct way_layout, first), "whole words");
+    way_record_read(h->s->layout[way_area_of(seen->policy_epoch)], WAY_LAYOUT_WORDS,
+                    WAY_WORDS(used), &used);
     unsigned parts = 0;
-    if (p->mark.given || memcmp(a->node, b->node, l->node * sizeof(double)))
+    if (p->mark.given || memcmp(a->node, b->node, used.node * sizeof(double)))
         parts |= WAY_PART_NODE;
     if (seen->view.shard < WAY_SHARDS_MAX &&
-        memcmp(a->shard, b->shard, l->shard * sizeof(double)))
+        memcmp(a->shard, b->shard, used.shard * sizeof(double)))
         parts |= WAY_PART_SHARD;
-    if (memcmp(a->cluster, b->cluster, l->cluster * sizeof(double)))
+    if (memcmp(a->cluster, b->cluster, used.cluster * sizeof(double)))
         parts |= WAY_PART_CLUSTER;
     return parts;
+}
+
+static bool is_of_another_policy(struct way_segment *s, const struct way_snapshot *seen)
+{
+    return atomic_load_explicit(&s->policy_epoch, ACQUIRE) != seen->policy_epoch;
 }
 
 static bool is_old(struct way_segment *s, const struct way_snapshot *seen)
 {
     unsigned shard = seen->view.shard;
-    return way_record_version(s->own[seen->view.node]) != seen->node_version ||
+    return is_of_another_policy(s, seen) ||
+           way_record_version(s->own[seen->view.node]) != seen->node_version ||
            way_record_version(s->cluster) != seen->cluster_version ||
            atomic_load_explicit(&s->node[seen->view.node].shard, RELAXED) != shard ||
            (shard < WAY_SHARDS_MAX &&
@@ -791,23 +846,32 @@ static void redo_words(_Atomic uint64_t *to, unsigned words, const void *from)
     }
 }
 
-/* Whole records of what a proposal knows as far as the layout uses them. */
-struct whole {
-    double shard[WAY_SHARD_MEMORY], cluster[WAY_CLUSTER_MEMORY];
+/* The records of a commit as they will be. */
+struct image {
+    struct way_own own;
+    double shard[WAY_AREAS][WAY_SHARD_MEMORY], cluster[WAY_AREAS][WAY_CLUSTER_MEMORY];
 };
-static const struct whole *whole_memory(const struct way_layout *l, unsigned parts,
-                                        const struct way_memory *m, struct whole *out)
+
+/* As they are, with the memory of the area in charge replaced. Under the lock. */
+static void take_image(struct way_segment *s, const struct way_snapshot *seen,
+                       const struct way_memory *m, unsigned parts, struct image *out)
 {
-    if (!(parts & (WAY_PART_SHARD | WAY_PART_CLUSTER)))
-        return out;
-    memset(out, 0, sizeof *out);
-    memcpy(out->shard, m->shard, l->shard * sizeof *out->shard);
-    memcpy(out->cluster, m->cluster, l->cluster * sizeof *out->cluster);
-    return out;
+    unsigned area = way_area_of(seen->policy_epoch);
+    read_own(s, seen->view.node, &out->own);
+    memcpy(out->own.memory[area], m->node, sizeof m->node);
+    if (parts & WAY_PART_SHARD) {
+        way_record_read(s->shard_memory[seen->view.shard], WAY_SHARD_WORDS,
+                        WAY_SHARD_WORDS, out->shard);
+        memcpy(out->shard[area], m->shard, sizeof m->shard);
+    }
+    if (parts & WAY_PART_CLUSTER) {
+        way_record_read(s->cluster, WAY_CLUSTER_WORDS, WAY_CLUSTER_WORDS, out->cluster);
+        memcpy(out->cluster[area], m->cluster, sizeof m->cluster);
+    }
 }
 
 static void redo_fill(struct way_redo *r, unsigned parts, const struct way_snapshot *seen,
-                      const struct way_own *own, const struct whole *m)
+                      const struct image *image)
 {
     atomic_store_explicit(&r->parts, parts, RELEASE);
     atomic_store_explicit(&r->node, seen->view.node, RELEASE);
@@ -816,34 +880,33 @@ static void redo_fill(struct way_redo *r, unsigned parts, const struct way_snaps
     atomic_store_explicit(&r->version[1], seen->shard_version + 1, RELEASE);
     atomic_store_explicit(&r->version[2], seen->cluster_version + 1, RELEASE);
     if (parts & WAY_PART_NODE)
-        redo_words(r->own, WAY_OWN_WORDS, own);
+        redo_words(r->own, WAY_OWN_WORDS, &image->own);
     if (parts & WAY_PART_SHARD)
-        redo_words(r->shard_memory, WAY_SHARD_MEMORY, m->shard);
+        redo_words(r->shard_memory, WAY_SHARD_WORDS, image->shard);
     if (parts & WAY_PART_CLUSTER)
-        redo_words(r->cluster_memory, WAY_CLUSTER_MEMORY, m->cluster);
+        redo_words(r->cluster_memory, WAY_CLUSTER_WORDS, image->cluster);
 }
 
 /* Under the lock, with a snapshot that is not old. */
 static void publish(struct way_segment *s, unsigned parts,
-                    const struct way_snapshot *seen, const struct way_own *own,
-                    const struct whole *m)
+                    const struct way_snapshot *seen, const struct image *image)
 {
     bool several = parts & (parts - 1);
     atomic_fetch_add_explicit(&s->commits, 1, RELEASE);
     uint64_t turn = atomic_load_explicit(&s->redo.turn, RELAXED);
     if (several) {
-        redo_fill(&s->redo, parts, seen, own, m);
+        redo_fill(&s->redo, parts, seen, image);
         atomic_store_explicit(&s->redo.turn, turn + 1, RELEASE);
     }
     if (parts & WAY_PART_NODE)
         way_record_write(s->own[seen->view.node], WAY_OWN_WORDS, seen->node_version + 1,
-                         own);
+                         &image->own);
     if (parts & WAY_PART_SHARD)
-        way_record_write(s->shard_memory[seen->view.shard], WAY_SHARD_MEMORY,
-                         seen->shard_version + 1, m->shard);
+        way_record_write(s->shard_memory[seen->view.shard], WAY_SHARD_WORDS,
+                         seen->shard_version + 1, image->shard);
     if (parts & WAY_PART_CLUSTER)
-        way_record_write(s->cluster, WAY_CLUSTER_MEMORY, seen->cluster_version + 1,
-                         m->cluster);
+        way_record_write(s->cluster, WAY_CLUSTER_WORDS, seen->cluster_version + 1,
+                         image->cluster);
     if (several)
         atomic_store_explicit(&s->redo.turn, turn + 2, RELEASE);
 }
@@ -855,22 +918,21 @@ static enum way_commit commit_locked(struct way_health *h,
 {
     struct way_segment *s = h->s;
     unsigned node = seen->view.node;
-    struct way_own own;
-    struct whole whole;
+    struct image image;
 
     if (is_old(s, seen))
         return WAY_COMMIT_CONFLICT;
-    read_own(s, node, &own);
-    memcpy(own.memory, p->memory.node, h->layout.node * sizeof *own.memory);
-    uint32_t drops = own.verdict.drops;
+    take_image(s, seen, &p->memory, parts, &image);
+    struct way_verdict *verdict = &image.own.verdict;
+    uint32_t drops = verdict->drops;
     if (p->mark.given)
-        apply(h, node, p, seen->now, &own, out);
-    publish(s, parts, seen, &own, whole_memory(&h->layout, parts, &p->memory, &whole));
+        apply(h, NULL, node, p, seen->now, &image.own, out);
+    publish(s, parts, seen, &image);
     if (parts & WAY_PART_NODE)
-        derive(s, node, &own, seen->now);
-    out->to = (enum way_state)own.verdict.state;
+        derive(s, node, &image.own, seen->now);
+    out->to = (enum way_state)verdict->state;
     out->changed = out->to != out->from;
-    if (out->changed || own.verdict.drops != drops)
+    if (out->changed || verdict->drops != drops)
         raise_epoch(h);
     out->commit = atomic_load_explicit(&s->commits, RELAXED);
     out->published = true;
@@ -887,6 +949,8 @@ enum way_commit way_health_commit(struct way_health *h, const struct way_snapsho
         .to = (enum way_state)seen->view.verdict.state,
         .commit = seen->commits,
     };
+    if (is_of_another_policy(h->s, seen))
+        return WAY_COMMIT_CONFLICT;
     if (!parts)
         return WAY_COMMIT_DONE;
     if (!locked && way_health_lock(h))
@@ -961,7 +1025,11 @@ void way_health_check(struct way_health *h)
         MUST(++tries < JOIN_TRIES, "the lock is not to be had");
     MUST(!(atomic_load(&s->redo.turn) & 1), "a commit is half done");
     MUST(!atomic_load(&s->mapping), "the map is half done");
-    MUST(s->layout.hash == h->layout.hash, "the layout is another policy's");
+    struct way_layout layout;
+    way_segment_layout(s, way_segment_area(s), &layout);
+    MUST(layout.node <= WAY_NODE_MEMORY && layout.shard <= WAY_SHARD_MEMORY &&
+             layout.cluster <= WAY_CLUSTER_MEMORY,
+         "a layout of %u, %u, %u numbers", layout.node, layout.shard, layout.cluster);
     unsigned nodes = way_health_nodes(h), rows = atomic_load(&s->rows);
     for (unsigned n = 0; n < nodes; n++)
         check_node(s, n);

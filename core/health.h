@@ -28,7 +28,8 @@ enum {
     WAY_SHARD_MEMORY = 16,
     WAY_CLUSTER_MEMORY = 32,
     WAY_ADDRESS_MAX = WAY_HOST_MAX + 8,
-    WAY_NONE = 0xffff, /* no node, no shard */
+    WAY_NONE = 0xffff,             /* no node, no shard */
+    WAY_BUNDLE_BYTES = 512 * 1024, /* of a policy, with all that it requires */
 };
 
 /* The route word of a node: 0 means healthy, whole weight, nothing shed: the router's
@@ -94,8 +95,7 @@ struct way_counts {
     uint64_t retrying;
 };
 
-/* All that a policy may know of a node at one moment. Of the memory only what the layout
- * uses is set. */
+/* All that a policy may know of a node at one moment. */
 struct way_view {
     uint16_t node, shard;
     char id[WAY_ID_MAX];
@@ -121,11 +121,9 @@ struct way_view {
 struct way_snapshot {
     struct way_view view;
     uint64_t node_version, shard_version, cluster_version, commits; /* private */
+    uint64_t policy_epoch; /* ro: that its memory is of */
     double now;
 };
-/* As much of a memory as the layout uses; the rest of `to` is left alone. */
-void way_memory_copy(const struct way_layout *l, struct way_memory *to,
-                     const struct way_memory *from);
 /* Whether an operator's mark stands. */
 static inline bool way_verdict_by_operator(const struct way_verdict *v, double now)
 {
@@ -137,6 +135,8 @@ struct way_health; /* one per process */
 struct way_health_options {
     const char *path; /* NULL: private to this process */
     struct way_layout layout;
+    struct way_span bundle; /* what the policy was loaded from, for the other processes:
+                               at most WAY_BUNDLE_BYTES. Empty: there is none */
     bool guard;
     double failing_share;
     void (*woken)(void *arg); /* called by the committing thread, lock free, after the
@@ -156,7 +156,6 @@ int way_health_open(struct way_health **out, const struct way_health_options *o,
 void way_health_close(struct way_health *h);
 
 uint64_t way_health_commits(struct way_health *h); /* ever made to the table */
-const struct way_layout *way_health_layout(const struct way_health *h);
 /* Hot accessors: direct pointers into the segment, valid until close. */
 struct way_node *way_health_node(struct way_health *h, unsigned node);
 struct way_shard *way_health_shard(struct way_health *h, unsigned shard);
@@ -193,6 +192,9 @@ void way_health_snapshot(struct way_health *h, unsigned node, double now,
                          struct way_snapshot *out);
 /* A node's "host:port", cut if it does not fit. */
 void way_health_address(struct way_health *h, unsigned node, char *out, size_t bytes);
+/* The same with memory as of that policy epoch: the one in charge, or the one before it. */
+void way_health_snapshot_of(struct way_health *h, unsigned node, double now,
+                            uint64_t policy_epoch, struct way_snapshot *out);
 /* The share of traffic a node gets now: weight and ramp. 0..1 */
 double way_verdict_weight(const struct way_verdict *v, double now);
 /* Clears WAY_ROUTE_WEIGHT of a node whose ramp is over, if the lock is free: for a router
@@ -231,11 +233,15 @@ struct way_outcome {
 };
 enum way_commit {
     WAY_COMMIT_DONE,     /* published (or nothing to publish) */
-    WAY_COMMIT_CONFLICT, /* the snapshot is old: take another and ask again. Taken under
-                            the lock, a snapshot never conflicts */
+    WAY_COMMIT_CONFLICT, /* the snapshot is old, or of a policy that is no longer in
+                            charge: take another and ask again. Taken under the lock, a
+                            snapshot never conflicts */
     WAY_COMMIT_BUSY,     /* the lock was not to be had within 1 ms: the verdict should
                             hold in this worker alone and be tried again */
 };
+/* Does the guard stand before this node, as the last that can serve its shard's reads or
+ * its writes? Never without the guard. */
+bool way_health_guards(const struct way_health *h, unsigned node);
 /* The guard (contract, section "mark"): on soft evidence the last node that can serve a
  * shard's reads or its writes, and more than failing_share of all nodes, become suspect
  * instead of failing. `locked`: the caller holds the lock by way_health_lock. A commit
@@ -244,9 +250,58 @@ enum way_commit {
 enum way_commit way_health_commit(struct way_health *h, const struct way_snapshot *seen,
                                   const struct way_proposal *p, bool locked,
                                   struct way_outcome *out) WAY_MUST_CHECK;
+/* Of nodes whose state is supposed to be another than the table's: false, it is not. */
+struct way_others {
+    bool (*state)(void *arg, unsigned node, enum way_state *state, bool *hard);
+    void *arg;
+};
+/* What a commit of p would make of a verdict, in the table or not, under the guard, were
+ * the other nodes as `others` has them (NULL: as they are). Nothing is published, and no
+ * lock taken: `out` has no commit. */
+void way_health_suppose(struct way_health *h, unsigned node, const struct way_proposal *p,
+                        double now, const struct way_others *others,
+                        struct way_verdict *v, struct way_outcome *out);
 /* 0, or -1 after 1 ms. Recovers from a dead owner (finishes its redo record). */
 int way_health_lock(struct way_health *h) WAY_MUST_CHECK;
 void way_health_unlock(struct way_health *h);
+
+/* Other bounds for the guard, from now on; those that it was opened with. */
+void way_health_bounds(struct way_health *h, bool guard, double failing_share);
+
+/* ---- policies ----
+ * What a policy remembers exists twice: of the one in charge and of the one before it. The
+ * policy epoch, from 1, says which is which; a reload fills the idle area, then raises it.
+ * Killed anywhere in between, the old one is whole. Verdicts survive. */
+const _Atomic uint64_t *way_health_policy_epoch(struct way_health *h);
+
+enum way_memory_scope { WAY_OF_NODE, WAY_OF_SHARD, WAY_OF_CLUSTER };
+struct way_takeover {
+    uint64_t from;                   /* the policy epoch it was prepared in */
+    const struct way_layout *layout; /* of the new policy */
+    struct way_span bundle;          /* at most WAY_BUNDLE_BYTES */
+    /* What the new policy remembers of a record, from what the old one did. Most calls come
+     * without the lock, those for records that changed meanwhile under it. -1: refused */
+    int (*convert)(void *arg, enum way_memory_scope scope,
+                   const struct way_memory *before, struct way_memory *after,
+                   struct way_err *err);
+    /* Under the lock, at the last moment before it is in charge: nothing can refuse it any
+     * more. Its states are handed to those who will need them. */
+    void (*ready)(void *arg, uint64_t epoch);
+    void *arg;
+};
+/* Puts another policy in charge, raises the policy epoch (*epoch) and the table's. -1:
+ * nothing changed: another process was quicker, the lock was not to be had, too long a
+ * bundle, or convert refused. */
+int way_health_take_over(struct way_health *h, const struct way_takeover *t,
+                         uint64_t *epoch, struct way_err *err) WAY_MUST_CHECK;
+/* The policy before `from` is in charge again, with the memory that it had. -1 as above;
+ * ready as above. */
+int way_health_go_back(struct way_health *h, uint64_t from,
+                       void (*ready)(void *arg, uint64_t epoch), void *arg,
+                       uint64_t *epoch, struct way_err *err) WAY_MUST_CHECK;
+/* Appends the bundle of the policy in charge, and tells its epoch. -1: the lock is busy. */
+int way_health_bundle(struct way_health *h, struct way_buf *out,
+                      uint64_t *epoch) WAY_MUST_CHECK;
 
 /* ---- trials of a probing node: one word of (version, left, out) ---- */
 /* True: this command may go. A permit that is not ended within 10 s, or whose row's owner

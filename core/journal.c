@@ -93,6 +93,13 @@ bool way_ring_put(struct way_ring *r, const struct way_entry *e)
     return true;
 }
 
+uint64_t way_ring_room(struct way_ring *r)
+{
+    uint64_t head = atomic_load_explicit(&r->head, memory_order_relaxed);
+    r->tail_seen = atomic_load_explicit(&r->tail, memory_order_acquire);
+    return r->mask + 1 - (head - r->tail_seen);
+}
+
 const struct way_entry *way_ring_peek(struct way_ring *r)
 {
     uint64_t tail = atomic_load_explicit(&r->tail, memory_order_relaxed);

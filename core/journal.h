@@ -56,6 +56,8 @@ struct way_entry {
     bool fallback;    /* answered by the fallback */
     bool straggler;   /* not put to mark: known already */
     bool by_operator; /* an operator's mark; event has only its time */
+    uint8_t shadow;   /* 1: a candidate's answer, 2: the previous policy's, which nobody
+                         obeys; 0: of the policy in charge */
     struct way_span input;      /* packed; empty: not kept. Valid as long as the entry */
     struct way_mark mark;       /* of MARK */
     struct way_retry retry;     /* of BACKOFF */
@@ -93,6 +95,8 @@ struct way_buf *way_ring_input(struct way_ring *r);
 void way_ring_push(struct way_ring *r);
 /* place, copy with the input, push: false if the ring is full. */
 bool way_ring_put(struct way_ring *r, const struct way_entry *e);
+/* How many more there is a place for, at least. */
+uint64_t way_ring_room(struct way_ring *r);
 /* The oldest entry, or NULL; way_ring_pop gives its place back. */
 const struct way_entry *way_ring_peek(struct way_ring *r);
 void way_ring_pop(struct way_ring *r);

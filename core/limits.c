@@ -51,9 +51,11 @@ static const struct way_setting settings[] = {
             "-WAYSIDE deadline ... with the phase and certainty it had come to"),
     TIMEOUT(
         tcp_user, "s", 10, 0, 3600,
-        "TCP_USER_TIMEOUT: how long sent bytes may stay unacknowledged before the system "
-        "gives the connection up; 0 leaves it to the system",
-        "as a read or write that ended with 'Connection timed out'"),
+        "TCP_USER_TIMEOUT, of nodes and clients: how long sent bytes may stay "
+        "unacknowledged or untaken before the system gives the connection up; 0 leaves it "
+        "to the system",
+        "a node's: as a read or write that ended with 'Connection timed out'; a client's "
+        "is closed"),
     TIMEOUT(keepalive_idle, "s", 15, 1, 32767,
             "how long a connection is idle before the system probes it (TCP_KEEPIDLE)",
             "an idle connection to a vanished node closes before a command uses it"),
@@ -164,6 +166,23 @@ static const struct way_setting settings[] = {
         "nothing; the operator sees the policy as not in charge"),
     LIMIT(policy_window, "s", 60, 0.1, DAY, "the window of policy_errors",
           "nothing; the operator sees how long the policy is out of charge"),
+    LIMIT(shadow_sample, "share", 0.01, 0, 1,
+          "of what only a candidate wants to hear of (successes, by its `watch`), the "
+          "share that it is asked about",
+          "nothing; the operator sees fewer events in WAYSIDE SHADOW"),
+    LIMIT(probation, "s", 30, 0, DAY,
+          "how long a policy is on probation after a reload, while the one before it is "
+          "kept; 0: not at all",
+          "nothing; it is confirmed, and there is no way back by itself"),
+    LIMIT(probation_errors, "errors", 5, 1, 1e9, "errors of a policy on probation",
+          "nothing; the policy before it returns, and the operator sees why"),
+    LIMIT(probation_marks, "marks", 50, 1, 1e9,
+          "how often a policy on probation may take a node out of use",
+          "nothing; the policy before it returns, and the operator sees why"),
+    LIMIT(probation_ratio, "ratio", 3, 1, 1e9,
+          "how many times as often a policy on probation may take a node out of use as "
+          "the one before it would have; a few are always allowed",
+          "nothing; the policy before it returns, and the operator sees why"),
 };
 
 _Static_assert(way_count(settings) ==

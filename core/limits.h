@@ -49,6 +49,16 @@ struct way_limits {
     double policy_memory;           /* bytes */
     double policy_errors;           /* in policy_window, then the fallback decides */
     double policy_window;           /* s */
+    double shadow_sample;           /* 0..1, of what only a candidate wants to hear of */
+    double probation;               /* s after a reload; 0: none */
+    double probation_errors;        /* of the new policy, then the old one returns */
+    double probation_marks;         /* nodes taken out, then the old one returns */
+    double probation_ratio;         /* of its marks to what the old one would have made */
+};
+/* What a reload may change, together. */
+struct way_settings {
+    struct way_timeouts timeouts;
+    struct way_limits limits;
 };
 
 enum way_setting_group { WAY_GROUP_TIMEOUTS, WAY_GROUP_LIMITS };

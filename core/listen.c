@@ -7,6 +7,8 @@
 
 #include <errno.h>
 #include <netdb.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/socket.h>
@@ -122,6 +124,20 @@ static int listen_tcp(const char *address, int backlog, struct way_err *err)
     if (fd < 0)
         return way_fail(err, "%s: %s", address, strerror(errno));
     return fd;
+}
+
+void way_listen_tune(int fd, const struct way_timeouts *t)
+{
+    int on = 1, idle = (int)t->keepalive_idle, every = (int)t->keepalive_interval;
+    int count = (int)t->keepalive_count;
+    unsigned user_ms = (unsigned)(t->tcp_user * 1000);
+    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+    setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
+    setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle, sizeof idle);
+    setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &every, sizeof every);
+    setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &count, sizeof count);
+    if (user_ms)
+        setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &user_ms, sizeof user_ms);
 }
 
 int way_listen(const char *address, unsigned mode, int backlog, struct way_err *err)

@@ -217,7 +217,7 @@ void way_loop_keep(struct way_loop *l, struct way_buf *rest, struct way_span all
         rest->off += took;
     } else {
         way_buf_reset(rest);
-        if (took < all.n && !rest->p && all.n - took <= WAY_BLOCK_BYTES)
+        if (took < all.n && !rest->cap && all.n - took <= WAY_BLOCK_BYTES)
             way_loop_borrow(l, rest);
         if (took < all.n)
             way_buf_put(rest, all.p + took, all.n - took);

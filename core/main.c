@@ -1,4 +1,5 @@
-/* main - the command line of the daemon: serve, check, replay, ctl, test, --help, --version.
+/* main - the command line of the daemon: serve, check, reload, replay, ctl, test, --help,
+ * --version.
  *
  * A thin user of config, policy and wayside. Says on standard error what went wrong; the
  * host itself says when it serves. Tells systemd, if that started it, when it is ready
@@ -12,6 +13,7 @@
 #include "daemon.h"
 #include "replay.h"
 #include "spec.h"
+#include "reload_call.h"
 
 #include <ares.h>
 #include <ev.h>
@@ -21,6 +23,7 @@
 #include <openssl/crypto.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <sys/resource.h>
 #include <systemd/sd-daemon.h>
 
@@ -60,7 +63,16 @@ static void raise_descriptor_limit(void)
 
 /* --- serve --- */
 
-static int run(const struct way_config *c)
+/* The file, the flags over it: what a start would serve now. */
+static int read_config(void *arg, struct way_config *c, struct way_err *err)
+{
+    const struct way_options *o = arg;
+    if (o->config && way_config_load(c, o->config, err) < 0)
+        return -1;
+    return way_options_apply(o, c, err) < 0 ? -1 : way_config_check(c, err);
+}
+
+static int run(const struct way_config *c, const struct way_options *o)
 {
     struct way_err err;
     struct way_daemon *w;
@@ -69,7 +81,7 @@ static int run(const struct way_config *c)
     signal(SIGPIPE, SIG_IGN);
     signal(SIGXFSZ, SIG_IGN); /* a file that may not grow is an error like a full disk */
     raise_descriptor_limit();
-    if (way_daemon_start(&w, c, &err) < 0)
+    if (way_daemon_start(&w, c, read_config, (void *)(uintptr_t)o, &err) < 0)
         return fail(&err, EXIT_BAD);
     sd_notify(0, "READY=1");
     way_daemon_wait(w);
@@ -91,7 +103,7 @@ static int serve(const struct way_options *o)
     else if (way_config_check(&c, &err) < 0)
         status = fail(&err, EXIT_BAD);
     else
-        status = run(&c);
+        status = run(&c, o);
     way_config_fini(&c);
     return status;
 }
@@ -168,6 +180,54 @@ static int check(const struct way_options *o)
             printf("%s: ok (%.*s)\n", o->file[i], (int)way_buf_held(&said), said.p);
         way_buf_fini(&said);
     }
+    return status;
+}
+
+/* --- reload --- */
+
+/* A policy is named from here, whatever the folder of the host that serves. */
+static char *from_here(const char *word)
+{
+    char path[4096];
+    bool plain = !strchr(word, '=') && strcmp(word, "default") && strcmp(word, "none");
+    return way_strdup(plain && realpath(word, path) ? path : word);
+}
+
+static int call(const char *console, const struct way_options *o)
+{
+    struct way_buf said = { 0 };
+    struct way_err err;
+    char **word = way_zalloc((o->files + 1) * sizeof *word);
+    for (unsigned i = 0; i < o->files; i++)
+        word[i] = from_here(o->file[i]);
+    int rc = way_reload_call(console, o->files, (const char *const *)word, &said, &err);
+    printf("%.*s", (int)way_buf_held(&said), said.p ? said.p : "");
+    for (unsigned i = 0; i < o->files; i++)
+        way_free(word[i]);
+    way_free(word);
+    way_buf_fini(&said);
+    return rc < 0 ? fail(&err, EXIT_BAD) : EXIT_GOOD;
+}
+
+static int reload(const struct way_options *o)
+{
+    struct way_config c;
+    struct way_err err;
+    int status;
+    way_config_init(&c);
+    if (o->config && way_config_load(&c, o->config, &err) < 0)
+        status = fail(&err, EXIT_BAD);
+    else if (way_options_apply(o, &c, &err) < 0)
+        status = fail(&err, EXIT_USAGE);
+    else if (c.console)
+        status = call(c.console, o);
+    else {
+        way_fail(&err,
+                 "reload: expected the host's console: --console ADDRESS, or -c FILE "
+                 "of a configuration with admin.console");
+        status = fail(&err, EXIT_USAGE);
+    }
+    way_config_fini(&c);
     return status;
 }
 
@@ -257,6 +317,7 @@ static int obey(const struct way_options *o)
     case WAY_VERB_REPLAY: return replay(o);
     case WAY_VERB_CTL: return ctl(o);
     case WAY_VERB_TEST: return test(o);
+    case WAY_VERB_RELOAD: return reload(o);
     case WAY_VERB_DEFAULTS: way_options_settings(stdout, o->roff); return EXIT_GOOD;
     case WAY_VERB_HELP: way_options_help(stdout); return EXIT_GOOD;
     case WAY_VERB_VERSION: print_versions(); return EXIT_GOOD;

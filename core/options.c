@@ -17,6 +17,9 @@ static const struct verb {
     { "ctl", "ctl [--json] COMMAND [WORD...]",
       "ask a running daemon's console: ctl help lists the commands", WAY_VERB_CTL },
     { "test", "test FILE...", "run the specs of policies", WAY_VERB_TEST },
+    { "reload", "reload [-c FILE | --console ADDRESS] [POLICY] [NAME=VALUE...]",
+      "have a host that serves load its policy and limits anew; waits for it",
+      WAY_VERB_RELOAD },
     { "check", "check --defaults", "print every time-out and limit", WAY_VERB_DEFAULTS },
 };
 
@@ -51,8 +54,10 @@ static int unknown_command(const char *given, struct way_err *err)
         if (way_distance(given, verbs[i].name) <= 2)
             return way_fail(err, "%s: unknown command, did you mean %s?", given,
                             verbs[i].name);
-    return way_fail(
-        err, "%s: unknown command, expected serve, check, replay, ctl or test", given);
+    return way_fail(err,
+                    "%s: unknown command, expected serve, check, reload, replay, ctl or "
+                    "test",
+                    given);
 }
 
 static int unknown_flag(const char *given, struct way_err *err)
@@ -186,7 +191,8 @@ int way_options_parse(struct way_options *o, int argc, char **argv, struct way_e
     };
     struct line l = { .o = o, .next = argv + 1, .end = argv + argc, .err = err };
     if (argc < 2)
-        return way_fail(err, "expected a command: serve, check, replay, ctl or test");
+        return way_fail(err, "expected a command: serve, check, reload, replay, ctl or "
+                             "test");
     if (argv[1][0] != '-' && take_verb(&l) < 0)
         return -1;
     bool verb = argv[1][0] != '-', flags = true;
@@ -205,8 +211,8 @@ int way_options_parse(struct way_options *o, int argc, char **argv, struct way_e
             return way_fail(err, "%s: expected no further word", given);
     }
     if (!verb)
-        return way_fail(err, "expected a command before flags: serve, check, replay, ctl "
-                             "or test");
+        return way_fail(err, "expected a command before flags: serve, check, reload, "
+                             "replay, ctl or test");
     if (o->verb == WAY_VERB_CHECK && !o->files)
         return way_fail(err, "check: expected FILE, got nothing");
     if (o->verb == WAY_VERB_TEST && !o->files)

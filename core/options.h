@@ -17,6 +17,7 @@ enum way_verb {
     WAY_VERB_REPLAY,
     WAY_VERB_CTL,
     WAY_VERB_TEST,
+    WAY_VERB_RELOAD,
     WAY_VERB_DEFAULTS,
     WAY_VERB_HELP,
     WAY_VERB_VERSION
@@ -24,9 +25,10 @@ enum way_verb {
 
 struct way_options {
     enum way_verb verb;
-    const char *config; /* of serve: -c FILE; NULL: flags alone */
+    const char *config; /* of serve, reload, ctl, replay: -c FILE; NULL: flags alone */
     const char *
-        *file; /* of check and test; journals and policy of replay; words of ctl */
+        *file; /* of check and test; words of reload and ctl; journals and policy of
+                           replay */
     unsigned files;
     struct way_given {
         const char *name, *value;

@@ -35,6 +35,12 @@ struct way_option {
     double number; /* of NUMBER and BOOLEAN */
 };
 
+/* A file that a policy requires. */
+struct way_policy_beside {
+    char *name; /* "strikes.lua" */
+    char *text;
+    size_t n;
+};
 /* A policy's text, read once (way_policy_read) and loaded by every thread. */
 struct way_policy_text {
     char *path; /* as given; "default" for the built-in policies/default.lua; "none" */
@@ -43,13 +49,27 @@ struct way_policy_text {
     struct way_option *option;
     unsigned options;
     double instructions, wall, memory; /* limits of the same names */
+    bool sealed; /* what it requires is in `beside`: no file is read any more */
+    struct way_policy_beside *beside;
+    unsigned besides;
 };
 /* path NULL or "default": policies/default.lua as built in. "none": the fallback alone.
- * Copies the options. -1: file missing, unreadable, over 256 KiB, bytecode. */
+ * Copies the options. A file that changes while it is read is read again. -1: file missing,
+ * unreadable, over 256 KiB, bytecode, or it never rests. */
 int way_policy_read(struct way_policy_text *t, const char *path,
                     const struct way_option *option, unsigned options,
                     const struct way_limits *limits, struct way_err *err) WAY_MUST_CHECK;
 void way_policy_text_fini(struct way_policy_text *t);
+void way_policy_text_copy(struct way_policy_text *to, const struct way_policy_text *from);
+/* Keeps in t what p, which was loaded from it, has required: whoever loads t from here on
+ * loads the same bytes, whatever becomes of the files. */
+void way_policy_seal(struct way_policy_text *t, const struct way_policy *p);
+/* A sealed text as bytes for another process, without the limits, and back. What unpack is
+ * given may be anything: -1 if it isn't a whole text. */
+void way_policy_pack(const struct way_policy_text *t, struct way_buf *out);
+int way_policy_unpack(struct way_policy_text *t, struct way_span bytes,
+                      const struct way_limits *limits,
+                      struct way_err *err) WAY_MUST_CHECK;
 
 /* Loads, runs and checks the policy's table: -1 with "file:line: field: expected ..., got
  * ..." (and "did you mean" for a misspelt field). */
@@ -78,6 +98,7 @@ struct way_plan {
     bool watches_success;
     bool has_classify, has_mark, has_backoff, has_probe, has_reconnect;
     /* own or the default's; `none` has none */
+    bool has_selftest, has_migrate;
     unsigned classes; /* names known, built-in ones included */
 };
 const struct way_plan *way_policy_plan(const struct way_policy *p);
@@ -122,8 +143,32 @@ enum way_asked way_policy_probe(struct way_policy *p, const struct way_view *nod
 /* For specs: numbers that the script draws before those of the seed. Borrowed until they
  * are drawn or replaced; returns how many of the former ones were not drawn. */
 unsigned way_policy_script_random(struct way_policy *p, const double *number, unsigned n);
+/* What a question is answered with: by its function. */
+union way_answer {
+    struct way_mark mark;
+    struct way_retry retry;
+    struct way_probe probe;
+    struct way_redial redial;
+};
 enum way_asked way_policy_reconnect(struct way_policy *p, const struct way_view *node,
                                     const struct way_event *e, uint64_t seed,
                                     struct way_memory *m, struct way_redial *out);
+
+/* ---- before it is put in charge ---- */
+
+/* Runs its selftest(test), if it has one; `t`: what p was loaded from. Made-up nodes and
+ * events are put to two further states of it. Takes up to 500 times limits.policy_wall.
+ * -1: it raised; "file:line: why". */
+int way_policy_selftest(struct way_policy *p, const struct way_policy_text *t,
+                        struct way_err *err) WAY_MUST_CHECK;
+
+enum way_scope { WAY_SCOPE_NODE, WAY_SCOPE_SHARD, WAY_SCOPE_CLUSTER, WAY_SCOPE_COUNT };
+/* What the memory of `from` becomes under `to`: a number declared again under its name keeps
+ * its value, a new one has its first; then to's migrate(memory, version, scope), if it has
+ * one, may give others. One scope at a time: numbers of others are left alone. -1: migrate
+ * raised, or gave what can't be remembered. */
+int way_policy_migrate(struct way_policy *to, const struct way_policy *from,
+                       enum way_scope scope, const struct way_memory *before,
+                       struct way_memory *after, struct way_err *err) WAY_MUST_CHECK;
 
 #endif

@@ -14,15 +14,13 @@
 #include "policy_rows.h"
 #include "policy_view.h"
 #include "policy_answer.h"
+#include "policy_text.h"
 #include "runtime_files.h"
 
 #include <ctype.h>
-#include <errno.h>
 #include <lauxlib.h>
 #include <lua.h>
 #include <stdio.h>
-#include <stdlib.h>
-#include <sys/stat.h>
 
 static const char *const question_names[WAY_ASK_COUNT] = { "classify", "mark", "backoff",
                                                            "probe", "reconnect" };
@@ -38,95 +36,12 @@ const char *way_question_name(enum way_question q)
     return question_names[q];
 }
 
+const char *way_scope_name(enum way_scope scope)
+{
+    return scope_names[scope];
+}
+
 /* ---- files ---- */
-
-static int read_stream(FILE *f, const char *path, char **text, size_t *n,
-                       struct way_err *err)
-{
-    char *p = way_alloc(WAY_SCRIPT_TEXT + 1);
-    *n = fread(p, 1, WAY_SCRIPT_TEXT + 1, f);
-    if (ferror(f))
-        way_fail(err, "%s: %s", path, strerror(errno));
-    else if (*n > WAY_SCRIPT_TEXT)
-        way_fail(err, "%s: longer than %d bytes", path, WAY_SCRIPT_TEXT);
-    else if (*n && p[0] == '\x1b')
-        way_fail(err, "%s: bytecode, expected Lua text", path);
-    else {
-        *text = p;
-        return 0;
-    }
-    way_free(p);
-    return -1;
-}
-
-static int read_file(const char *path, char **text, size_t *n, struct way_err *err)
-{
-    FILE *f = fopen(path, "re");
-    if (!f)
-        return way_fail(err, "%s: %s", path, strerror(errno));
-    int result = read_stream(f, path, text, n, err);
-    fclose(f);
-    return result;
-}
-
-static const struct way_runtime_file *built_in(void)
-{
-    const struct way_runtime_file *f = way_runtime_files;
-    while (f->name && strcmp(f->name, "policies/default.lua") != 0)
-        f++;
-    return f->name ? f : NULL;
-}
-
-static void copy_options(struct way_policy_text *t, const struct way_option *option,
-                         unsigned options)
-{
-    t->option = way_zalloc((options + 1) * sizeof *t->option);
-    t->options = options;
-    for (unsigned i = 0; i < options; i++) {
-        t->option[i] = option[i];
-        t->option[i].name = way_strdup(option[i].name);
-        t->option[i].text = option[i].text ? way_strdup(option[i].text) : NULL;
-    }
-}
-
-int way_policy_read(struct way_policy_text *t, const char *path,
-                    const struct way_option *option, unsigned options,
-                    const struct way_limits *limits, struct way_err *err)
-{
-    memset(t, 0, sizeof *t);
-    const char *name = path ? path : "default";
-    const struct way_runtime_file *file = built_in();
-    if (!strcmp(name, "default")) {
-        if (!file)
-            return way_fail(err, "policies/default.lua is not part of this program");
-        t->text = way_strndup(file->text, file->size);
-        t->n = file->size;
-    } else if (strcmp(name, "none") != 0) {
-        if (read_file(name, &t->text, &t->n, err) < 0)
-            return -1;
-    } else if (options) {
-        return way_fail(err, "option %s: the policy is none, which has no options",
-                        option[0].name);
-    }
-    t->path = way_strdup(name);
-    copy_options(t, option, options);
-    t->instructions = limits ? limits->instructions : 0;
-    t->wall = limits ? limits->policy_wall : 0;
-    t->memory = limits ? limits->policy_memory : 0;
-    return 0;
-}
-
-void way_policy_text_fini(struct way_policy_text *t)
-{
-    for (unsigned i = 0; i < t->options; i++) {
-        way_free(t->option[i].name);
-        way_free(t->option[i].text);
-    }
-    way_free(t->option);
-    way_free(t->path);
-    way_free(t->text);
-    memset(t, 0, sizeof *t);
-}
 
 void way_policy_files_fini(struct way_policy *p)
 {
@@ -134,6 +49,9 @@ void way_policy_files_fini(struct way_policy *p)
         way_free(p->file[i].name);
         way_free(p->file[i].text);
     }
+    for (unsigned scope = 0; scope < WAY_SCOPE_COUNT; scope++)
+        for (unsigned i = 0; i < WAY_NODE_MEMORY; i++)
+            way_free(p->memory_name[scope][i].name);
 }
 
 /* Lua cuts the names of chunks at 60 bytes, so a long path is told by its last part. */
@@ -285,42 +203,6 @@ static bool plain_name(const char *name, size_t n)
     return n > 0 && n < 64;
 }
 
-enum { PATH_BYTES = 4096 }; /* what realpath needs */
-
-/* The folder that a path's file really lies in, by way of all links; false: there is no
- * such file. */
-static bool real_folder(const char *path, char folder[PATH_BYTES])
-{
-    if (!realpath(path, folder))
-        return false;
-    *strrchr(folder, '/') = 0;
-    return true;
-}
-
-/* Reads a file beside the policy: where the policy's path says it is, and, links followed,
- * where that folder or the policy's file really is. So a folder of links to a versioned
- * one works, and a link to anywhere else does not. */
-static int read_sibling(const struct way_policy_text *t, const char *file, char **text,
-                        size_t *n, struct way_err *err)
-{
-    char path[PATH_BYTES], there[PATH_BYTES], beside[PATH_BYTES];
-    struct stat st;
-    const char *slash = strrchr(t->path, '/');
-    int folder = slash ? (int)(slash - t->path) : 1;
-    snprintf(path, sizeof path, "%.*s/%s", folder, slash ? t->path : ".", file);
-    if (!real_folder(path, there) || stat(path, &st) < 0)
-        return way_fail(err, "%s: %s", path, strerror(errno));
-    bool is_beside = real_folder(t->path, beside) && !strcmp(there, beside);
-    path[folder] = 0;
-    if (!is_beside &&
-        (!realpath(*path ? path : "/", beside) || strcmp(there, beside) != 0))
-        return way_fail(err, "%s: a link out of the policy's folder", file);
-    path[folder] = '/';
-    if (!S_ISREG(st.st_mode))
-        return way_fail(err, "%s: not a regular file", path);
-    return read_file(path, text, n, err);
-}
-
 static int require_sibling(lua_State *L, struct way_policy *p, const char *name)
 {
     char file[80];
@@ -338,7 +220,7 @@ static int require_sibling(lua_State *L, struct way_policy *p, const char *name)
     }
     if (p->files == way_count(p->file))
         return luaL_error(L, "require: more than %d files", WAY_SIBLINGS_MAX);
-    if (read_sibling(p->loading, file, &text, &n, &err) < 0)
+    if (way_policy_read_beside(p->loading, file, &text, &n, &err) < 0)
         return luaL_error(L, "require: %s", err.text);
     struct way_policy_file *f = add_file(p, file, text, n);
     way_script_run(L, f->name, f->text, f->n);
@@ -409,6 +291,14 @@ static void get(lua_State *L, int index, const char *a, const char *b)
     }
 }
 
+static void keep_name(struct way_policy *p, enum way_scope scope, unsigned at,
+                      const char *name, enum way_space space)
+{
+    struct way_memory_name *slot = &p->memory_name[scope][at];
+    way_free(slot->name);
+    *slot = (struct way_memory_name){ way_strdup(name), space };
+}
+
 /* Appends the memory of the plan at `plan` to the layout, and keeps its names. */
 static void take_memory(struct way_policy *p, lua_State *L, int plan,
                         enum way_space space)
@@ -426,6 +316,7 @@ static void take_memory(struct way_policy *p, lua_State *L, int plan,
             first[scope][*used[scope]] = lua_tonumber(L, -1);
             lua_pop(L, 1);
             lua_rawgeti(L, -3, i);
+            keep_name(p, (enum way_scope)scope, *used[scope], lua_tostring(L, -1), space);
             lua_pushinteger(L, (lua_Integer)++ * used[scope]);
             lua_rawset(L, -3);
         }
@@ -451,6 +342,20 @@ static void take_functions(struct way_policy *p, lua_State *L, int plan,
                  ar.short_src, ar.linedefined);
         p->question[q].space = space;
         p->question[q].fn = luaL_ref(L, LUA_REGISTRYINDEX);
+    }
+}
+
+/* What is asked before and while it is put in charge: its own alone. */
+static void take_proofs(struct way_policy *p, lua_State *L, int plan)
+{
+    int *at[] = { &p->selftest, &p->migrate };
+    static const char *const name[] = { "selftest", "migrate" };
+    for (unsigned i = 0; i < way_count(at); i++) {
+        get(L, plan, "functions", name[i]);
+        if (lua_isnil(L, -1))
+            lua_pop(L, 1);
+        else
+            *at[i] = luaL_ref(L, LUA_REGISTRYINDEX);
     }
 }
 
@@ -501,6 +406,8 @@ static void take_plan(struct way_policy *p, lua_State *L, int plan)
     out->has_backoff = p->question[WAY_ASK_BACKOFF].fn != 0;
     out->has_probe = p->question[WAY_ASK_PROBE].fn != 0;
     out->has_reconnect = p->question[WAY_ASK_RECONNECT].fn != 0;
+    out->has_selftest = p->selftest != 0;
+    out->has_migrate = p->migrate != 0;
 }
 
 static void take_self(struct way_policy *p, lua_State *L, int plan, enum way_space space)
@@ -583,7 +490,7 @@ enum { CHECKS = 1, MODULE, GIVEN, DEFAULT, DEFAULT_PLAN, POLICY, PLAN };
 
 static void load_default(struct way_policy *p, lua_State *L)
 {
-    const struct way_runtime_file *file = built_in();
+    const struct way_runtime_file *file = way_policy_built_in();
     if (!file) {
         luaL_error(L, "policies/default.lua is not part of this program");
         return;
@@ -653,6 +560,7 @@ int way_policy_load_body(lua_State *L, void *policy)
     memset(&p->plan.layout, 0, sizeof p->plan.layout);
     take_memory(p, L, PLAN, WAY_SPACE_OWN);
     take_functions(p, L, PLAN, WAY_SPACE_OWN);
+    take_proofs(p, L, PLAN);
     get(L, PLAN, "options", NULL);
     take_self(p, L, PLAN, WAY_SPACE_OWN);
     if (with_default)

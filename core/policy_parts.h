@@ -3,6 +3,9 @@
  * headers of the last four are for each other and for policy.
  *
  *   policy         entry points, one protected call per question, failures
+ *   policy_text    the bytes: read, kept, packed
+ *   policy_prove   selftest and migrate
+ *   policy_host    what selftest and specs are given: made-up nodes, any event
  *   policy_load    the file, what it requires, its plan
  *   policy_rows    the table of classes
  *   policy_view    node, event, self and memory as a script sees them
@@ -19,6 +22,7 @@ enum {
     WAY_ROWS_OF_CLASSES = 128,
     WAY_CLASS_NAME = 24,
     WAY_SIBLINGS_MAX = 16, /* files beside the policy that it requires */
+    WAY_PATH_BYTES = 4096, /* what realpath needs */
     WAY_KEY_PLACES = 128,  /* a power of two: way_key_place */
     WAY_HANDLES = 7,
     WAY_HANDLES_KEPT = 5, /* kinds of userdata: policy_view.c */
@@ -34,7 +38,6 @@ enum way_question {
 };
 /* Whose names hold: the policy's own, or those of the default that it calls. */
 enum way_space { WAY_SPACE_OWN, WAY_SPACE_DEFAULT, WAY_SPACE_COUNT };
-enum way_scope { WAY_SCOPE_NODE, WAY_SCOPE_SHARD, WAY_SCOPE_CLUSTER, WAY_SCOPE_COUNT };
 
 /* One condition of a row: any of its alternatives. */
 struct way_condition {
@@ -120,7 +123,12 @@ struct way_policy {
     } question[WAY_ASK_COUNT];
     int self[WAY_SPACE_COUNT];                   /* registry references */
     int names[WAY_SPACE_COUNT][WAY_SCOPE_COUNT]; /* of tables name -> slot */
-    struct way_keys fields[WAY_ASK_COUNT];       /* of answers */
+    struct way_memory_name {                     /* of each number of the layout */
+        char *name;
+        enum way_space space;
+    } memory_name[WAY_SCOPE_COUNT][WAY_NODE_MEMORY];
+    int selftest, migrate;                 /* registry references; 0: none */
+    struct way_keys fields[WAY_ASK_COUNT]; /* of answers */
 
     /* handles: what node.memory, node.shard and self.cluster gave in this call */
     int metatable[WAY_HANDLES];
@@ -139,5 +147,6 @@ struct way_policy {
 };
 
 const char *way_question_name(enum way_question q);
+const char *way_scope_name(enum way_scope scope);
 
 #endif

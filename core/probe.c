@@ -35,6 +35,7 @@ struct series {
     ev_timer deadline; /* of the one that runs */
     double due_at, started;
     bool running, leased, again;
+    bool own;      /* the wish is the host's, not the policy's */
     uint16_t slot; /* of its shard, when last looked */
     double timeout;
     struct way_conn *conn;
@@ -281,7 +282,7 @@ static void finish(struct series *s, struct way_event *e)
     e->unix_time = way_unix();
     e->latency = e->now - s->started;
     e->deadline_left = -1;
-    p->o.result(p->o.arg, s->node, e);
+    p->o.result(p->o.arg, s->node, e, s->own);
     if (!s->running && generation == s->generation)
         way_prober_ask(p, s->node, e, false);
 }
@@ -410,10 +411,27 @@ static double take_token(struct way_prober *p)
     return 0;
 }
 
+/* The time for a probe of the host's own: is one due now? Somebody else may serve in the
+ * node's place until its mark ends, and a node that fails no more needs none. */
+static bool is_tried(struct series *s)
+{
+    struct way_verdict v;
+    way_health_verdict(s->prober->o.health, s->node, &v);
+    if (v.state != WAY_STATE_FAILING)
+        give_lease(s);
+    else if (v.ends <= 0 || way_health_guards(s->prober->o.health, s->node))
+        return true;
+    else
+        wait_until(s, now_of(s) + s->wish.after);
+    return false;
+}
+
 static void on_due(struct ev_loop *ev, ev_timer *w, int events)
 {
     (void)ev, (void)events;
     struct series *s = way_container(w, struct series, due);
+    if (s->own && !is_tried(s))
+        return;
     if (!take_lease(s, s->wish.after)) { /* somebody else's: looked at now and then */
         double after = s->wish.after < OTHERS_MOST ? s->wish.after : OTHERS_MOST;
         wait_until(s, now_of(s) + (after > OTHERS_LEAST ? after : OTHERS_LEAST));
@@ -428,19 +446,22 @@ static void on_due(struct ev_loop *ev, ev_timer *w, int events)
     start(s);
 }
 
-/* What the host does by itself where the policy wishes nothing. */
+/* What the host does by itself where the policy wishes nothing. The node may be the last
+ * one only later, when another is marked: it is looked at then (on_due). */
 static void wish_of_host(struct series *s)
 {
     struct way_verdict v;
     double after = s->prober->o.host_after;
     after = after > 0 ? after : HOST_AFTER;
     way_health_verdict(s->prober->o.health, s->node, &v);
-    if (v.state == WAY_STATE_FAILING && v.ends <= 0)
+    s->own = v.state == WAY_STATE_FAILING && (v.ends <= 0 || v.ends - now_of(s) > after);
+    if (s->own)
         s->wish = (struct way_probe){ .given = true, .after = after };
 }
 
 static void schedule(struct series *s, bool repeated)
 {
+    s->own = false;
     if (!s->wish.given)
         wish_of_host(s);
     if (!s->wish.given) {
@@ -468,7 +489,7 @@ static void reset(struct series *s)
     ev_timer_stop(s->prober->o.loop->ev, &s->deadline);
     close_conn(s);
     give_lease(s);
-    s->running = false;
+    s->running = s->own = false;
     s->wish = (struct way_probe){ .given = false };
     s->started = s->offset_at = 0;
 }

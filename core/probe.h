@@ -4,8 +4,9 @@
  * Knows no policy: `ask` is called for the next wish, `result` with what came of it, and
  * then `ask` again. A series is held by a lease in the node table, renewed at each probe;
  * who does not hold it waits and takes over when it ran out. limits.probes_per_second and
- * limits.node_probes_per_second delay what is too much, and count it. A node that fails
- * without end, for which the policy wishes no probe, is probed every 5 s all the same.
+ * limits.node_probes_per_second delay what is too much, and count it. Where the policy
+ * wishes no probe the host tries a failing node by itself, every 5 s: one that fails
+ * without end, and one that the guard stands before, for nobody else can serve in its place.
  *
  * Belongs to the control loop; callbacks fire in its thread, never inside
  * way_prober_forget or way_prober_free. */
@@ -28,11 +29,11 @@ struct way_prober_options {
     const struct way_timeouts *timeouts; /* borrowed */
     const struct way_limits *limits;     /* borrowed */
     const char *user, *password;         /* borrowed; NULL: none */
-    double host_after; /* how long a node that fails without end goes without: 0: 5 s */
+    double host_after;                   /* between the host's own probes; 0: 5 s */
     /* The next wish for a node, because of e. */
     void (*ask)(void *arg, unsigned node, struct way_event *e, struct way_probe *out);
-    /* A probe ended: e is whole but for class and blame. */
-    void (*result)(void *arg, unsigned node, struct way_event *e);
+    /* A probe ended, perhaps one of the host's own: e is whole but for class and blame. */
+    void (*result)(void *arg, unsigned node, struct way_event *e, bool own);
     void *arg;
 };
 struct way_prober *way_prober_new(const struct way_prober_options *o);

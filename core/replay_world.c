@@ -306,7 +306,7 @@ static void commit_own(struct way_world *w, const struct way_proposal *given,
     struct way_proposal p = *given;
     struct way_entry e = { .function = WAY_FN_MARK, .by_operator = p.by_operator };
     way_health_snapshot(w->health, w->about->node, w->now, &seen);
-    way_memory_copy(way_health_layout(w->health), &p.memory, &seen.view.memory);
+    p.memory = seen.view.memory;
     if (way_health_commit(w->health, &seen, &p, false, &e.outcome) != WAY_COMMIT_DONE ||
         !e.outcome.changed)
         return;

@@ -13,16 +13,22 @@ struct candidates {
     uint8_t state[CANDIDATES_MAX];
 };
 
+/* Copied: the decider may leave the policy between two passes. */
+static void take_plan(struct way_router *r)
+{
+    const struct way_plan *plan = way_decider_plan(r->decider);
+    r->pick = plan->pick;
+    r->tolerance = plan->tolerance;
+    memcpy(r->zone, plan->zone, sizeof r->zone);
+}
+
 void way_router_init(struct way_router *r, struct way_health *h, struct way_decider *d,
                      int row)
 {
-    const struct way_plan *plan = way_decider_plan(d);
     *r = (struct way_router){ .health = h, .decider = d, .row = row };
     r->slots = way_health_slots(h);
-    r->pick = plan->pick;
-    r->tolerance = plan->tolerance;
-    r->zone = plan->zone;
     r->in_zone = way_zalloc(WAY_NODES_MAX);
+    take_plan(r);
     way_random_seed(&r->random, 0);
 }
 
@@ -34,6 +40,7 @@ void way_router_fini(struct way_router *r)
 
 void way_router_refresh(struct way_router *r)
 {
+    take_plan(r);
     if (!r->zone[0])
         return;
     unsigned n = way_health_nodes(r->health);

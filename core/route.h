@@ -17,8 +17,8 @@ struct way_router {
     const _Atomic uint16_t *slots; /* of the table */
     enum way_pick pick;
     double tolerance;
-    const char *zone; /* preferred, "" none */
-    uint8_t *in_zone; /* [WAY_NODES_MAX], kept by way_router_refresh */
+    char zone[WAY_ZONE_MAX]; /* preferred, "" none */
+    uint8_t *in_zone;        /* [WAY_NODES_MAX], kept by way_router_refresh */
     unsigned turn;    /* of round_robin */
     struct way_random random;
     int row; /* the worker's, for trials */
@@ -27,7 +27,8 @@ struct way_router {
 void way_router_init(struct way_router *r, struct way_health *h, struct way_decider *d,
                      int row);
 void way_router_fini(struct way_router *r);
-void way_router_refresh(struct way_router *r); /* after the table's epoch rose */
+/* After the table's epoch rose, or another policy came. */
+void way_router_refresh(struct way_router *r);
 
 struct way_route {
     unsigned node;  /* WAY_NONE: none may be used */

@@ -74,9 +74,29 @@ void way_record_write(_Atomic uint64_t *record, unsigned words, uint64_t version
     atomic_store_explicit(record, version, memory_order_release);
 }
 
+/* ---- areas ---- */
+
+void way_segment_layout_set(struct way_segment *s, unsigned area,
+                            const struct way_layout *layout)
+{
+    uint64_t version = way_record_version(s->layout[area]);
+    way_record_write(s->layout[area], WAY_LAYOUT_WORDS, version + 1, layout);
+}
+
+void way_segment_bundle_set(struct way_segment *s, unsigned area, struct way_span bundle)
+{
+    s->bundle_bytes[area] = 0; /* cut short, it is no bundle */
+    if (bundle.n > sizeof s->bundle[area])
+        return;
+    if (bundle.n)
+        memcpy(s->bundle[area], bundle.p, bundle.n);
+    s->bundle_bytes[area] = (uint32_t)bundle.n;
+}
+
 void way_segment_fresh_node(struct way_segment *s, unsigned node, double now)
 {
     struct way_own own;
+    struct way_layout layout;
     uint64_t version = way_record_read(s->own[node], WAY_OWN_WORDS, WAY_OWN_WORDS, &own);
     uint64_t allotment = own.allotment + 1;
     uint32_t drops = own.verdict.drops;
@@ -86,7 +106,10 @@ void way_segment_fresh_node(struct way_segment *s, unsigned node, double now)
     own.verdict.drops = drops;
     own.verdict.since = now;
     own.verdict.weight = 1;
-    memcpy(own.memory, s->layout.first.node, sizeof own.memory);
+    for (unsigned area = 0; area < WAY_AREAS; area++) {
+        way_segment_layout(s, area, &layout);
+        memcpy(own.memory[area], layout.first.node, sizeof own.memory[area]);
+    }
     way_record_write(s->own[node], WAY_OWN_WORDS, version + 1, &own);
     atomic_store_explicit(&s->node[node].failures, 0, memory_order_relaxed);
     atomic_store_explicit(&s->node[node].latency, 0, memory_order_relaxed);
@@ -97,28 +120,38 @@ void way_segment_fresh_node(struct way_segment *s, unsigned node, double now)
 
 void way_segment_fresh_shard(struct way_segment *s, unsigned shard)
 {
+    double memory[WAY_AREAS][WAY_SHARD_MEMORY];
+    struct way_layout layout;
+    for (unsigned area = 0; area < WAY_AREAS; area++) {
+        way_segment_layout(s, area, &layout);
+        memcpy(memory[area], layout.first.shard, sizeof memory[area]);
+    }
     uint64_t version = way_record_version(s->shard_memory[shard]);
-    way_record_write(s->shard_memory[shard], WAY_SHARD_MEMORY, version + 1,
-                     s->layout.first.shard);
+    way_record_write(s->shard_memory[shard], WAY_SHARD_WORDS, version + 1, memory);
 }
 
 static void fresh_cluster(struct way_segment *s)
 {
+    double memory[WAY_AREAS][WAY_CLUSTER_MEMORY];
+    struct way_layout layout;
+    for (unsigned area = 0; area < WAY_AREAS; area++) {
+        way_segment_layout(s, area, &layout);
+        memcpy(memory[area], layout.first.cluster, sizeof memory[area]);
+    }
     uint64_t version = way_record_version(s->cluster);
-    way_record_write(s->cluster, WAY_CLUSTER_MEMORY, version + 1,
-                     s->layout.first.cluster);
+    way_record_write(s->cluster, WAY_CLUSTER_WORDS, version + 1, memory);
 }
 
 /* The new layout's hash goes in last: cut short, this is done again by who comes next. */
 void way_segment_restart(struct way_segment *s, const struct way_layout *layout)
 {
+    unsigned area = way_segment_area(s);
+    struct way_layout unfinished = *layout;
     uint64_t turn = atomic_load(&s->redo.turn);
     atomic_store(&s->redo.turn, turn + (turn & 1));
-    s->layout.hash = 0;
-    s->layout.node = layout->node;
-    s->layout.shard = layout->shard;
-    s->layout.cluster = layout->cluster;
-    s->layout.first = layout->first;
+    unfinished.hash = 0;
+    way_segment_layout_set(s, area, &unfinished);
+    way_segment_bundle_set(s, area, (struct way_span){ 0 });
     unsigned nodes = atomic_load(&s->nodes), shards = atomic_load(&s->shards);
     for (unsigned n = 0; n < nodes; n++) {
         unsigned life = atomic_load(&s->aux[n].life);
@@ -130,7 +163,7 @@ void way_segment_restart(struct way_segment *s, const struct way_layout *layout)
         way_segment_fresh_shard(s, i);
     fresh_cluster(s);
     atomic_fetch_add(&s->epoch, 1);
-    s->layout.hash = layout->hash;
+    way_segment_layout_set(s, area, layout);
 }
 
 /* ---- owners ---- */
@@ -201,6 +234,7 @@ static int stamp_fill(struct way_stamp *stamp, struct way_err *err)
         sizeof(struct way_aux),      sizeof(struct way_own),  sizeof(struct way_verdict),
         sizeof(struct way_identity), sizeof(struct way_redo), sizeof(struct way_cell),
         sizeof(struct way_layout),   sizeof(pthread_mutex_t), WAY_STATE_COUNT,
+        WAY_AREAS,
     };
     memset(stamp, 0, sizeof *stamp);
     memcpy(stamp->magic, magic, sizeof magic);
@@ -230,7 +264,8 @@ static int segment_init(struct way_segment *s, const struct way_layout *layout,
 {
     if (lock_init(&s->lock, err) || stamp_fill(&s->stamp, err))
         return -1;
-    s->layout = *layout;
+    atomic_init(&s->policy_epoch, 1);
+    way_segment_layout_set(s, way_segment_area(s), layout);
     for (unsigned i = 0; i < WAY_NODES_MAX; i++) {
         atomic_init(&s->node[i].route, WAY_ROUTE_GONE);
         atomic_init(&s->node[i].shard, WAY_NONE);

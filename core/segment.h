@@ -4,8 +4,12 @@
  * For health and health_topology only; everything else sees health.h. A segment holds no
  * pointers (but those that the C library keeps inside its mutex), may be mapped anywhere,
  * and is never assumed to have been left in order: its last writer may have been killed.
- * All of it is atomics but the stamp and the layout, which change only while nobody else
- * is attached. */
+ * All of it is atomics but the stamp, which never changes, and the bundles, which are read
+ * and written under the lock.
+ *
+ * What a policy remembers exists twice, in areas. The low bit of the policy epoch says which
+ * one is in charge; the other is the previous policy's, until a reload fills it for the next.
+ * Verdicts are not a policy's own: they exist once, and outlive it. */
 #ifndef WAY_SEGMENT_H
 #define WAY_SEGMENT_H
 
@@ -15,13 +19,14 @@
 
 enum {
     WAY_PROCESSES_MAX = 128,
+    WAY_AREAS = 2,
 };
 
 /* What a commit publishes of a node, and what only the host keeps beside it. */
 struct way_own {
     struct way_verdict verdict;
     uint64_t allotment; /* counts allotments of trials */
-    double memory[WAY_NODE_MEMORY];
+    double memory[WAY_AREAS][WAY_NODE_MEMORY];
 };
 /* Who a node is. */
 struct way_identity {
@@ -39,6 +44,9 @@ struct way_identity {
 enum {
     WAY_OWN_WORDS = WAY_WORDS(struct way_own),
     WAY_IDENTITY_WORDS = WAY_WORDS(struct way_identity),
+    WAY_LAYOUT_WORDS = WAY_WORDS(struct way_layout),
+    WAY_SHARD_WORDS = WAY_AREAS * WAY_SHARD_MEMORY,
+    WAY_CLUSTER_WORDS = WAY_AREAS * WAY_CLUSTER_MEMORY,
 };
 /* Reads the first `take` words of a record of n; returns the version they were read at. */
 uint64_t way_record_read(const _Atomic uint64_t *record, unsigned words, unsigned take,
@@ -76,8 +84,8 @@ struct way_redo {
     _Atomic uint32_t parts, node, shard;
     _Atomic uint64_t version[3]; /* that each part will have: node, shard, cluster */
     _Atomic uint64_t own[WAY_OWN_WORDS];
-    _Atomic uint64_t shard_memory[WAY_SHARD_MEMORY];
-    _Atomic uint64_t cluster_memory[WAY_CLUSTER_MEMORY];
+    _Atomic uint64_t shard_memory[WAY_SHARD_WORDS];
+    _Atomic uint64_t cluster_memory[WAY_CLUSTER_WORDS];
 };
 enum { WAY_PART_NODE = 1, WAY_PART_SHARD = 2, WAY_PART_CLUSTER = 4 };
 
@@ -86,12 +94,13 @@ enum { WAY_PART_NODE = 1, WAY_PART_SHARD = 2, WAY_PART_CLUSTER = 4 };
 struct way_stamp {
     char magic[8];
     char boot[40];
-    uint32_t sizes[12];
+    uint32_t sizes[13];
 };
 
 struct way_segment {
     struct way_stamp stamp;
-    struct way_layout layout;
+    _Atomic uint64_t policy_epoch; /* from 1; its low bit: the area in charge */
+    _Atomic uint64_t layout[WAY_AREAS] WAY_RECORD(WAY_LAYOUT_WORDS);
     _Alignas(64) pthread_mutex_t lock;
     _Alignas(64) _Atomic uint64_t epoch;
     _Atomic uint64_t commits; /* ever made; raised under the lock, before a commit */
@@ -106,23 +115,46 @@ struct way_segment {
     _Alignas(64) _Atomic uint16_t slot[WAY_SLOTS];
     _Atomic uint8_t shard_used[WAY_SHARDS_MAX];
     struct way_aux aux[WAY_NODES_MAX];
-    _Atomic uint64_t cluster WAY_RECORD(WAY_CLUSTER_MEMORY);
-    _Atomic uint64_t shard_memory[WAY_SHARDS_MAX] WAY_RECORD(WAY_SHARD_MEMORY);
+    _Atomic uint64_t cluster WAY_RECORD(WAY_CLUSTER_WORDS);
+    _Atomic uint64_t shard_memory[WAY_SHARDS_MAX] WAY_RECORD(WAY_SHARD_WORDS);
     _Atomic uint64_t own[WAY_NODES_MAX] WAY_RECORD(WAY_OWN_WORDS);
     _Atomic uint64_t identity[WAY_NODES_MAX] WAY_RECORD(WAY_IDENTITY_WORDS);
     _Atomic uint64_t slot_epoch[WAY_SLOTS]; /* config epoch of who claimed it */
     _Atomic uint64_t slot_moved[WAY_SLOTS]; /* double: when a MOVED told of it */
     _Alignas(64) struct way_cell cell[WAY_ROWS_MAX][WAY_NODES_MAX];
+    /* Of each area, what its policy was loaded from. Under the lock. */
+    uint32_t bundle_bytes[WAY_AREAS];
+    char bundle[WAY_AREAS][WAY_BUNDLE_BYTES];
 };
+
+/* The area in charge at that policy epoch. */
+static inline unsigned way_area_of(uint64_t policy_epoch)
+{
+    return (unsigned)(policy_epoch & 1);
+}
+/* The area in charge now. Stays so only for who holds the lock. */
+static inline unsigned way_segment_area(const struct way_segment *s)
+{
+    return way_area_of(atomic_load_explicit(&s->policy_epoch, memory_order_acquire));
+}
+/* The layout of an area, whole, at any moment. */
+static inline void way_segment_layout(const struct way_segment *s, unsigned area,
+                                      struct way_layout *out)
+{
+    way_record_read(s->layout[area], WAY_LAYOUT_WORDS, WAY_LAYOUT_WORDS, out);
+}
+/* Under the lock. */
+void way_segment_layout_set(struct way_segment *s, unsigned area,
+                            const struct way_layout *layout);
+void way_segment_bundle_set(struct way_segment *s, unsigned area, struct way_span bundle);
 
 struct way_zone {
     char address[WAY_ADDRESS_MAX], zone[WAY_ZONE_MAX];
 };
-struct way_health { /* one per process; all but woken_due is fixed once threads start */
+struct way_health { /* one per process; fixed once threads start, but where it is said */
     struct way_segment *s;
-    struct way_layout layout;
-    bool guard;
-    double failing_share;
+    _Atomic bool guard; /* rw: way_health_bounds, as the next */
+    _Atomic double failing_share;
     void (*woken)(void *arg);
     void *arg;
     uint64_t owner;           /* this process: pid and start time */
@@ -168,7 +200,7 @@ int way_segment_map(struct way_segment **out, const char *path,
 void way_segment_unmap(struct way_segment *s);
 /* Verdicts, memory, trials and leases back to the beginning, for another policy. */
 void way_segment_restart(struct way_segment *s, const struct way_layout *layout);
-/* The record of a node or shard that begins: healthy, the first memory. */
+/* The record of a node or shard that begins: healthy, the first memory of either area. */
 void way_segment_fresh_node(struct way_segment *s, unsigned node, double now);
 void way_segment_fresh_shard(struct way_segment *s, unsigned shard);
 

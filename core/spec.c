@@ -3,7 +3,7 @@
  * another Lua. */
 #include "spec.h"
 
-#include "kit.h"
+#include "policy_host.h"
 #include "runtime_files.h"
 
 #include <lauxlib.h>

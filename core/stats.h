@@ -64,7 +64,27 @@
     X(REFUSED_OPERATOR, "marks_refused_total", "limit=\"operator\"", "")                 \
     X(COMMITS, "commits_total", "", "verdicts committed to the node table")              \
     X(CONFLICTS, "commit_conflicts_total", "", "questions asked again: the node changed")\
-    X(JOURNAL_LOST, "journal_lost_total", "", "journal entries that found no room")
+    X(JOURNAL_LOST, "journal_lost_total", "", "journal entries that found no room")      \
+    X(SHADOW_ASKED, "shadow_questions_total", "", "questions put to a candidate")        \
+    X(SHADOW_CLASSIFY, "shadow_disagreements_total", "function=\"classify\"",            \
+      "answers of a candidate that differ from those of the policy in charge")           \
+    X(SHADOW_MARK, "shadow_disagreements_total", "function=\"mark\"", "")                \
+    X(SHADOW_BACKOFF, "shadow_disagreements_total", "function=\"backoff\"", "")          \
+    X(SHADOW_PROBE, "shadow_disagreements_total", "function=\"probe\"", "")              \
+    X(SHADOW_RECONNECT, "shadow_disagreements_total", "function=\"reconnect\"", "")      \
+    X(SHADOW_ERROR, "shadow_errors_total", "cause=\"error\"",                            \
+      "questions that a candidate failed to answer")                                     \
+    X(SHADOW_BUDGET, "shadow_errors_total", "cause=\"budget\"", "")                      \
+    X(SHADOW_DEADLINE, "shadow_errors_total", "cause=\"deadline\"", "")                  \
+    X(SHADOW_MEMORY, "shadow_errors_total", "cause=\"memory\"", "")                      \
+    X(SHADOW_ANSWER, "shadow_errors_total", "cause=\"answer\"", "")                      \
+    X(SHADOW_DROPPED, "shadow_dropped_total", "",                                        \
+      "questions not put to a candidate: its nodes were being written")                               \
+    X(RELOADS, "policy_reloads_total", "result=\"committed\"",                           \
+      "policies and limits loaded anew while serving")                                   \
+    X(RELOADS_REFUSED, "policy_reloads_total", "result=\"refused\"", "")                 \
+    X(ROLLBACKS, "policy_rollbacks_total", "",                                           \
+      "policies on probation that the one before them replaced")
 
 /* clang-format on */
 #define WAY_ENUM_STAT(N, metric, labels, help) WAY_STAT_##N,

@@ -6,9 +6,18 @@
 
 #include "base.h"
 
+/* An answer that is promised: who asked gets nothing else until it is given. */
+struct way_tell;
+struct way_later {
+    struct way_tell *(*begin)(struct way_later *l); /* NULL: who asked has gone */
+    void (*end)(struct way_later *l); /* the answer was put, if it could be: l is gone */
+};
+
 struct way_tell {
     struct way_buf *out; /* borrowed */
     unsigned resp;       /* 2 or 3 */
+    /* Instead of an answer now; NULL: answers come at once here. */
+    struct way_later *(*promise)(struct way_tell *t);
 };
 
 void way_tell_array(struct way_tell *t, size_t count);

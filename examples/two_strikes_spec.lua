@@ -15,6 +15,7 @@ describe("two strikes", function()
         local master = t:node {}
         replica = t:node { role = "replica", shard = master }
         t:node { role = "replica", shard = master }
+        t:advance(1) -- a new replica is used once its first probe was answered
     end)
 
     local function pause() return t:fail(replica, { error = "timeout", phase = "read" }) end

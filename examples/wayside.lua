@@ -26,6 +26,9 @@ return {
 
     -- Which zone a node is in, for policies that prefer the near ones.
     -- zones = { ["127.0.0.1:7000"] = "a", ["127.0.0.1:7001"] = "b" },
+
+    -- Where nodes' names are looked up, where not by the system's name servers.
+    -- name_servers = { "10.0.0.2", "10.0.0.3:5353" },
   },
 
   -- Who decides when something fails. The path is meant from this file's folder; "default"
@@ -47,9 +50,10 @@ return {
     --                               -- ended, whichever is later
     -- total = 8,                    -- one command from its arrival to its reply, with
     --                               -- every attempt, hold and redirect
-    -- tcp_user = 10,                -- TCP_USER_TIMEOUT: how long sent bytes may stay
-    --                               -- unacknowledged before the system gives the
-    --                               -- connection up; 0 leaves it to the system
+    -- tcp_user = 10,                -- TCP_USER_TIMEOUT, of nodes and clients: how long
+    --                               -- sent bytes may stay unacknowledged or untaken
+    --                               -- before the system gives the connection up; 0
+    --                               -- leaves it to the system
     -- keepalive_idle = 15,          -- how long a connection is idle before the system
     --                               -- probes it (TCP_KEEPIDLE)
     -- keepalive_interval = 5,       -- the time between two such probes (TCP_KEEPINTVL)

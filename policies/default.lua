@@ -4,7 +4,8 @@
 -- Behaviour  Hard evidence (refused, unreachable, a dial that timed out, a fresh connection that breaks) takes a node out
 --            at once. Time-outs of reads and writes make it suspect first, so that others are preferred, and take it
 --            out after `slow_row` in a row. The way back is a probe that reads data: the first after `wait` seconds,
---            doubled with every relapse up to `wait_max`, so that a flapping node stays out longer each time.
+--            doubled with every relapse up to `wait_max`, so that a flapping node stays out longer each time. A replica
+--            that is new is used where nothing better is until its first probe is answered.
 --            Reads try other nodes of the shard, then wait for one; writes that were never sent wait up to `hold` for
 --            the master or its successor. A write that may have been executed is answered with an error.
 -- Knobs      See `options`. For slightly old answers while a master is down, set stale_reads.
@@ -63,7 +64,12 @@ return wayside.policy {
     mark = function(self, node, event)
         local o, state, kind, class = self.options, node.state, event.kind, event.class
         if state == "draining" then return nil end               -- the operator's business
-        if kind == "change" then return {} end                   -- changes nothing, but asks for a probe
+        if kind == "change" then
+            -- Asks for a probe. A new replica may be loading yet: others are preferred until that is answered. One with a
+            -- reason has been marked before, in another process.
+            local new = event.change == "added" and node.role == "replica" and state == "healthy" and not node.reason
+            return new and { state = "suspect", reason = "new" } or {}
+        end
         if kind == "expiry" then return nil end                  -- the mark's time is over: healthy
         if not event.error then
             -- A probe that read data, or an answered command on a node that was in doubt: it is back.
@@ -71,7 +77,9 @@ return wayside.policy {
             return { state = "healthy", ramp = state == "failing" and o.ramp or 0, reason = "answers" }
         end
         if state == "failing" then return nil end                -- known already
-        if event.blame ~= "node" then return nil end             -- a probe that met an election, a move, a wrong password
+        if event.blame ~= "node" then                            -- a probe that met an election, a move, a wrong password
+            return state == "suspect" and node.reason == "new" and { state = "healthy", reason = "answers" } or nil
+        end
         local soft = class == "busy" or class == "slow" and event.phase ~= "connect" and node.failures < o.slow_row
         if soft and kind ~= "probe" then
             -- Others are preferred; the probe that follows, or the next time-out, decides.

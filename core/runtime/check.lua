@@ -352,11 +352,13 @@ local function pick(value)
 end
 
 local questions = { "classify", "mark", "backoff", "probe", "reconnect" }
-local unserved = { counters = true, route = true, tick = true, every = true, migrate = true, selftest = true }
+local proofs = { "migrate", "selftest" }
+local unserved = { counters = true, route = true, tick = true, every = true }
 local policy_fields = {
     name = true, version = true, options = true, classes = true, memory = true, pick = true, watch = true,
 }
 for _, name in ipairs(questions) do policy_fields[name] = true end
+for _, name in ipairs(proofs) do policy_fields[name] = true end
 for name in pairs(unserved) do policy_fields[name] = true end
 
 --- The plan of a policy.
@@ -375,6 +377,7 @@ function check.policy(policy, given, room, standard)
     plan.options = options(policy.options, given)
     plan.canonical = canonical(plan.options)
     for _, name in ipairs(questions) do plan.functions[name] = optional(name, policy[name], "function") end
+    for _, name in ipairs(proofs) do plan.functions[name] = optional(name, policy[name], "function") end
     plan.memory = memory(resolved(policy.memory, plan.options), room)
     plan.pick = pick(resolved(policy.pick, plan.options))
     local list = resolved(policy.classes, plan.options)

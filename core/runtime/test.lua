@@ -11,7 +11,7 @@
 -- is asked in two Lua states, and answers that differ raise.
 
 -- open(path, options): nil and a text where the policy does not load. Given by who runs this file, or, where it was
--- required as a module, the one that is installed beside it.
+-- required as a module, the one that is installed beside it; in a selftest there is none.
 local host = ...
 if type(host) ~= "table" then
     if not rawget(_G, "jit") then error("wayside.test needs LuaJIT: busted --lua=luajit", 0) end
@@ -39,6 +39,11 @@ local slots_each = 64
 function test.start(path, options)
     local opened, why = host.open(path, options)
     if not opened then error(why, 2) end
+    return test.attach(opened)
+end
+
+--- A policy that is loaded already: what a selftest is given.
+function test.attach(opened)
     local t = setmetatable({ host = opened, now = 1000, nodes = {}, shards = 0, seed = 0 }, kit)
     t.plan = opened:plan()
     return t

@@ -343,6 +343,44 @@ static void a_shard_without_a_master_is_asked_about_often(void **state)
     assert_int_equal(refreshes(f), then); /* the need has gone */
 }
 
+static void a_master_that_is_back_is_asked_about_until_it_is_a_replica(void **state)
+{
+    struct fixture *f = *state;
+    say_three(f);
+    f->loop.woken = on_woken;
+    start(f, 3);
+    AWAIT(&f->loop, 2, is_known(f));
+    mark(f, index_of(f, &f->node[1]), WAY_STATE_FAILING);
+    for (int i = 0; i < 3; i++) { /* node 2 was promoted, node 1 has not heard */
+        f->text[i][0] = 0;
+        say_node(f->text[i], sizeof f->text[i], &f->node[0], 0, -1, 1, 0, 8000);
+        say_node(f->text[i], sizeof f->text[i], &f->node[1], 1, -1, 2, 1, 0);
+        say_node(f->text[i], sizeof f->text[i], &f->node[2], 2, -1, 3, 8001, 16383);
+    }
+    way_cluster_woken(f->cluster);
+    AWAIT(&f->loop, 1, f->published == 2);
+    kit_pass_time(&f->loop, 0.2);
+    uint64_t then = refreshes(f);
+    kit_pass_time(&f->loop, 0.5);
+    assert_int_equal(refreshes(f), then); /* while it is out there is nothing to learn */
+    mark(f, index_of(f, &f->node[1]), WAY_STATE_HEALTHY);
+    way_cluster_woken(f->cluster);
+    AWAIT(&f->loop, 2, refreshes(f) >= then + 3);
+    for (int i = 0; i < 3; i++) {
+        f->text[i][0] = 0;
+        say_node(f->text[i], sizeof f->text[i], &f->node[0], 0, -1, 1, 0, 8000);
+        say_node(f->text[i], sizeof f->text[i], &f->node[1], 1, 2, 3, 1, 0);
+        say_node(f->text[i], sizeof f->text[i], &f->node[2], 2, -1, 3, 8001, 16383);
+    }
+    AWAIT(&f->loop, 2,
+          atomic_load(&way_health_node(f->health, index_of(f, &f->node[1]))->role) ==
+              WAY_ROLE_REPLICA);
+    kit_pass_time(&f->loop, 0.2);
+    then = refreshes(f);
+    kit_pass_time(&f->loop, 0.6);
+    assert_int_equal(refreshes(f), then);
+}
+
 static void a_known_node_that_cannot_be_asked_is_told(void **state)
 {
     struct fixture *f = *state;
@@ -395,6 +433,7 @@ int main(void)
         TEST(a_node_that_knows_no_slots_is_no_answer),
         TEST(many_wishes_are_few_refreshes),
         TEST(a_shard_without_a_master_is_asked_about_often),
+        TEST(a_master_that_is_back_is_asked_about_until_it_is_a_replica),
         TEST(a_known_node_that_cannot_be_asked_is_told),
         TEST(when_all_known_nodes_are_gone_the_seeds_are_asked),
     };

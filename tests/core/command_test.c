@@ -188,13 +188,12 @@ static void nothing_that_harms_a_shared_connection_is_forwarded(void **state)
             fail_msg("%s (%s) is forwarded", f.name, f.flags);
     }
     static const char *const never[] = {
-        "client",
-        "hello",    "auth",           "select",     "reset",      "monitor",   "sync",
-        "psync",    "debug",          "asking",     "readonly",   "readwrite", "script",
-        "function", "subscribe",      "ssubscribe", "psubscribe", "publish",   "wait",
-        "waitaof",  "blpop",          "bzmpop",     "replconf",   "cluster",   "shutdown",
-        "flushall", "keys",           "scan",       "dbsize",     "randomkey", "config",
-        "migrate",  "restore-asking", "quit",
+        "client",   "hello",    "auth",           "select",     "reset",      "monitor",
+        "sync",     "psync",    "debug",          "asking",     "readonly",   "readwrite",
+        "script",   "function", "subscribe",      "ssubscribe", "psubscribe", "publish",
+        "wait",     "waitaof",  "blpop",          "bzmpop",     "replconf",   "cluster",
+        "shutdown", "flushall", "keys",           "scan",       "dbsize",     "randomkey",
+        "config",   "migrate",  "restore-asking", "quit",
     };
     for (size_t i = 0; i < way_count(never); i++)
         assert_false(is_served(find(never[i])));

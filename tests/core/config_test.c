@@ -105,7 +105,8 @@ static void every_key_is_read(void **state)
         "},\n"
         "  workers = 2,\n"
         "  cluster = { seeds = { '127.0.0.1:7000', 'redis-1.example:7001' },\n"
-        "    user = 'way', password = 'secret', zones = { ['127.0.0.1:7000'] = 'a' } },\n"
+        "    user = 'way', password = 'secret', zones = { ['127.0.0.1:7000'] = 'a' },\n"
+        "    name_servers = { '10.0.0.2', '10.0.0.3:5353', '::1', '[::1]:54' } },\n"
         "  policy  = { file = 'policies/x.lua',\n"
         "    options = { failing_timeout = 15, word = 'w', yes = true } },\n"
         "  timeouts = { dial = 0.25, total = 4 },\n"
@@ -127,6 +128,7 @@ static void every_key_is_read(void **state)
     assert_int_equal(c.zone_count, 1);
     assert_string_equal(c.zones[0].address, "127.0.0.1:7000");
     assert_string_equal(c.zones[0].zone, "a");
+    assert_string_equal(c.name_servers, "10.0.0.2:53,10.0.0.3:5353,[::1]:53,[::1]:54");
     assert_string_equal(c.policy, path_of("policies/x.lua"));
     assert_int_equal(c.options, 3);
     assert_int_equal(option(&c, "failing_timeout")->type, WAY_OPTION_NUMBER);
@@ -265,6 +267,16 @@ static void a_wrong_type_says_what_was_expected_and_what_came(void **state)
     refuse("return { cluster = { zones = 'a' } }",
            "conf.lua:1: cluster.zones: expected a table of \"host:port\" = zone, got a "
            "string");
+    refuse("return { cluster = { name_servers = { '10.0.0.2', 'dns.example' } } }",
+           "conf.lua:1: cluster.name_servers[2]: expected an address such as "
+           "\"10.0.0.2\" or \"10.0.0.2:53\", got \"dns.example\"");
+    refuse(
+        "return { cluster = { name_servers = 'dns.example:53' } }",
+        "conf.lua:1: cluster.name_servers: expected an address such as \"10.0.0.2\" or "
+        "\"10.0.0.2:53\", got \"dns.example:53\"");
+    refuse(
+        "return { cluster = { name_servers = '10.0.0.2:0' } }",
+        "conf.lua:1: cluster.name_servers: expected a port from 1 to 65535, got \"0\"");
     refuse("return { policy = function() end }",
            "conf.lua:1: policy: expected a table, got a function");
     refuse("return { policy = { options = { deep = {} } } }",

@@ -314,6 +314,26 @@ static void a_node_has_a_bound_of_commands(void **state)
     end(&b);
 }
 
+static void what_a_node_has_in_hand_is_counted_before_it_answers(void **state)
+{
+    (void)state;
+    struct bed b;
+    struct way_snapshot s;
+    init(&b, nothing);
+    start(&b);
+    get(&b, SLOT_A);
+    AWAIT(&b.loop, 5, b.p.pending == 0);
+    for (unsigned i = 1; i <= 3; i++) { /* the quick way, on an open connection */
+        get(&b, SLOT_A);
+        way_health_snapshot(b.health, b.index[A], b.loop.now, &s);
+        assert_int_equal(s.view.inflight, i);
+    }
+    AWAIT(&b.loop, 5, b.p.pending == 0);
+    way_health_snapshot(b.health, b.index[A], b.loop.now, &s);
+    assert_int_equal(s.view.inflight, 0);
+    end(&b);
+}
+
 static void what_is_held_has_a_bound(void **state)
 {
     (void)state;
@@ -1122,6 +1142,7 @@ int main(void)
         cmocka_unit_test(attempts_end_where_no_socket_is_tried),
         cmocka_unit_test(retries_of_what_was_sent_have_a_budget),
         cmocka_unit_test(a_node_has_a_bound_of_commands),
+        cmocka_unit_test(what_a_node_has_in_hand_is_counted_before_it_answers),
         cmocka_unit_test(what_is_held_has_a_bound),
         cmocka_unit_test(what_is_held_goes_when_the_table_changes),
         cmocka_unit_test(a_hold_ends_within_its_time),

@@ -139,8 +139,8 @@ static void says_what_is_wrong_with_a_table(void **state)
         { HEAD "mark = 5 }", "t.lua:3: mark: expected a function, got 5" },
         { HEAD "\ncounters = {} }", "t.lua:4: counters: not served by this version" },
         { HEAD "every = 5 }", "t.lua:3: every: not served by this version" },
-        { HEAD "selftest = function() end }",
-          "t.lua:3: selftest: not served by this version" },
+        { HEAD "selftest = true }",
+          "t.lua:3: selftest: expected a function, got true" },
         { HEAD "route = function() end }", "t.lua:3: route: not served by this version" },
         { HEAD "pick = 'nearby' }", "t.lua:3: pick: expected one of least_inflight, "
                                     "master, nearest, p2c, random, replica, "

@@ -21,6 +21,7 @@ struct fixture {
     struct way_limits limits;
     struct way_probe wish; /* for every node, by every prober */
     unsigned asked, results;
+    bool own;                /* of the last result */
     struct way_event result; /* the last one */
     char answer[256];        /* its answer */
     double first, last;      /* when results came */
@@ -42,11 +43,12 @@ static void on_ask(void *arg, unsigned node, struct way_event *e, struct way_pro
     *out = f->wish;
 }
 
-static void on_result(void *arg, unsigned node, struct way_event *e)
+static void on_result(void *arg, unsigned node, struct way_event *e, bool own)
 {
     struct fixture *f = arg;
     (void)node;
     f->result = *e;
+    f->own = own;
     snprintf(f->answer, sizeof f->answer, "%.*s", (int)e->answer.n, e->answer.p);
     f->last = way_clock();
     if (f->results++ == 0)
@@ -267,12 +269,12 @@ static void no_wish_no_probe(void **state)
 {
     struct fixture *f = *state;
     f->wish.given = false;
-    ask(f, 0, MASTER);
-    mark(f, MASTER, WAY_STATE_FAILING, 5);
-    ask(f, 0, MASTER);
+    ask(f, 0, REPLICA);
+    mark(f, REPLICA, WAY_STATE_FAILING, 5);
+    ask(f, 0, REPLICA);
     kit_pass_time(&f->loop, 0.3);
     assert_int_equal(f->results, 0);
-    assert_int_equal(f->node[MASTER].accepted, 0);
+    assert_int_equal(f->node[REPLICA].accepted, 0);
 }
 
 static void a_node_that_fails_without_end_is_tried_by_the_host(void **state)
@@ -283,12 +285,44 @@ static void a_node_that_fails_without_end_is_tried_by_the_host(void **state)
     ask(f, 0, MASTER);
     AWAIT(&f->loop, 2, f->results == 2);
     assert_int_equal(f->result.kind, WAY_KIND_PROBE);
+    assert_true(f->own);
     mark(f, MASTER, WAY_STATE_HEALTHY, 0);
     unsigned then = f->results;
-    AWAIT(&f->loop, 2, f->results > then); /* the one on its way */
-    then = f->results;
     kit_pass_time(&f->loop, 0.3);
     assert_int_equal(f->results, then);
+}
+
+static void the_last_node_that_serves_is_tried_by_the_host_whatever_its_mark(void **state)
+{
+    struct fixture *f = *state;
+    f->wish.given = false;
+    mark(f, MASTER, WAY_STATE_FAILING, 60); /* nobody else takes its writes */
+    ask(f, 0, MASTER);
+    AWAIT(&f->loop, 2, f->results == 1);
+    assert_true(f->own);
+}
+
+static void a_node_that_is_not_the_last_is_left_alone_until_it_is(void **state)
+{
+    struct fixture *f = *state;
+    f->wish.given = false;
+    mark(f, REPLICA, WAY_STATE_FAILING, 60);
+    ask(f, 0, REPLICA);
+    kit_pass_time(&f->loop, 0.35); /* three times what the host waits */
+    assert_int_equal(f->results, 0);
+    mark(f, MASTER, WAY_STATE_FAILING, 60);
+    AWAIT(&f->loop, 2, f->results == 1);
+    assert_true(f->own);
+}
+
+static void a_mark_that_ends_sooner_than_the_host_would_try_just_ends(void **state)
+{
+    struct fixture *f = *state;
+    f->wish.given = false;
+    mark(f, MASTER, WAY_STATE_FAILING, 0.05);
+    ask(f, 0, MASTER);
+    kit_pass_time(&f->loop, 0.3);
+    assert_int_equal(f->results, 0);
 }
 
 static void a_new_wish_replaces_the_waiting_one(void **state)
@@ -459,6 +493,9 @@ int main(void)
         TEST(a_stale_pooled_connection_says_nothing),
         TEST(no_wish_no_probe),
         TEST(a_node_that_fails_without_end_is_tried_by_the_host),
+        TEST(the_last_node_that_serves_is_tried_by_the_host_whatever_its_mark),
+        TEST(a_node_that_is_not_the_last_is_left_alone_until_it_is),
+        TEST(a_mark_that_ends_sooner_than_the_host_would_try_just_ends),
         TEST(a_new_wish_replaces_the_waiting_one),
         TEST(repeated_marks_never_put_a_probe_off),
         TEST(a_node_is_not_probed_more_often_than_the_limit),

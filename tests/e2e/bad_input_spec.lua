@@ -95,7 +95,8 @@ describe("malformed requests", function()
   end)
 
   it("a client that never takes its replies is bounded, then closed; others go on", function()
-    local bounded = kit.wayside { cluster = cluster, policy = DEFAULT, limits = { client_output_bytes = 8388608 } }
+    local bounded = kit.wayside { cluster = cluster, policy = DEFAULT, limits = { client_output_bytes = 8388608 },
+      timeouts = { read = 5, total = 20 } }
     local value = ("x"):rep(100000)
     bounded:call("SET", "{v}", value)
     local function resident()

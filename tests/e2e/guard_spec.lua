@@ -1,4 +1,5 @@
 --- The guard: what no policy can do to a cluster that could still answer, through the running daemon.
+local socket = require "socket"
 local kit = require "tests.support.kit"
 local metrics = require "tests.support.metrics"
 local ports = require "tests.support.ports"
@@ -108,13 +109,24 @@ describe("the last node that can serve", function()
     other:accept()
   end)
 
-  it("is tried now and then by the host itself if it is out for good and its policy asks for no probe", function()
-    way = start { policy = kit.file("stern.lua", STERN), options = { seconds = 0 } }
-    masters[2]:refuse()
-    kit.wait_for(function() return kit.is_error(way:call("GET", key_of(masters[2])), "WAYSIDE no_node") end, 5, "it to be out")
-    masters[2]:accept()
-    way:wait_state(masters[2], "healthy", 8)
-    assert.equal("OK", way:call("SET", key_of(masters[2]), "back"))
+  it("51: is tried now and then by the host itself where its policy asks for no probe, whatever its mark", function()
+    local open = start { policy = kit.file("stern.lua", STERN), options = { seconds = 0 } }
+    -- A mark with an end, and a policy that never takes one back.
+    local timed = start { policy = "policies/go_redis.lua", options = { failing_timeout = 60, max_redirects = 0, read_only = false } }
+    local node, key = masters[2], key_of(masters[2])
+    node:refuse()
+    for _, one in ipairs { open, timed } do
+      kit.wait_for(function() return kit.is_error(one:call("SET", key, "v"), "WAYSIDE no_node") end, 5, "it to be out")
+    end
+    node:accept()
+    local began = socket.gettime()
+    open:wait_state(node, "healthy", 8)
+    local record = timed:wait_state(node, "suspect", 8)
+    print(("the host's own look: served again %.1f s after the return, of a mark of 60 s"):format(socket.gettime() - began))
+    assert.is_true(record.ends > 30, tostring(record.ends))
+    for _, one in ipairs { open, timed } do assert.equal("OK", one:call("SET", key, "back")) end
+    way = timed
+    assert.matches("the host tried the last node that serves, and it answered", why(node))
   end)
 end)
 
@@ -168,7 +180,7 @@ describe("limits.guard = false", function()
 end)
 
 describe("a policy that marks every node", function()
-  it("can't: masters are suspect at most, half of the nodes stay, and every command is answered", function()
+  it("47: can't: masters are suspect at most, half of the nodes stay, and every command is answered", function()
     way = start { policy = kit.file("everybody.lua", EVERYBODY) }
     local client = way:client()
     for round = 1, 20 do

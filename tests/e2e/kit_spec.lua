@@ -86,6 +86,47 @@ describe("a cluster", function()
   end)
 end)
 
+describe("a node of a cluster", function()
+  local cluster
+  setup(function()
+    cluster = kit.cluster { masters = 1, replicas = 1 }
+    local direct, commands = cluster:node(1):connect(), {}
+    for i = 1, 200 do commands[i] = { "SET", "k" .. i, ("x"):rep(200) } end
+    direct:pipeline(commands)
+    direct:close()
+    assert.equal(1, cluster:node(1):call("WAIT", 1, 2000))
+  end)
+
+  it("loads for as long as it is told, and says so", function()
+    local node = cluster:node(2)
+    local began = socket.gettime()
+    node:load(0.5)
+    assert.is_true(kit.is_error(node:call "PING", "LOADING"))
+    node:wait_loaded()
+    local took = socket.gettime() - began
+    assert.is_true(took > 0.4 and took < 3, took)
+    assert.equal("PONG", node:call "PING")
+  end)
+
+  it("misses its master, and finds it again", function()
+    local node = cluster:node(2)
+    node:orphan()
+    assert.is_true(kit.is_error(node:call "PING", "MASTERDOWN"))
+    node:rejoin()
+    assert.equal("PONG", node:call "PING")
+  end)
+
+  it("is replaced by a stranger on its address", function()
+    local node, old = cluster:node(2), cluster:node(2).id
+    node:replace()
+    assert.are_not.equal(old, node.id)
+    local direct = assert(kit.connect(node.address))
+    assert.is_true(kit.is_error(direct:call("GET", "k1"), "CLUSTERDOWN"))
+    assert.equal(0, direct:call "DBSIZE")
+    direct:close()
+  end)
+end)
+
 describe("the RESP client", function()
   local cluster
   setup(function() cluster = kit.cluster { masters = 1, replicas = 0 } end)

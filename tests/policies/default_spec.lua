@@ -29,6 +29,23 @@ describe("the default policy", function()
         assert.is_falsy(new.pending)
     end)
 
+    it("prefers others to a replica that is new, until it has answered a probe", function()
+        local new = t:node { role = "replica", shard = master }
+        assert.same({ "suspect", "new" }, { new.state, new.reason })
+        t:advance(0.1)
+        assert.equal("healthy", new.state)
+        assert.equal("healthy", t:node { shard = master }.state)
+    end)
+
+    it("takes any words for the answer of a new replica, but those that blame it", function()
+        for words, state in pairs { ["NOPERM this user has no permissions"] = "healthy", ["BUSY running a script"] = "failing" } do
+            local new = t:node { role = "replica", shard = master }
+            new.reply = function() return "-" .. words .. "\r\n" end
+            t:advance(0.1)
+            assert.equal(state, new.state, words)
+        end
+    end)
+
     it("keeps a new replica that is still loading out until it has loaded", function()
         local new = t:node { role = "replica", shard = master }
         new.reply = function() return "-LOADING Redis is loading the dataset in memory\r\n" end

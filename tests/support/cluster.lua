@@ -7,6 +7,7 @@ local bit = require "bit"
 local ports = require "tests.support.ports"
 local mitm = require "tests.support.mitm"
 local process = require "tests.support.process"
+local unistd = require "posix.unistd"
 local resp = require "tests.support.resp"
 local scripted = require "tests.support.node"
 local waits = require "tests.support.wait"
@@ -70,12 +71,17 @@ local function server_program()
   return assert(path, "no redis-server: install redis-tools")
 end
 
+--- Where it listens: with the others, or on a host of its own.
+function Node:ip() return self.place and self.place.host or self.cluster.ip end
+
 function Node:start()
-  local log = self.dir .. "/log"
-  self.process = process.spawn {
-    server_program(), self.dir .. "/redis.conf", argv0 = "redis-server", name = "redis " .. self.index,
-    dir = self.dir, stdout = log,
-  }
+  -- What it is called by says which of its programs it is.
+  local link = self.dir .. "/redis-server"
+  if not process.exists(link) then assert(unistd.link(server_program(), link, true)) end
+  local words = { link, self.dir .. "/redis.conf" }
+  if self.place then words = self.place:enter(words) end
+  words.name, words.dir, words.stdout = "redis " .. self.index, self.dir, self.dir .. "/log"
+  self.process = process.spawn(words)
   self.frozen = false
 end
 
@@ -110,7 +116,7 @@ end
 
 --- A new connection to the real node, past any man in the middle.
 function Node:connect(timeout)
-  return assert(resp.connect("127.0.0.1:" .. self.real_port, timeout))
+  return assert(resp.connect(self.place and "unix:" .. self.socket or self.cluster.ip .. ":" .. self.real_port, timeout))
 end
 
 --- kill -9: dials are refused from now on.
@@ -139,6 +145,19 @@ function Node:restart()
   self:start()
   self:wait_up()
 end
+
+--- Another node takes its address: empty, with an id of its own, and in no cluster. This one is gone.
+function Node:replace()
+  self:kill()
+  for _, name in ipairs { "nodes.conf", "dump.rdb" } do os.remove(self.dir .. "/" .. name) end
+  self:start()
+  self:wait_up()
+  self.id = self:call("CLUSTER", "MYID")
+end
+
+--- All packets from and to it get lost from now on, until `plug` (needs namespaces).
+function Node:unplug() self.place:unplug() end
+function Node:plug() self.place:plug() end
 
 --- Stops listening and drops its clients, but stays a member of the cluster.
 function Node:refuse()
@@ -177,6 +196,50 @@ function Node:unscript()
   self.scripted = nil
 end
 
+--- Makes it load its data for about so many seconds, in which it answers LOADING: DEBUG RELOAD with a delay per key. It needs
+-- keys enough for the delay and for looking after its clients meanwhile, which it does every kilobyte.
+function Node:load(seconds)
+  local keys = self:call "DBSIZE"
+  assert(keys >= 100, ("%d keys are too few to load slowly"):format(keys))
+  assert(self:call("CONFIG", "SET", "key-load-delay", math.floor(seconds * 1e6 / keys)) == "OK")
+  assert(self:call("CONFIG", "SET", "loading-process-events-interval-bytes", 1024) == "OK")
+  self.loading = self:connect(seconds + 10)
+  self.loading:send_raw(resp.encode { "DEBUG", "RELOAD" })
+  waits.wait_for(function()
+    local reply = self:call "PING"
+    return resp.is_error(reply, "LOADING"), resp.show(reply)
+  end, 5, self.address .. " to be loading")
+end
+
+--- Waits until it has loaded.
+function Node:wait_loaded()
+  local reply, why = self.loading:read_reply()
+  self.loading:close()
+  self.loading = nil
+  assert(reply == "OK", reply and resp.show(reply) or why)
+  assert(self:call("CONFIG", "SET", "key-load-delay", 0) == "OK")
+end
+
+--- Breaks a replica's link to its master, which stays broken until `rejoin`: it answers MASTERDOWN meanwhile.
+function Node:orphan()
+  assert(self:call("CONFIG", "SET", "replica-serve-stale-data", "no") == "OK")
+  assert(self:call("CONFIG", "SET", "masterauth", "wrong") == "OK")
+  local master = self:call("ROLE")
+  for _, one in ipairs(self.cluster.nodes) do
+    if one.port == master[3] then one:call("CLIENT", "KILL", "TYPE", "replica") end
+  end
+  waits.wait_for(function()
+    local reply = self:call "PING"
+    return resp.is_error(reply, "MASTERDOWN"), resp.show(reply)
+  end, 5, self.address .. " to miss its master")
+end
+
+function Node:rejoin()
+  assert(self:call("CONFIG", "SET", "masterauth", "") == "OK")
+  waits.wait_for(function() return self:info "master_link_status" == "up" end, 10, self.address .. " to find its master")
+  assert(self:call("CONFIG", "SET", "replica-serve-stale-data", "yes") == "OK")
+end
+
 function Node:is_master()
   local role = self:call "ROLE"
   return type(role) == "table" and role[1] == "master"
@@ -196,6 +259,7 @@ end
 
 function Node:stop()
   if self.client then self.client:close() end
+  if self.loading then self.loading:close() end
   if self.scripted then self.scripted:stop() end
   if self.mitm then self.mitm:stop() end
   if self.process then self.process:stop() end
@@ -217,8 +281,8 @@ local function nodes_conf(self, of)
   for _, node in ipairs(self.nodes) do
     local first, last = slots_of_master(node.index, self.masters)
     local master = node.index <= self.masters
-    lines[#lines + 1] = ("%s 127.0.0.1:%d@%d %s%s %s 0 0 %d connected%s"):format(
-      node.id, node.port, node.bus_port, node == of and "myself," or "", master and "master" or "slave",
+    lines[#lines + 1] = ("%s %s:%d@%d %s%s %s 0 0 %d connected%s"):format(
+      node.id, node:ip(), node.port, node.bus_port, node == of and "myself," or "", master and "master" or "slave",
       master and "-" or self.nodes[node.of].id, master and node.index or node.of,
       master and (" %d-%d"):format(first, last) or "")
   end
@@ -228,9 +292,9 @@ end
 
 local function redis_conf(self, node)
   local lines = {
-    "bind 127.0.0.1", "port " .. node.real_port, "unixsocket " .. node.socket, "dir " .. node.dir,
-    "cluster-enabled yes", "cluster-config-file nodes.conf", "cluster-port " .. node.bus_port,
-    "cluster-announce-ip 127.0.0.1", "cluster-announce-port " .. node.port,
+    "bind " .. (node.place and "127.0.0.1 " or "") .. node:ip(), "port " .. node.real_port, "unixsocket " .. node.socket,
+    "dir " .. node.dir, "cluster-enabled yes", "cluster-config-file nodes.conf", "cluster-port " .. node.bus_port,
+    "cluster-announce-ip " .. node:ip(), "cluster-announce-port " .. node.port,
     "cluster-announce-bus-port " .. node.bus_port, "cluster-node-timeout " .. self.node_timeout,
     "cluster-require-full-coverage " .. (self.full_coverage and "yes" or "no"),
     "cluster-allow-replica-migration no", "repl-diskless-sync-delay 0", "save \"\"", "appendonly no",
@@ -244,7 +308,8 @@ local function new_node(self, index)
   local node = setmetatable({ index = index, id = node_id(index), cluster = self }, Node)
   node.real_port, node.bus_port = ports.free(), ports.free()
   node.port = self.front and ports.free() or node.real_port
-  node.address = "127.0.0.1:" .. node.port
+  node.place = self.net and self.net:add()
+  node.address = node:ip() .. ":" .. node.port
   node.dir = process.make_folder(("%s/redis-%d"):format(self.folder, index))
   node.socket = node.dir .. "/sock"
   if index > self.masters then node.of = (index - self.masters - 1) % self.masters + 1 end
@@ -255,12 +320,14 @@ local started = 0
 
 --- Starts a cluster and waits until every node says it is well.
 ---@param options table `masters` 3, `replicas` 3 (in all), `node_timeout` 500 (ms), `full_coverage` false,
----  `front` nil or "mitm", `mitm` (its options), `config` (list of redis.conf lines), `folder`
+---  `front` nil or "mitm", `mitm` (its options), `config` (list of redis.conf lines), `folder`, `net` (each node in a
+---  network namespace of it: namespace.lua)
 function cluster.start(options)
   started = started + 1
   local self = setmetatable({
     masters = options.masters or 3, replicas = options.replicas or 3, node_timeout = options.node_timeout or 500,
-    full_coverage = options.full_coverage, front = options.front, config = options.config or {},
+    ip = "127.0.0.1", full_coverage = options.full_coverage, net = options.net, front = options.front,
+    config = options.config or {},
     folder = process.make_folder(("%s/cluster-%d"):format(options.folder, started)), nodes = {},
   }, Cluster)
   for i = 1, self.masters + self.replicas do self.nodes[i] = new_node(self, i) end
@@ -309,6 +376,24 @@ local function first_living(self)
     if node.process:alive() and not node.frozen then return node end
   end
   error "no node of the cluster is alive"
+end
+
+--- All at once at another address of loopback, with the same ports, ids, roles and slots, and empty: what had been
+--- learnt of where the nodes are is wrong from now on.
+function Cluster:readdress(ip)
+  assert(not self.front, "a man in the middle stays where he is")
+  for _, node in ipairs(self.nodes) do node:kill() end
+  local old = " " .. self.ip:gsub("%.", "%%.") .. ":"
+  self.ip = ip
+  for _, node in ipairs(self.nodes) do
+    node.address = ip .. ":" .. node.port
+    local path = node.dir .. "/nodes.conf"
+    process.write_file(path, (process.read_file(path):gsub(old, " " .. ip .. ":")))
+    process.write_file(node.dir .. "/redis.conf", redis_conf(self, node))
+    node:start()
+  end
+  for _, node in ipairs(self.nodes) do node:wait_up() end
+  self:wait_ok(20)
 end
 
 --- What CLUSTER NODES of a living node says: a list of { id, flags (set), master, first slots text, node }.
@@ -368,7 +453,7 @@ function cluster.move_keys(slot, from, to)
   while true do
     local keys = from:call("CLUSTER", "GETKEYSINSLOT", slot, 100)
     if #keys == 0 then return end
-    local reply = from:call("MIGRATE", "127.0.0.1", to.real_port, "", 0, 5000, "KEYS", unpack(keys))
+    local reply = from:call("MIGRATE", to:ip(), to.real_port, "", 0, 5000, "KEYS", unpack(keys))
     assert(reply == "OK", resp.show(reply))
   end
 end

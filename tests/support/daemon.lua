@@ -54,7 +54,7 @@ local count = 0
 ---@param options table see daemon.start
 function daemon.prepare(options)
   count = count + 1
-  local self = setmetatable({ folder = options.folder, turn = 0 }, Daemon)
+  local self = setmetatable({ folder = options.folder, turn = 0, how = options.how }, Daemon)
   local base = ("%s/way-%d"):format(options.folder, count)
   self.port = ports.free()
   self.tcp = "127.0.0.1:" .. self.port
@@ -65,6 +65,8 @@ function daemon.prepare(options)
   process.write_file(self.file, options.text or configuration(self, options))
   self.words = { daemon.program, "serve", "-c", self.file }
   for _, flag in ipairs(options.flags or {}) do self.words[#self.words + 1] = flag end
+  local net = options.cluster and options.cluster.net
+  if net then self.words, self.how = net:enter(self.words), "unix" end
   self.words.name, self.words.stderr, self.words.stdout = "wayside", self.errors, self.errors
   self.words.env = options.env
   return self
@@ -72,8 +74,8 @@ end
 
 --- Starts the daemon and waits until it serves.
 ---@param options table `cluster` or `seeds`, `policy` (file), `options` (of the policy), `workers` 2, `timeouts`,
----  `limits`, `segment`, `http`, `config` (more keys), `flags`, `env`, `folder`; `ready = false` waits only until
----  it accepts, for clusters that can't be reached
+---  `limits`, `segment`, `http`, `config` (more keys), `flags`, `env`, `folder`, `how` (what clients use: "tcp", "unix",
+---  or nil for both in turn); `ready = false` waits only until it accepts, for clusters that can't be reached
 function daemon.start(options)
   local self = daemon.prepare(options)
   self.process = process.spawn(self.words)
@@ -85,7 +87,7 @@ end
 function Daemon:wait_ready(ready)
   waits.wait_for(function()
     if not self.process:alive() then error("wayside ended:\n" .. process.tail(self.errors, 40), 0) end
-    local client = resp.connect(self.tcp, 2)
+    local client = resp.connect(self.how == "unix" and self.unix or self.tcp, 2)
     if not client then return false, "no connection" end
     local reply = ready == false and client:call "PING" or client:call("GET", "{0}ready")
     client:close()
@@ -93,11 +95,16 @@ function Daemon:wait_ready(ready)
   end, 10, "wayside to serve; its log:\n" .. process.tail(self.errors, 20))
 end
 
---- A client; by TCP and by unix socket in turn unless `how` ("tcp" or "unix") says it.
-function Daemon:client(how, timeout)
+--- Where clients connect to; by TCP and by unix socket in turn unless `how` here or in the options ("tcp" or "unix") says it.
+function Daemon:target(how)
   self.turn = self.turn + 1
-  how = how or (self.turn % 2 == 0 and "unix" or "tcp")
-  return assert(resp.connect(how == "tcp" and self.tcp or self.unix, timeout))
+  how = how or self.how or (self.turn % 2 == 0 and "unix" or "tcp")
+  return how == "tcp" and self.tcp or self.unix
+end
+
+--- A client to one of them.
+function Daemon:client(how, timeout)
+  return assert(resp.connect(self:target(how), timeout))
 end
 
 --- One command on a connection of its own.
@@ -148,6 +155,15 @@ function Daemon:events(want)
       if event[key] ~= value then fits = false end
     end
     if fits then list[#list + 1] = event end
+  end
+  return list
+end
+
+--- The events that made a node's state worse. (That a new replica waits for its first probe is no such event.)
+function Daemon:marks()
+  local list = {}
+  for _, event in ipairs(self:events { ["function"] = "mark" }) do
+    if event.error and (event.to == "suspect" or event.to == "failing") then list[#list + 1] = event end
   end
   return list
 end

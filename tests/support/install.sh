@@ -1,10 +1,10 @@
 #!/bin/bash
-# install.sh [--check] build|run|test|bench|lint
+# install.sh [--check | --able] build|run|test|bench|lint
 #
 # Installs, by apt, what of the set is missing; a set holds the one before it. It lists first and asks nothing: root
 # calls apt, anybody else sudo -n; where neither can be, the exact command is printed and it ends with 1. With
 # everything there it costs some hundredths of a second and touches no network. --check only tells, and ends with
-# 1 if something is missing.
+# 1 if something is missing; --able tells, and ends with 1, only if something is missing that can't be installed.
 #
 # No service is started or enabled: a package that would start one meets a policy-rc.d of ours, which is gone again
 # (and the system's own back in place) however this ends; a unit that a package enabled is disabled again.
@@ -64,6 +64,7 @@ need_run() {
 need_test() {
     need_run
     need c_header cmocka.h -- libcmocka-dev
+    need have ip -- iproute2
     local lua=1
     have luajit && lua_module busted.core && lua_module posix && lua_module socket && have busted && lua=
     [ -n "$lua" ] || return 0
@@ -170,12 +171,14 @@ find_missing() {
     "need_$1"
 }
 
-usage() { sed -n '2,10p' "$0" >&2; exit 2; }
+usage() { sed -n '2,11p' "$0" >&2; exit 2; }
 
 check=
+able=
 apply=
 case ${1-} in
     --check) check=1; shift ;;
+    --able) able=1; shift ;;
     --apply) apply=1; shift ;; # by ourselves, once we are root
 esac
 case ${1-} in build | run | test | bench | lint) set=$1 ;; *) usage ;; esac
@@ -196,10 +199,14 @@ elif [ -n "$check" ]; then
     printf 'Not installed yet: %s\nInstall them, as root:  %s\n' "${missing[*]}" "$command" >&2
     exit 1
 fi
+as=
+if [ "$(id -u)" = 0 ]; then as=root
+elif command -v sudo >/dev/null && sudo -n true 2>/dev/null; then as=sudo; fi
+[ -z "$able" ] || [ -z "$as" ] || exit 0
 echo "Not installed yet: ${missing[*]}"
-if [ "$(id -u)" = 0 ]; then
+if [ "$as" = root ]; then
     bash "$0" --apply "$set"
-elif command -v sudo >/dev/null && sudo -n true 2>/dev/null; then
+elif [ "$as" = sudo ]; then
     sudo -n env CC="${CC-}" bash "$0" --apply "$set"
 else
     printf 'They need root, and neither are you root nor does `sudo -n` work. As root, run:\n\n    %s\n\n' \

@@ -4,7 +4,9 @@
 local busted = require "busted"
 local cluster = require "tests.support.cluster"
 local daemon = require "tests.support.daemon"
+local dns = require "tests.support.dns"
 local mitm = require "tests.support.mitm"
+local namespace = require "tests.support.namespace"
 local node = require "tests.support.node"
 local process = require "tests.support.process"
 local random = require "tests.support.random"
@@ -84,6 +86,16 @@ end
 --- A real cluster: kit.cluster { masters = 3, replicas = 3, node_timeout = 500, front = "mitm" }.
 function kit.cluster(options) return owned(cluster.start(with_folder(options))) end
 
+--- The same in a network of its own, whose nodes can be unplugged; clients of a daemon before it use its unix socket. nil and why
+-- where there can be none, for a test to be pending.
+function kit.separate_cluster(options)
+  local net, why = namespace.start()
+  if not net then return nil, why end
+  local copy = with_folder(options)
+  copy.net = owned(net)
+  return owned(cluster.start(copy))
+end
+
 --- The daemon before it: kit.wayside { cluster = cluster, policy = "policies/default.lua", workers = 2 }.
 function kit.wayside(options) return owned(daemon.start(with_folder(options))) end
 
@@ -96,8 +108,26 @@ function kit.mitm(options) return owned(mitm.start(with_folder(options))) end
 --- A scripted node: kit.node { script = function(words, conn) ... end }.
 function kit.node(options) return owned(node.start(with_folder(options))) end
 
+--- A name server: kit.dns { ["redis.test"] = "127.0.0.1" }.
+function kit.dns(names) return owned(dns.start { names = names, folder = test_folder() }) end
+
 --- A program to its end: status, text.
 function kit.run(options) return process.run(options) end
+
+local sockets, matrices = { "tcp", "unix" }, 0
+
+--- The specs that `define(workers, how)` makes, once for each number of workers and each kind of socket: two workers and one
+-- kind, in turn, as a sample; in soak one to four workers and both. Both go to kit.wayside { workers =, how = }.
+function kit.matrix(define)
+  matrices = matrices + 1
+  for workers = kit.soak and 1 or 2, kit.soak and 4 or 2 do
+    for i, how in ipairs(sockets) do
+      if kit.soak or i % 2 == matrices % 2 then
+        busted.describe(("%d workers, %s:"):format(workers, how), function() define(workers, how) end)
+      end
+    end
+  end
+end
 
 --- A RESP client to any "host:port" or "unix:/path".
 function kit.connect(target, timeout) return resp.connect(target, timeout) end

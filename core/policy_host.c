@@ -1,11 +1,13 @@
-/* kit - see kit.h.
+/* policy_host - the real loader, sandbox, policies and node table, for specs in Lua and for a
+ * policy's own selftest.
  *
- * open(path, options) loads the policy into two states and opens a private table; what it
- * gives has the methods at the end of this file. Every question is asked of both states,
- * of the same view and with the same random numbers; answers that differ raise. Time and
- * events are made up by the caller: core/runtime/test.lua. The module's Lua and the
- * policies' are one library, two states. */
-#include "kit.h"
+ * For specs it is a module of plain LuaJIT, require "policy_host": open(path, options) loads
+ * the policy into two states and opens a private table; what it gives has the methods at the
+ * end of this file. Every question is asked of both states, of the same view and with the
+ * same random numbers; answers that differ raise. Time and events are made up by the caller:
+ * core/runtime/test.lua. The caller's Lua and the policies' are one library, many states. A
+ * selftest may give anything to what is here: arguments are checked, numbers bounded. */
+#include "policy_host.h"
 
 #include "health.h"
 #include "policy.h"
@@ -77,13 +79,20 @@ static void read_word(lua_State *L, const struct field *f, void *at)
     *(unsigned *)at = (unsigned)v; /* all of these are enums */
 }
 
+/* Not every number of Lua's has a whole one; out of bounds, the bound. */
+static uint64_t whole(lua_State *L, int index, double most)
+{
+    double n = luaL_checknumber(L, index);
+    return n > 0 ? (uint64_t)(n < most ? n : most) : 0;
+}
+
 static void read_field(lua_State *L, const struct field *f, struct way_event *e)
 {
     void *at = (char *)e + f->offset;
     switch (f->shape) {
     case NUMBER: *(double *)at = luaL_checknumber(L, -1); break;
-    case COUNT: *(uint32_t *)at = (uint32_t)luaL_checknumber(L, -1); break;
-    case BYTES: *(uint64_t *)at = (uint64_t)luaL_checknumber(L, -1); break;
+    case COUNT: *(uint32_t *)at = (uint32_t)whole(L, -1, UINT32_MAX); break;
+    case BYTES: *(uint64_t *)at = whole(L, -1, 1e18); break;
     case FLAG: *(bool *)at = lua_toboolean(L, -1); break;
     case TEXT: snprintf(at, f->size, "%s", luaL_checkstring(L, -1)); break;
     case WORD: read_word(L, f, at); break;
@@ -312,7 +321,7 @@ static struct host *host_of(lua_State *L)
 
 static unsigned node_of(lua_State *L, struct host *h)
 {
-    unsigned node = (unsigned)luaL_checkinteger(L, 2);
+    unsigned node = (unsigned)whole(L, 2, UINT32_MAX);
     if (node >= way_health_nodes(h->health))
         luaL_error(L, "no such node");
     return node;
@@ -324,7 +333,7 @@ static int h_decide(lua_State *L)
     struct host *h = host_of(L);
     unsigned node = node_of(L, h);
     struct way_event e = read_event(L, 3);
-    uint64_t seed = (uint64_t)luaL_checknumber(L, 4);
+    uint64_t seed = whole(L, 4, 1e18);
     struct way_outcome outcome = { .from = WAY_STATE_HEALTHY };
     struct way_verdict verdict;
     union answer answer;
@@ -358,7 +367,7 @@ static int question(lua_State *L, char what)
     struct host *h = host_of(L);
     unsigned node = node_of(L, h);
     struct way_event e = read_event(L, 3);
-    uint64_t seed = (uint64_t)luaL_checknumber(L, 4);
+    uint64_t seed = whole(L, 4, 1e18);
     struct way_outcome outcome;
     union answer answer;
     way_policy_classify(h->policy[0], &e);
@@ -490,7 +499,7 @@ static int h_find(lua_State *L)
 {
     struct host *h = host_of(L);
     unsigned node = way_health_find(h->health, luaL_checkstring(L, 2),
-                                    (uint16_t)luaL_checkinteger(L, 3));
+                                    (uint16_t)whole(L, 3, UINT16_MAX));
     if (node == WAY_NONE)
         return luaL_error(L, "no node has that address");
     lua_pushinteger(L, (lua_Integer)node);
@@ -582,13 +591,10 @@ static unsigned read_options(lua_State *L, int index, struct way_option *option)
     return n;
 }
 
-static int open_parts(struct host *h, const char *path, const struct way_option *option,
-                      unsigned options, struct way_err *err)
+static int open_parts(struct host *h, struct way_err *err)
 {
-    way_limits_default(&h->limits);
-    h->limits.policy_wall = 1; /* a busy machine must not fail a spec */
-    if (way_policy_read(&h->text, path, option, options, &h->limits, err) < 0 ||
-        way_policy_load(&h->policy[0], &h->text, err) < 0 ||
+    h->text.wall = 1; /* a busy machine must not fail a spec */
+    if (way_policy_load(&h->policy[0], &h->text, err) < 0 ||
         way_policy_load(&h->policy[1], &h->text, err) < 0)
         return -1;
     struct way_health_options o = { .layout = way_policy_plan(h->policy[0])->layout,
@@ -600,6 +606,48 @@ static int open_parts(struct host *h, const char *path, const struct way_option 
     return h->row < 0 ? -1 : 0;
 }
 
+static const luaL_Reg methods[] = {
+    { "decide", h_decide },
+    { "backoff", h_backoff },
+    { "probe", h_probe },
+    { "reconnect", h_reconnect },
+    { "heal", h_heal },
+    { "answered", h_answered },
+    { "replication", h_replication },
+    { "random", h_random },
+    { "measure", h_measure },
+    { "zone", h_zone },
+    { "publish", h_publish },
+    { "find", h_find },
+    { "view", h_view },
+    { "plan", h_plan },
+    { "__gc", h_close },
+    { NULL, NULL },
+};
+
+static struct host *push_host(lua_State *L)
+{
+    struct host *h = lua_newuserdata(L, sizeof *h);
+    memset(h, 0, sizeof *h);
+    way_limits_default(&h->limits);
+    if (luaL_newmetatable(L, type_name)) {
+        luaL_setfuncs(L, methods, 0);
+        lua_pushvalue(L, -1);
+        lua_setfield(L, -2, "__index");
+    }
+    lua_setmetatable(L, -2);
+    return h;
+}
+
+void way_policy_host_push(lua_State *L, const struct way_policy_text *t)
+{
+    struct way_err err = { "" };
+    struct host *h = push_host(L);
+    way_policy_text_copy(&h->text, t);
+    if (open_parts(h, &err) < 0)
+        luaL_error(L, "%s", err.text);
+}
+
 /* open(path, options): the host; or nil and what is wrong. */
 static int host_open(lua_State *L)
 {
@@ -607,11 +655,9 @@ static int host_open(lua_State *L)
     struct way_err err = { "" };
     const char *path = luaL_checkstring(L, 1);
     unsigned options = read_options(L, 2, option);
-    struct host *h = lua_newuserdata(L, sizeof *h);
-    memset(h, 0, sizeof *h);
-    luaL_getmetatable(L, type_name);
-    lua_setmetatable(L, -2);
-    if (open_parts(h, path, option, options, &err) == 0)
+    struct host *h = push_host(L);
+    if (way_policy_read(&h->text, path, option, options, &h->limits, &err) == 0 &&
+        open_parts(h, &err) == 0)
         return 1;
     lua_pushnil(L);
     lua_pushstring(L, err.text);
@@ -620,28 +666,6 @@ static int host_open(lua_State *L)
 
 int luaopen_wayside_test_host(lua_State *L)
 {
-    static const luaL_Reg methods[] = {
-        { "decide", h_decide },
-        { "backoff", h_backoff },
-        { "probe", h_probe },
-        { "reconnect", h_reconnect },
-        { "heal", h_heal },
-        { "answered", h_answered },
-        { "replication", h_replication },
-        { "random", h_random },
-        { "measure", h_measure },
-        { "zone", h_zone },
-        { "publish", h_publish },
-        { "find", h_find },
-        { "view", h_view },
-        { "plan", h_plan },
-        { "__gc", h_close },
-        { NULL, NULL },
-    };
-    luaL_newmetatable(L, type_name);
-    luaL_setfuncs(L, methods, 0);
-    lua_pushvalue(L, -1);
-    lua_setfield(L, -2, "__index");
     lua_newtable(L);
     lua_pushcfunction(L, host_open);
     lua_setfield(L, -2, "open");

@@ -1,0 +1,708 @@
+/* decide with a shadow: a second policy is asked what the one in charge is asked, in a world
+ * of its own, and nothing that it answers, and no way in which it fails, changes what is
+ * done. An equal one never differs. */
+#include "decide.h"
+
+#include "health_kit.h"
+#include "log.h"
+
+#include <pthread.h>
+
+enum { A, B, A0, NODES, ENTRIES = 256, THREADS_MOST = 4 };
+
+struct bed {
+    struct way_policy_text text;
+    struct way_limits limits;
+    struct way_health *health;
+    struct way_shadows *shadows;
+    struct way_aside aside;
+    unsigned threads;
+    struct way_decider *decider[THREADS_MOST];
+    struct way_stats stats[THREADS_MOST];
+    struct way_ring *ring[THREADS_MOST];
+    unsigned node[NODES];
+    double now;
+};
+
+#define POLICY(body)                                                                     \
+    "local wayside = require 'wayside'\n"                                                \
+    "return wayside.policy { name = 'test', version = '1', " body " }\n"
+
+static void must(int rc, const struct way_err *err)
+{
+    if (rc < 0)
+        fail_msg("%s", err->text);
+}
+
+static void text_of(struct bed *b, struct way_policy_text *t, const char *policy)
+{
+    struct way_err err;
+    must(way_policy_read(t, "none", NULL, 0, &b->limits, &err), &err);
+    if (!policy)
+        return;
+    way_free(t->path);
+    t->path = way_strdup("test.lua");
+    t->text = way_strdup(policy);
+    t->n = strlen(policy);
+}
+
+static void publish(struct bed *b)
+{
+    static const char *const ids[] = { "a", "b", "a0" };
+    struct way_topology *t = kit_topology(NODES);
+    kit_node(t, "a", 7000, NULL, 1);
+    kit_node(t, "b", 7001, NULL, 2);
+    kit_node(t, "a0", 7002, "a", 1);
+    kit_slots(t, 0, 0, 8191);
+    kit_slots(t, 1, 8192, WAY_SLOTS - 1);
+    kit_publish(b->health, t, b->now);
+    kit_topology_free(t);
+    for (unsigned i = 0; i < NODES; i++)
+        b->node[i] = kit_find(b->health, ids[i]);
+}
+
+static void begin(struct bed *b, const char *policy, unsigned threads)
+{
+    struct way_err err;
+    struct way_policy *p;
+    memset(b, 0, sizeof *b);
+    b->now = 1000;
+    b->threads = threads;
+    way_limits_default(&b->limits);
+    text_of(b, &b->text, policy);
+    must(way_policy_load(&p, &b->text, &err), &err);
+    struct way_health_options o = { .layout = way_policy_plan(p)->layout,
+                                    .guard = true,
+                                    .failing_share = 1 };
+    way_policy_free(p);
+    b->health = kit_open(&o);
+    b->shadows = way_shadows_new(
+        &(struct way_shadows_options){ .health = b->health, .threads = threads });
+    for (unsigned i = 0; i < threads; i++) {
+        b->ring[i] = way_ring_new(ENTRIES);
+        struct way_decider_options d = { .health = b->health,
+                                         .text = &b->text,
+                                         .limits = &b->limits,
+                                         .stats = &b->stats[i],
+                                         .ring = b->ring[i],
+                                         .aside = &b->aside,
+                                         .shadows = b->shadows,
+                                         .place = i,
+                                         .thread = (uint16_t)i };
+        must(way_decider_new(&b->decider[i], &d, &err), &err);
+    }
+    publish(b);
+    b->now += 10;
+}
+
+static void end(struct bed *b)
+{
+    for (unsigned i = 0; i < b->threads; i++) {
+        way_decider_free(b->decider[i]);
+        way_ring_free(b->ring[i]);
+    }
+    way_shadows_free(b->shadows);
+    way_health_check(b->health);
+    way_health_close(b->health);
+    way_policy_text_fini(&b->text);
+}
+
+static struct way_shadow *put(struct bed *b, enum way_shadow_kind kind,
+                              const char *policy, bool same_memory)
+{
+    struct way_policy *state[THREADS_MOST];
+    struct way_policy_text *t = way_zalloc(sizeof *t);
+    struct way_err err;
+    text_of(b, t, policy);
+    for (unsigned i = 0; i < b->threads; i++)
+        must(way_policy_load(&state[i], t, &err), &err);
+    return way_shadows_put(
+        b->shadows, kind,
+        &(struct way_shadow_of){ .text = t,
+                                 .policy = state,
+                                 .epoch = atomic_load(way_health_policy_epoch(b->health)),
+                                 .limits = b->limits,
+                                 .same_memory = same_memory,
+                                 .now = b->now,
+                                 .unix_time = 1 });
+}
+
+static struct way_shadow *candidate(struct bed *b, const char *policy)
+{
+    return put(b, WAY_SHADOW_CANDIDATE, policy, false);
+}
+
+static void tend(struct bed *b)
+{
+    way_shadows_tend(b->shadows, way_decider_shadows(b->decider[0]), b->now, 1);
+}
+
+static struct way_event refused(const struct bed *b)
+{
+    return (struct way_event){ .kind = WAY_KIND_CONNECTION,
+                               .phase = WAY_PHASE_CONNECT,
+                               .step = WAY_STEP_DIAL,
+                               .error = WAY_ERROR_REFUSED,
+                               .n = 1,
+                               .began = b->now - 0.1,
+                               .now = b->now,
+                               .unix_time = 1,
+                               .deadline_left = -1 };
+}
+
+static struct way_event replied(const struct bed *b, const char *message)
+{
+    struct way_event e = { .kind = WAY_KIND_RESULT,
+                           .phase = WAY_PHASE_READ,
+                           .step = WAY_STEP_REPLY,
+                           .n = 1,
+                           .began = b->now - 0.1,
+                           .now = b->now,
+                           .unix_time = 1,
+                           .deadline_left = -1 };
+    if (message) {
+        e.error = WAY_ERROR_REPLY;
+        snprintf(e.message, sizeof e.message, "%s", message);
+        snprintf(e.reply, sizeof e.reply, "%.*s", (int)strcspn(message, " "), message);
+    }
+    return e;
+}
+
+static struct way_decision decide(struct bed *b, unsigned node, struct way_event e)
+{
+    struct way_decision d;
+    way_decide(b->decider[0], b->node[node], &e, &d);
+    return d;
+}
+
+static struct way_retry retry(struct bed *b, unsigned node, struct way_event e)
+{
+    struct way_retry r;
+    struct way_entry entry;
+    way_decide_classify(b->decider[0], &e);
+    e.kind = WAY_KIND_COMMANDS;
+    e.commands = WAY_COMMANDS_READS;
+    e.attempt = 1;
+    way_decide_retry(b->decider[0], b->node[node], &e, &r, &entry);
+    return r;
+}
+
+static struct way_shadow_counts counts(const struct way_shadow *s)
+{
+    struct way_shadow_counts c;
+    way_shadow_counts(s, &c);
+    return c;
+}
+
+static uint64_t disagreements(const struct way_shadow *s)
+{
+    struct way_shadow_counts c = counts(s);
+    uint64_t sum = 0;
+    for (int fn = 0; fn < WAY_FN_NONE; fn++)
+        sum += c.disagreed[fn];
+    return sum;
+}
+
+#define MARKS(seconds)                                                                   \
+    "mark = function(_, node, e) if e.error then return { state = 'failing', reason = "  \
+    "e.error, seconds = " seconds " } end if node.state ~= 'healthy' and e.kind ~= "     \
+    "'expiry' then return { state = 'healthy' } end end"
+
+/* ---- what it says ---- */
+
+static void a_mark_that_differs_is_counted_written_down_and_not_obeyed(void **state)
+{
+    (void)state;
+    struct bed b;
+    begin(&b, POLICY(MARKS("7")), 1);
+    struct way_shadow *s = candidate(&b, POLICY(MARKS("70")));
+    struct way_decision d = decide(&b, A, refused(&b));
+    assert_float_equal(d.mark.seconds, 7, 0);
+    struct way_verdict v;
+    way_health_verdict(b.health, b.node[A], &v);
+    assert_float_equal(v.ends, b.now + 7, 1e-9);
+    struct way_shadow_counts c = counts(s);
+    assert_int_equal(c.disagreed[WAY_FN_MARK], 1);
+    assert_int_equal(c.agreed, 1); /* classify */
+    assert_int_equal(c.out, 1);
+    assert_int_equal(c.out_in_charge, 1);
+    assert_int_equal(way_stat_get(&b.stats[0], WAY_STAT_SHADOW_MARK), 1);
+    assert_true(way_shadow_verdict(s, b.node[A], &v));
+    assert_int_equal(v.state, WAY_STATE_FAILING);
+    assert_float_equal(v.ends, b.now + 70, 1e-9);
+    tend(&b);
+    const struct way_entry *charge, *own;
+    char words[128];
+    assert_true(way_shadow_difference(s, 0, &charge, &own));
+    assert_string_equal(charge->address, "127.0.0.1:7000");
+    way_entry_verdict(charge, words, sizeof words);
+    assert_string_equal(words, "failing 7 s refused");
+    assert_string_equal(charge->did, "healthy -> failing");
+    assert_string_equal(charge->where, "test.lua:2");
+    assert_int_equal(charge->shadow, 0);
+    way_entry_verdict(own, words, sizeof words);
+    assert_string_equal(words, "failing 70 s refused");
+    assert_string_equal(own->did, "would be healthy -> failing");
+    assert_int_equal(own->shadow, WAY_SHADOW_CANDIDATE + 1);
+    assert_false(way_shadow_difference(s, 1, &charge, &own));
+    end(&b);
+}
+
+static void backoff_probe_reconnect_and_classes_are_compared_too(void **state)
+{
+    (void)state;
+    struct bed b;
+    begin(
+        &b,
+        POLICY("backoff = function() return { retry = 'other' } end, probe = function() "
+               "return { after = 1 } end, mark = function() end"),
+        1);
+    struct way_shadow *s = candidate(
+        &b, POLICY("classes = { { error = 'refused', class = 'slow' }, "
+                   "wayside.default.classes }, "
+                   "backoff = function() return { retry = 'other', after = 0.5 } end, "
+                   "probe = function() return { after = 2 } end, mark = function() end, "
+                   "reconnect = function() return { after = 3 } end"));
+    struct way_event e = refused(&b);
+    struct way_probe probe;
+    struct way_redial redial;
+    assert_float_equal(retry(&b, A, e).after, 0, 0);
+    way_decide_classify(b.decider[0], &e);
+    way_decide_redial(b.decider[0], b.node[A], &e, &redial);
+    assert_false(redial.given);
+    e.kind = WAY_KIND_CHANGE;
+    way_decide_probe(b.decider[0], b.node[A], &e, &probe);
+    assert_float_equal(probe.after, 1, 0);
+    struct way_shadow_counts c = counts(s);
+    assert_int_equal(c.disagreed[WAY_FN_CLASSIFY], 2);
+    assert_int_equal(c.disagreed[WAY_FN_BACKOFF], 1);
+    assert_int_equal(c.disagreed[WAY_FN_PROBE], 1);
+    assert_int_equal(c.disagreed[WAY_FN_RECONNECT], 1);
+    tend(&b);
+    const struct way_entry *charge, *own;
+    assert_true(way_shadow_difference(s, 4, &charge, &own));
+    assert_string_equal(charge->class_name, "down");
+    assert_string_equal(own->class_name, "slow");
+    assert_true(way_shadow_difference(s, 1, &charge, &own));
+    assert_string_equal(charge->where, "not asked");
+    assert_string_equal(own->did, "after 3 s timeout 0 s");
+    end(&b);
+}
+
+/* The candidate blames nobody for what the policy in charge marks. */
+static void who_is_not_asked_says_nothing(void **state)
+{
+    (void)state;
+    struct bed b;
+    begin(&b, POLICY(MARKS("7")), 1);
+    struct way_shadow *s = candidate(
+        &b, POLICY("classes = { { error = 'refused', class = 'local' } }, " MARKS("7")));
+    decide(&b, A, refused(&b));
+    tend(&b);
+    const struct way_entry *charge, *own;
+    assert_true(way_shadow_difference(s, 0, &charge, &own));
+    assert_int_equal(own->function, WAY_FN_MARK);
+    assert_string_equal(own->where, "not asked");
+    struct way_verdict v;
+    assert_true(way_shadow_verdict(s, b.node[A], &v));
+    assert_int_equal(v.state, WAY_STATE_HEALTHY);
+    assert_int_equal(kit_state(b.health, b.node[A]), WAY_STATE_FAILING);
+    /* and is not told of it as a straggler, though for the one in charge it is one */
+    struct way_shadow_counts c = counts(s);
+    assert_int_equal(c.out, 0);
+    assert_int_equal(c.out_in_charge, 1);
+    end(&b);
+}
+
+static void an_equal_policy_agrees_through_marks_ends_and_random_numbers(void **state)
+{
+    (void)state;
+    static const char policy[] = POLICY(
+        "memory = { node = { n = 0 }, cluster = { all = 0 } }, "
+        "mark = function(self, node, e) local m = node.memory m.n = m.n + 1 "
+        "self.cluster.memory.all = self.cluster.memory.all + wayside.random() "
+        "if e.error then return { state = 'failing', seconds = 1 + m.n + "
+        "wayside.random() } end end, "
+        "backoff = function() return { retry = 'other', after = wayside.random() } end");
+    struct bed b;
+    begin(&b, policy, 1);
+    struct way_shadow *s = put(&b, WAY_SHADOW_CANDIDATE, policy, true);
+    for (int i = 0; i < 50; i++) {
+        b.now += 0.5;
+        decide(&b, A, refused(&b));
+        decide(&b, B, replied(&b, i % 3 ? NULL : "LOADING it is"));
+        retry(&b, A, refused(&b));
+        struct way_event e = { .kind = WAY_KIND_EXPIRY, .now = b.now, .began = b.now };
+        decide(&b, A, e);
+        tend(&b);
+    }
+    struct way_shadow_counts c = counts(s);
+    struct way_verdict v;
+    assert_int_equal(disagreements(s), 0);
+    assert_true(c.agreed >= 150);
+    assert_int_equal(c.dropped, 0);
+    assert_false(way_shadow_verdict(s, b.node[A], &v));
+    end(&b);
+}
+
+static void its_own_marks_end_when_their_time_is_over(void **state)
+{
+    (void)state;
+    struct bed b;
+    struct way_verdict v;
+    begin(&b, POLICY(MARKS("100")), 1);
+    struct way_shadow *s = candidate(&b, POLICY(MARKS("2")));
+    decide(&b, A, refused(&b));
+    tend(&b);
+    assert_true(way_shadow_verdict(s, b.node[A], &v));
+    b.now += 1.9;
+    tend(&b);
+    assert_true(way_shadow_verdict(s, b.node[A], &v));
+    assert_int_equal(v.state, WAY_STATE_FAILING);
+    b.now += 0.2;
+    tend(&b);
+    assert_true(way_shadow_verdict(s, b.node[A], &v));
+    assert_int_equal(v.state, WAY_STATE_HEALTHY);
+    assert_int_equal(kit_state(b.health, b.node[A]), WAY_STATE_FAILING);
+    assert_int_equal(counts(s).disagreed[WAY_FN_MARK], 1);
+    /* The one in charge comes round too: the node follows again. */
+    decide(&b, A, replied(&b, NULL));
+    tend(&b);
+    assert_false(way_shadow_verdict(s, b.node[A], &v));
+    end(&b);
+}
+
+static void the_guard_holds_for_it_too(void **state)
+{
+    (void)state;
+    static const char soft[] = POLICY(
+        "mark = function(_, _, e) if e.error then return { state = 'failing' } end "
+        "end");
+    struct bed b;
+    struct way_verdict v;
+    begin(&b, POLICY("mark = function() end"), 1);
+    struct way_shadow *s = candidate(&b, soft);
+    decide(&b, A, replied(&b, "LOADING it is")); /* a master, on soft evidence */
+    assert_true(way_shadow_verdict(s, b.node[A], &v));
+    assert_int_equal(v.state, WAY_STATE_SUSPECT);
+    assert_int_equal(kit_state(b.health, b.node[A]), WAY_STATE_HEALTHY);
+    tend(&b);
+    const struct way_entry *charge, *own;
+    assert_true(way_shadow_difference(s, 0, &charge, &own));
+    assert_string_equal(own->did,
+                        "would be healthy -> suspect (guard: the last node that "
+                        "serves)");
+    end(&b);
+}
+
+static void its_memory_is_its_own(void **state)
+{
+    (void)state;
+    struct bed b;
+    begin(&b,
+          POLICY("memory = { node = { x = 100 } }, mark = function(_, node) "
+                 "node.memory.x = node.memory.x + 1 return { reason = '' .. "
+                 "node.memory.x } end"),
+          1);
+    struct way_shadow *s = candidate(
+        &b, POLICY("memory = { node = { y = 1, z = 5 } }, mark = function(_, node) "
+                   "node.memory.z = node.memory.z * 2 return { reason = '' .. "
+                   "node.memory.z } end"));
+    for (int i = 0; i < 3; i++)
+        decide(&b, A, refused(&b));
+    tend(&b);
+    const struct way_entry *charge, *own;
+    assert_true(way_shadow_difference(s, 0, &charge, &own));
+    assert_string_equal(charge->mark.reason, "103");
+    assert_string_equal(own->mark.reason, "40");
+    end(&b);
+}
+
+/* ---- how it fails ---- */
+
+static void fails(const char *policy, unsigned cause)
+{
+    struct bed b;
+    begin(&b, POLICY(MARKS("7")), 1);
+    b.limits.policy_errors = 4;
+    b.limits.policy_wall = 5; /* so that a slow build meets the other bounds first */
+    struct way_shadow *s = candidate(&b, policy);
+    struct way_shadow_about about;
+    way_log_level((enum way_level)(WAY_ERROR + 1));
+    for (int i = 0; i < 9; i++) {
+        b.now += 10;
+        struct way_decision d = decide(&b, A, refused(&b));
+        assert_float_equal(d.mark.seconds, 7, 0);
+        way_shadow_about(s, &about);
+        assert_int_equal(!!about.off, i >= 3);
+    }
+    way_log_level(WAY_INFO);
+    struct way_shadow_counts c = counts(s);
+    assert_int_equal(way_shadow_errors(&c), 4);
+    assert_int_equal(c.errors[cause], 4);
+    assert_int_equal(
+        way_stat_get(&b.stats[0], (enum way_stat)(WAY_STAT_SHADOW_ERROR + cause)), 4);
+    assert_non_null(strstr(about.off, "4 errors within 60 s"));
+    assert_non_null(strstr(about.off, "test.lua:2"));
+    /* what it said, was the fallback's */
+    tend(&b);
+    const struct way_entry *charge, *own;
+    assert_true(way_shadow_difference(s, 0, &charge, &own));
+    assert_true(own->fallback);
+    assert_float_equal(own->mark.seconds, 5, 0);
+    /* and nobody noticed */
+    assert_false(way_decider_set_aside(b.decider[0]));
+    for (int i = WAY_STAT_POLICY_FIRST; i <= WAY_STAT_POLICY_LAST; i++)
+        assert_int_equal(way_stat_get(&b.stats[0], (enum way_stat)i), 0);
+    assert_int_equal(way_stat_get(&b.stats[0], WAY_STAT_FALLBACK), 0);
+    end(&b);
+}
+
+static void one_that_raises_is_switched_off_and_says_why(void **state)
+{
+    (void)state;
+    fails(POLICY("mark = function() error('no') end"), 0);
+}
+
+static void one_that_loops_is_switched_off_and_says_why(void **state)
+{
+    (void)state;
+    fails(POLICY("mark = function() while true do end end"), 1);
+}
+
+static void one_that_allocates_is_switched_off_and_says_why(void **state)
+{
+    (void)state;
+    fails(POLICY("mark = function() local t = {} for i = 1, 20000 do t[i] = i end end"),
+          3);
+}
+
+static void one_that_answers_nonsense_is_switched_off_and_says_why(void **state)
+{
+    (void)state;
+    fails(POLICY("mark = function() return { state = 'gone' } end"), 4);
+}
+
+/* ---- coming and going ---- */
+
+static void candidate_and_previous_are_asked_side_by_side(void **state)
+{
+    (void)state;
+    struct bed b;
+    begin(&b, POLICY(MARKS("7")), 1);
+    struct way_shadow *next = candidate(&b, POLICY(MARKS("8")));
+    struct way_shadow *previous =
+        put(&b, WAY_SHADOW_PREVIOUS, POLICY("mark = function() end"), false);
+    decide(&b, A, refused(&b));
+    assert_int_equal(disagreements(next), 1);
+    assert_int_equal(disagreements(previous), 1);
+    assert_int_equal(counts(next).out, 1);
+    assert_int_equal(counts(previous).out, 0);
+    assert_int_equal(counts(previous).out_in_charge, 1);
+    /* the metrics are the candidate's */
+    assert_int_equal(way_stat_get(&b.stats[0], WAY_STAT_SHADOW_MARK), 1);
+    way_shadows_take_off(b.shadows, WAY_SHADOW_CANDIDATE);
+    assert_null(way_shadows_get(b.shadows, WAY_SHADOW_CANDIDATE));
+    b.now += 1;
+    decide(&b, A, refused(&b));
+    assert_int_equal(way_stat_get(&b.stats[0], WAY_STAT_SHADOW_MARK), 1);
+    assert_int_equal(disagreements(previous), 2);
+    end(&b);
+}
+
+static void another_one_takes_its_place_at_the_next_question(void **state)
+{
+    (void)state;
+    struct bed b;
+    begin(&b, POLICY(MARKS("7")), 1);
+    candidate(&b, POLICY(MARKS("8")));
+    candidate(&b, POLICY(MARKS("9"))); /* the first was never seated */
+    decide(&b, A, refused(&b));
+    struct way_shadow *s = candidate(&b, POLICY(MARKS("7")));
+    tend(&b);
+    b.now += 1;
+    decide(&b, A, refused(&b));
+    assert_int_equal(disagreements(s), 0);
+    assert_int_equal(counts(s).events, 2);
+    end(&b);
+}
+
+/* What a command waits for was classed before the candidate came: it is not asked. */
+static void what_was_classed_before_it_came_is_not_put_to_it(void **state)
+{
+    (void)state;
+    struct bed b;
+    struct way_retry r;
+    struct way_entry entry;
+    begin(&b, NULL, 1);
+    struct way_event e = refused(&b);
+    way_decide_classify(b.decider[0], &e);
+    struct way_shadow *s = candidate(&b, POLICY("mark = function() end"));
+    way_decide_retry(b.decider[0], b.node[A], &e, &r, &entry);
+    assert_int_equal(counts(s).events, 0);
+    way_decide_classify(b.decider[0], &e);
+    way_decide_retry(b.decider[0], b.node[A], &e, &r, &entry);
+    assert_int_equal(counts(s).events, 2);
+    end(&b);
+}
+
+static void a_share_of_the_successes_that_its_watch_wants_is_put_to_it(void **state)
+{
+    (void)state;
+    enum { SUCCESSES = 4000 };
+    struct bed b;
+    struct way_decision d;
+    unsigned wanted = 0;
+    begin(&b, POLICY(MARKS("7")), 1);
+    b.limits.shadow_sample = 0.25;
+    assert_false(way_decide_watches(b.decider[0]));
+    struct way_shadow *s = candidate(
+        &b, POLICY("watch = { success = true }, mark = function(_, _, e) if not "
+                   "e.error then return { weight = 0.5 } end end"));
+    for (int i = 0; i < SUCCESSES; i++) {
+        if (!way_decide_watches(b.decider[0]))
+            continue;
+        struct way_event e = replied(&b, NULL);
+        e.watched = true;
+        way_decide_watched(b.decider[0], b.node[A], &e, &d);
+        assert_false(d.asked);
+        wanted++;
+    }
+    if (wanted < SUCCESSES / 5 || wanted > SUCCESSES * 3 / 10)
+        fail_msg("%u of %d successes", wanted, SUCCESSES);
+    assert_int_equal(counts(s).asked, wanted);
+    assert_int_equal(counts(s).disagreed[WAY_FN_MARK], wanted);
+    assert_int_equal(way_stat_get(&b.stats[0], WAY_STAT_POLICY_CALLS), 0);
+    struct way_verdict v;
+    way_health_verdict(b.health, b.node[A], &v);
+    assert_float_equal(v.weight, 1, 0);
+    end(&b);
+}
+
+/* ---- threads ---- */
+
+struct runner {
+    struct bed *b;
+    struct way_decider *d;
+    unsigned number, rounds;
+};
+
+static void *run(void *arg)
+{
+    struct runner *r = arg;
+    struct way_random random;
+    way_random_seed(&random, 77 + r->number);
+    for (unsigned i = 0; i < r->rounds; i++) {
+        struct bed at = { .now = 2000 + i * 1e-4 };
+        struct way_decision d;
+        struct way_retry retry;
+        struct way_entry entry;
+        unsigned node = r->b->node[way_random_next(&random) % NODES];
+        struct way_event e =
+            way_random_next(&random) % 3 ? refused(&at) : replied(&at, NULL);
+        e.began = at.now; /* hardly ever a straggler */
+        way_decide(r->d, node, &e, &d);
+        if (e.error) {
+            e.kind = WAY_KIND_COMMANDS;
+            way_decide_retry(r->d, node, &e, &retry, &entry);
+        }
+    }
+    return NULL;
+}
+
+static void run_threads(struct bed *b, unsigned rounds)
+{
+    struct runner runner[THREADS_MOST];
+    pthread_t id[THREADS_MOST];
+    for (unsigned i = 0; i < b->threads; i++) {
+        runner[i] = (struct runner){ b, b->decider[i], i, rounds };
+        assert_int_equal(pthread_create(&id[i], NULL, run, &runner[i]), 0);
+    }
+    for (unsigned i = 0; i < b->threads; i++)
+        pthread_join(id[i], NULL);
+}
+
+static uint64_t stat(const struct bed *b, enum way_stat which)
+{
+    uint64_t sum = 0;
+    for (unsigned i = 0; i < b->threads; i++)
+        sum += way_stat_get(&b->stats[i], which);
+    return sum;
+}
+
+#define BUSY_POLICY(step)                                                                \
+    POLICY("memory = { node = { n = 0 }, shard = { s = 0 }, cluster = { c = 0 } }, "     \
+           "mark = function(self, node, e) for _ = 1, 2000 do end "                      \
+           "local m = node.memory m.n = m.n + " step " "                                 \
+           "node.shard.memory.s = node.shard.memory.s + 1 "                              \
+           "self.cluster.memory.c = self.cluster.memory.c + wayside.random() "           \
+           "if e.error then return { state = m.n % 2 == 0 and 'failing' or 'suspect', "  \
+           "seconds = m.n + node.shard.memory.s + self.cluster.memory.c + "              \
+           "self.cluster.failing } end return { state = 'healthy' } end, "               \
+           "backoff = function(self, node) self.cluster.memory.c = 0 return { retry = "  \
+           "'other', after = node.memory.n + wayside.random() } end")
+
+/* Whatever the order in which threads commit and hear: exactly. */
+static void an_equal_policy_agrees_while_threads_contend(void **state)
+{
+    (void)state;
+    struct bed b;
+    begin(&b, BUSY_POLICY("1"), THREADS_MOST);
+    struct way_shadow *s = put(&b, WAY_SHADOW_CANDIDATE, BUSY_POLICY("1"), true);
+    run_threads(&b, 3000);
+    struct way_shadow_counts c = counts(s);
+    print_message("%llu events, %llu conflicts of the table, %llu dropped\n",
+                  (unsigned long long)c.events,
+                  (unsigned long long)stat(&b, WAY_STAT_CONFLICTS),
+                  (unsigned long long)c.dropped);
+    assert_int_equal(disagreements(s), 0);
+    assert_int_equal(c.dropped, 0);
+    assert_true(c.agreed > 3000);
+    assert_true(stat(&b, WAY_STAT_CONFLICTS) > 0);
+    end(&b);
+}
+
+/* One that differs has a world of its own that stays in order, and each question is
+ * either answered or counted as given up. */
+static void one_that_differs_keeps_its_own_world_while_threads_contend(void **state)
+{
+    (void)state;
+    struct bed b;
+    begin(&b, BUSY_POLICY("1"), THREADS_MOST);
+    struct way_shadow *s = put(&b, WAY_SHADOW_CANDIDATE, BUSY_POLICY("2"), true);
+    run_threads(&b, 3000);
+    tend(&b);
+    struct way_shadow_counts c = counts(s);
+    uint64_t questions = c.agreed + disagreements(s);
+    assert_int_equal(questions, c.events);
+    assert_true(c.disagreed[WAY_FN_MARK] > 0);
+    assert_true(c.disagreed[WAY_FN_BACKOFF] > 0);
+    print_message("%llu events, %llu dropped\n", (unsigned long long)c.events,
+                  (unsigned long long)c.dropped);
+    assert_true(c.dropped < c.events);
+    end(&b);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_mark_that_differs_is_counted_written_down_and_not_obeyed),
+        cmocka_unit_test(backoff_probe_reconnect_and_classes_are_compared_too),
+        cmocka_unit_test(who_is_not_asked_says_nothing),
+        cmocka_unit_test(an_equal_policy_agrees_through_marks_ends_and_random_numbers),
+        cmocka_unit_test(its_own_marks_end_when_their_time_is_over),
+        cmocka_unit_test(the_guard_holds_for_it_too),
+        cmocka_unit_test(its_memory_is_its_own),
+        cmocka_unit_test(one_that_raises_is_switched_off_and_says_why),
+        cmocka_unit_test(one_that_loops_is_switched_off_and_says_why),
+        cmocka_unit_test(one_that_allocates_is_switched_off_and_says_why),
+        cmocka_unit_test(one_that_answers_nonsense_is_switched_off_and_says_why),
+        cmocka_unit_test(candidate_and_previous_are_asked_side_by_side),
+        cmocka_unit_test(another_one_takes_its_place_at_the_next_question),
+        cmocka_unit_test(what_was_classed_before_it_came_is_not_put_to_it),
+        cmocka_unit_test(a_share_of_the_successes_that_its_watch_wants_is_put_to_it),
+        cmocka_unit_test(an_equal_policy_agrees_while_threads_contend),
+        cmocka_unit_test(one_that_differs_keeps_its_own_world_while_threads_contend),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
