@@ -612,7 +612,8 @@ struct way_decider *way_control_decider(struct way_control *c)
 
 void way_control_take(struct way_control *c)
 {
-    way_decider_take(c->decider);
+    if (way_decider_take(c->decider) && c->o.spool)
+        way_spool_policy(c->o.spool, way_decider_plan(c->decider), c->o.text, now_of(c));
 }
 
 void way_control_policy_changed(struct way_control *c)

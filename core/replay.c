@@ -33,8 +33,7 @@ struct replay {
     struct item **item;
     size_t items, room;
     unsigned runs;
-    uint64_t run, hash; /* of the header read last; of the policy of all entries, or 0 */
-    bool mixed;         /* entries are of several policies */
+    uint64_t run; /* of the header read last */
     char made_by[256];
     struct way_policy *policy;
     bool evolved;
@@ -42,7 +41,7 @@ struct replay {
     struct states *node;
     unsigned nodes;
     uint64_t of_function[WAY_FN_NONE + 1], differing[WAY_FN_NONE + 1];
-    uint64_t uncomparable, lost;
+    uint64_t uncomparable, of_others, lost;
     bool gap_known;
     double told; /* progress, last */
 };
@@ -73,8 +72,6 @@ static void keep(struct replay *r, const struct way_jsonline *line)
         r->item = way_realloc(r->item, r->room * sizeof(struct item *));
     }
     r->item[r->items++] = item;
-    r->mixed = r->mixed || (r->hash && r->hash != line->entry.policy);
-    r->hash = line->entry.policy;
 }
 
 static void take_header(struct replay *r, const struct way_jsonline *line)
@@ -418,6 +415,10 @@ static void ask_again(struct replay *r, const struct way_entry *e)
     (void)way_input_unpack(e, &in);
     if (e->function >= WAY_FN_NONE || e->by_operator || !strcmp(e->where, "host"))
         return;
+    if (e->policy != way_policy_plan(r->policy)->layout.hash) {
+        r->of_others++;
+        return;
+    }
     if (!way_replay_ask(r->policy, e, &in, differs, sizeof differs)) {
         r->uncomparable++;
         return;
@@ -561,6 +562,9 @@ static void tell_totals(const struct replay *r)
                 "%llu could not be asked as they were: ended by the wall deadline, or "
                 "a part of their input was too long to be kept\n",
                 (unsigned long long)r->uncomparable);
+    if (r->of_others)
+        fprintf(out, "%llu were asked of another policy\n",
+                (unsigned long long)r->of_others);
     if (r->lost)
         fprintf(out, "%llu commits have no entry here: other processes', or lost\n",
                 (unsigned long long)r->lost);
@@ -578,9 +582,13 @@ static void tell_totals(const struct replay *r)
     fputs("\n", out);
 }
 
+/* As asked, where the policy was asked at all. */
 static int choose_mode(struct replay *r, struct way_err *err)
 {
-    bool same = !r->mixed && way_policy_plan(r->policy)->layout.hash == r->hash;
+    uint64_t hash = way_policy_plan(r->policy)->layout.hash;
+    size_t same = 0;
+    for (size_t i = 0; i < r->items; i++)
+        same += r->item[i]->entry.policy == hash;
     r->evolved =
         r->o->mode == WAY_REPLAY_EVOLVED || (r->o->mode == WAY_REPLAY_AUTO && !same);
     if (same || r->evolved)
@@ -589,8 +597,7 @@ static int choose_mode(struct replay *r, struct way_err *err)
         err,
         "%s: made by %s, which is not this policy with these options (%016llx): "
         "its questions can't be asked again as they were",
-        r->o->journal[0], r->mixed ? "several policies" : r->made_by,
-        (unsigned long long)way_policy_plan(r->policy)->layout.hash);
+        r->o->journal[0], r->made_by, (unsigned long long)hash);
 }
 
 static int replay(struct replay *r, struct way_err *err)
