@@ -370,7 +370,8 @@ static void lines_in_any_order_are_put_in_the_commits_order(void **state)
     begin(&b, striking);
     incident(&b);
     /* The header stays; the entries are written the last one first. */
-    char *text = b.line.p + b.line.off, *header = memchr(text, '\n', way_buf_held(&b.line));
+    char *text = b.line.p + b.line.off,
+         *header = memchr(text, '\n', way_buf_held(&b.line));
     struct way_buf turned = { 0 };
     way_buf_put(&turned, text, (size_t)(header + 1 - text));
     for (char *stop = b.line.p + b.line.len - 1; stop > header;) {
