@@ -18,7 +18,7 @@
 #include <stdlib.h>
 #include <time.h>
 
-enum { RING = 4096, ROWS = 2, NODES_MOST = 1000, ROUNDS_MOST = 200000, LUA_CALLS = 32 };
+enum { RING = 256, ROWS = 2, NODES_MOST = 1000, ROUNDS_MOST = 200000, LUA_CALLS = 32 };
 
 struct bench {
     struct way_health *health;
@@ -99,7 +99,7 @@ static void open_bench(struct bench *b, const char *policy)
         if (way_health_row_attach(b->health, &err) < 0)
             stop(&err);
     publish_cluster(b);
-    b->ring = way_ring_new(RING);
+    b->ring = way_ring_new(b->nodes > RING / 4 ? 4 * b->nodes : RING); /* as a daemon's */
     struct way_decider_options o = { .health = b->health,
                                      .text = &b->text,
                                      .limits = &b->limits,
