@@ -129,14 +129,21 @@ const char *way_entry_kind(const struct way_entry *e)
     return e->by_operator ? "operator" : way_kind_name(e->event.kind);
 }
 
+static void copy_text(char *to, const char *from, size_t bytes)
+{
+    size_t n = strnlen(from, bytes - 1);
+    memcpy(to, from, n);
+    to[n] = 0;
+}
+
 /* Fields by their length: what texts do not use is not touched, nor is a probe that there
  * is none of. */
 void way_entry_copy(struct way_entry *to, const struct way_entry *from)
 {
     memcpy(to, from, offsetof(struct way_entry, address));
-    strcpy(to->address, from->address);
-    strcpy(to->where, from->where);
-    strcpy(to->did, from->did);
+    copy_text(to->address, from->address, sizeof to->address);
+    copy_text(to->where, from->where, sizeof to->where);
+    copy_text(to->did, from->did, sizeof to->did);
     if (from->function == WAY_FN_PROBE)
         to->probe = from->probe;
     else
