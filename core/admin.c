@@ -22,7 +22,7 @@ enum {
     REQUEST_BYTES = 65536,
     ARGS_MAX = 1024,
     WORDS_MAX = WAY_CONSOLE_WORDS, /* of a request, as far as we look at them */
-    OUTPUT_BYTES = 1 << 20, /* no more requests are answered above */
+    OUTPUT_BYTES = 1 << 20,        /* no more requests are answered above */
 };
 static const double STALLED = 10;
 

@@ -14,7 +14,8 @@
  *
  * Deadlines need no timer per command: one timer per connection is left to fire and then
  * looks whether what it waits for is really due (libev's manual, "Be smart about
- * timeouts"). When a send fails, what the peer still had to say is read first: replies
+ * timeouts"). It comes after the pass's reading and writing: where the loop itself was late,
+ * what has arrived meanwhile counts, and no node is blamed for our delay. When a send fails, what the peer still had to say is read first: replies
  * that arrived are answers. */
 #include "conn.h"
 
@@ -466,6 +467,7 @@ struct way_conn *way_conn_open(const struct way_conn_options *o)
     c->backlog = true;
     ev_init(&c->io, on_io);
     ev_init(&c->timer, on_timer);
+    ev_set_priority(&c->timer, EV_MINPRI);
     struct way_conn_connect *k = c->connect = way_zalloc(sizeof *k);
     k->resolver = o->resolver;
     snprintf(k->host, sizeof k->host, "%s", o->host);

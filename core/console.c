@@ -4,6 +4,8 @@
  * out, so that redis-cli shows what there is to see; numbers are seconds, as everywhere. */
 #include "console.h"
 
+#include "candidate.h"
+#include "console_shadow.h"
 #include "reload.h"
 #include "resp.h"
 #include "why.h"
@@ -13,7 +15,7 @@
 #include <stdlib.h>
 #include <strings.h>
 
-enum { EVENTS_SHOWN = 20 };
+enum { EVENTS_SHOWN = 20, DIFFERENCES_SHOWN = 10 };
 
 /* --- nodes --- */
 
@@ -160,6 +162,8 @@ static void tell_entry(const struct way_entry *e, struct way_tell *t)
     way_tell_field(t, &m, "kind", way_entry_kind(e));
     if (v->kind == WAY_KIND_CHANGE && !e->by_operator)
         way_tell_field(t, &m, "change", way_change_name(v->change));
+    if (v->kind == WAY_KIND_EDGE)
+        way_tell_field(t, &m, "counter", v->counter);
     if (v->kind == WAY_KIND_EXPIRY)
         way_tell_field_number(t, &m, "late", v->late);
     tell_fault(v, t, &m);
@@ -400,6 +404,62 @@ static void run_reload(struct way_control *c, unsigned argc, char *const *argv,
         way_free(option[i].name);
 }
 
+/* --- a candidate in the shadow --- */
+
+static void try_candidate(struct way_control *c, unsigned argc, char *const *argv,
+                          struct way_tell *t)
+{
+    struct way_option option[WAY_CONSOLE_WORDS];
+    struct way_reload_wish wish = { 0 };
+    if (read_wish(&wish, option, argc, argv) < 0 || !wish.policy)
+        way_resp_put_error(t->out, "ERR expected one policy: WAYSIDE SHADOW file "
+                                   "[option=value ...]");
+    else
+        way_console_shadow_begin(c, wish.policy, option, wish.options, t);
+    for (unsigned i = 0; i < wish.options; i++)
+        way_free(option[i].name);
+}
+
+static void run_shadow(struct way_control *c, unsigned argc, char *const *argv,
+                       struct way_tell *t)
+{
+    char *end;
+    if (!argc) {
+        way_console_shadow_status(c, t);
+    } else if (argc == 1 && !strcasecmp(argv[0], "OFF")) {
+        way_console_shadow_off(c, t);
+    } else if (argc <= 2 && !strcasecmp(argv[0], "DIFF")) {
+        unsigned long n = argc > 1 ? strtoul(argv[1], &end, 10) : DIFFERENCES_SHOWN;
+        if (argc > 1 && (*end || end == argv[1] || argv[1][0] == '-'))
+            way_resp_put_error(t->out, "ERR expected a number: WAYSIDE SHADOW DIFF [n]");
+        else
+            way_console_shadow_diff(
+                c, n < WAY_SHADOW_DIFFERENCES ? (unsigned)n : WAY_SHADOW_DIFFERENCES, t);
+    } else {
+        try_candidate(c, argc, argv, t);
+    }
+}
+
+static void run_promote(struct way_control *c, unsigned argc, char *const *argv,
+                        struct way_tell *t)
+{
+    (void)argc, (void)argv;
+    struct way_reload *r = way_control_reload(c);
+    struct way_shadows *all = way_control_shadows(c);
+    struct way_shadow *s = all ? way_shadows_get(all, WAY_SHADOW_CANDIDATE) : NULL;
+    struct way_shadow_about about;
+    if (!s) {
+        way_resp_put_error(t->out, "ERR no candidate is in the shadow");
+        return;
+    }
+    if (!r || !t->promise) {
+        way_resp_put_error(t->out, "ERR nothing can be reloaded here");
+        return;
+    }
+    way_shadow_about(s, &about);
+    begin_reload(r, &(struct way_reload_wish){ .text = about.text }, t);
+}
+
 static double setting_value(const struct way_config *config, const struct way_setting *s)
 {
     const char *base = s->group == WAY_GROUP_TIMEOUTS ? (const char *)&config->timeouts
@@ -602,6 +662,12 @@ static const struct {
     { "RELOAD", "[file] [option=value ...]",
       "another policy or other options; nothing given: the configuration, read anew", 0,
       WAY_CONSOLE_WORDS, run_reload },
+    { "SHADOW", "[file [option=value ...] | DIFF [n] | OFF]",
+      "a candidate that is asked too and not obeyed: begun, how it does, where it "
+      "differs",
+      0, WAY_CONSOLE_WORDS, run_shadow },
+    { "PROMOTE", "", "the candidate in the shadow is the policy from now on, by a reload",
+      0, 0, run_promote },
     { "LIMITS", "", "every limit and time-out with its value and bounds", 0, 0,
       run_limits },
     { "HELP", "", "this list", 0, 0, run_help },

@@ -14,6 +14,7 @@
  * and the others find the end gone. */
 #include "control.h"
 
+#include "candidate.h"
 #include "cluster.h"
 #include "decide.h"
 #include "log.h"
@@ -46,6 +47,7 @@ struct way_control {
     struct way_cluster *cluster;
     struct way_prober *prober;
     struct way_history *history;
+    struct way_candidate *candidate;
     struct watch *watch[WAY_NODES_MAX];
     struct watch *first_asked;
     struct way_reload *reload;
@@ -483,11 +485,21 @@ static void on_journaled(void *arg)
     way_loop_later(c->o.loop, &c->drain);
 }
 
+static void look_at_shadows(struct way_control *c)
+{
+    if (!c->o.shadows)
+        return;
+    way_shadows_tend(c->o.shadows, way_decider_shadows(c->decider), now_of(c),
+                     way_unix());
+    way_candidate_look(c->candidate);
+}
+
 static void on_tick(struct ev_loop *ev, ev_timer *w, int events)
 {
     (void)ev, (void)events;
     struct way_control *c = way_container(w, struct way_control, tick);
     way_decide_pass(c->decider, now_of(c));
+    look_at_shadows(c);
     drain_rings(c);
     if (now_of(c) - c->rescanned >= RESCAN)
         rescan(c);
@@ -564,6 +576,8 @@ int way_control_new(struct way_control **out, const struct way_control_options *
         .stats = o->stats[o->threads - 1],
         .ring = o->rings[o->threads - 1],
         .aside = o->aside,
+        .shadows = o->shadows,
+        .place = o->threads - 1,
         .thread = WAY_NONE,
         .journaled = on_journaled,
         .arg = c,
@@ -575,6 +589,13 @@ int way_control_new(struct way_control **out, const struct way_control_options *
         return -1;
     }
     c->history = way_history_new();
+    if (o->shadows)
+        c->candidate =
+            way_candidate_new(&(struct way_candidate_options){ .loop = o->loop,
+                                                               .health = o->health,
+                                                               .shadows = o->shadows,
+                                                               .decider = c->decider,
+                                                               .threads = o->threads });
     c->prober = make_prober(c);
     c->cluster = make_cluster(c);
     ev_timer_init(&c->tick, on_tick, TICK, TICK);
@@ -598,6 +619,7 @@ void way_control_free(struct way_control *c)
             arm_ends(c, c->watch[i], 0);
         way_free(c->watch[i]);
     }
+    way_candidate_free(c->candidate);
     way_history_free(c->history);
     way_decider_free(c->decider);
     way_free(c);
@@ -701,6 +723,16 @@ const char *way_control_address(const struct way_control *c, unsigned node)
 {
     const struct watch *w = node < WAY_NODES_MAX ? c->watch[node] : NULL;
     return w && w->known ? w->address : NULL;
+}
+
+struct way_candidate *way_control_candidate(const struct way_control *c)
+{
+    return c->candidate;
+}
+
+struct way_shadows *way_control_shadows(const struct way_control *c)
+{
+    return c->o.shadows;
 }
 
 void way_control_counts(const struct way_control *c, struct way_control_counts *out)

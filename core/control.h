@@ -25,6 +25,8 @@ struct way_resolver;
 struct way_control;
 struct way_aside;
 struct way_spool;
+struct way_candidate;
+struct way_shadows;
 struct way_decider;
 struct way_reload;
 struct way_seat;
@@ -40,6 +42,7 @@ struct way_control_options {
     unsigned threads;                   /* workers, and the control thread as the last */
     struct way_aside *aside;            /* borrowed; NULL: one of its own */
     struct way_spool *spool;            /* borrowed: the journal on disk; NULL: none */
+    struct way_shadows *shadows;        /* borrowed; NULL: there will be none */
     void (*taken)(void *arg, const struct way_seat *seat); /* as a decider's; or NULL */
     void *taken_arg;
 };
@@ -87,6 +90,10 @@ unsigned way_control_threads(const struct way_control *c);
 /* Of a node of the table; NULL: not yet greeted, or gone. Valid until the loop's next
  * pass. */
 const char *way_control_address(const struct way_control *c, unsigned node);
+
+/* Policies that are tried; NULL where there are no shadows. */
+struct way_candidate *way_control_candidate(const struct way_control *c);
+struct way_shadows *way_control_shadows(const struct way_control *c);
 
 struct way_control_counts {
     uint64_t refreshes, refreshes_failed;

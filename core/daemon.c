@@ -78,6 +78,7 @@ struct way_daemon {
     struct way_stats **stats;
     struct way_aside aside;
     struct way_spool *spool; /* NULL: no journal on disk */
+    struct way_shadows *shadows;
     _Atomic uint64_t clients;
     double started;
     ev_timer rest;     /* gives memory back to the system after a load */
@@ -262,6 +263,8 @@ static int worker_init(struct worker *k, struct way_daemon *w, unsigned number,
         .stats = k->t.stats,
         .ring = k->t.ring,
         .aside = &w->aside,
+        .shadows = w->shadows,
+        .place = number,
         .thread = (uint16_t)number,
         .journaled = on_journaled,
         .arg = w,
@@ -412,6 +415,7 @@ static int build_control(struct way_daemon *w, struct way_err *err)
         .threads = w->workers + 1,
         .aside = &w->aside,
         .spool = w->spool,
+        .shadows = w->shadows,
         .taken = on_control_taken,
         .taken_arg = w,
     };
@@ -446,6 +450,8 @@ static int build(struct way_daemon *w, struct way_err *err)
     w->fronts = way_zalloc(w->workers * sizeof *w->fronts);
     w->rings = way_zalloc((w->workers + 1) * sizeof *w->rings);
     w->stats = way_zalloc((w->workers + 1) * sizeof *w->stats);
+    w->shadows = way_shadows_new(
+        &(struct way_shadows_options){ .health = w->health, .threads = w->workers + 1 });
     if (thread_init(&w->control_thread, w, w->workers, err) < 0)
         return -1;
     for (unsigned i = 0; i < w->workers; i++)
@@ -569,6 +575,7 @@ void way_daemon_free(struct way_daemon *w)
     way_spool_free(w->spool);
     if (w->control_thread.daemon)
         thread_fini(&w->control_thread);
+    way_shadows_free(w->shadows);
     if (w->health)
         way_health_close(w->health);
     if (w->text)

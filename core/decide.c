@@ -15,6 +15,7 @@ enum { KEPT = 32 };
 struct pending {
     uint16_t node;
     struct way_mark mark;
+    struct way_touches touches;
     bool hard;
     uint64_t epoch;         /* the policy's that said so */
     struct way_event event; /* to ask another one */
@@ -36,6 +37,7 @@ struct way_decider {
     struct way_shadow_place *shadows;
     struct way_snapshot seen; /* of the question asked last */
     struct way_memory after;  /* as its answer left it */
+    bool told;                /* shadows are to be */
     unsigned pending_count;
     struct pending pending[PENDING_MAX];
 };
@@ -81,6 +83,11 @@ void way_decider_free(struct way_decider *d)
     for (unsigned i = 0; i < KEPT; i++)
         way_buf_fini(&d->kept[i]);
     way_free(d);
+}
+
+const struct way_policy *way_decider_policy(const struct way_decider *d)
+{
+    return d->policy;
 }
 
 struct way_shadow_place *way_decider_shadows(struct way_decider *d)
@@ -150,11 +157,6 @@ const struct way_plan *way_decider_plan(const struct way_decider *d)
     return way_policy_plan(d->policy);
 }
 
-const struct way_policy *way_decider_policy(const struct way_decider *d)
-{
-    return d->policy;
-}
-
 bool way_decider_set_aside(const struct way_decider *d)
 {
     return way_aside_is_set(d->aside);
@@ -177,6 +179,7 @@ struct question {
     enum way_cause cause;
     bool fallback;
     bool behind; /* asked of memory that is no more: nothing to be asked again with */
+    struct way_touches touches;
     struct way_outcome outcome;
     enum way_commit commit;
 };
@@ -242,6 +245,9 @@ static void ask(struct way_decider *d, struct question *q, const struct way_view
             note_policy_error(d, q->fn, q->event->now);
     }
     q->fallback = how != WAY_ASKED_ANSWERED;
+    q->touches.count = 0;
+    if (!q->fallback && way_policy_touches(d->policy)->count)
+        q->touches = *way_policy_touches(d->policy);
     if (q->fallback) {
         way_stat_add(d->o.stats, WAY_STAT_FALLBACK, 1);
         ask_fallback(q, view);
@@ -255,6 +261,17 @@ static void classify_anew(struct way_decider *d, struct way_event *e)
         way_decide_classify(d, e);
 }
 
+bool way_decider_counts(const struct way_decider *d)
+{
+    return way_policy_plan(d->policy)->counters.all != 0;
+}
+
+static void add_counted(struct way_decider *d, struct way_snapshot *seen)
+{
+    if (way_decider_counts(d))
+        way_health_counted(d->o.health, &way_policy_plan(d->policy)->counters, seen);
+}
+
 /* Another process has put a policy in charge that this one has not loaded yet. Its old one
  * may go on answering while its own memory is still there, but commits nothing. */
 static enum way_commit ask_behind(struct way_decider *d, struct question *q)
@@ -263,6 +280,7 @@ static enum way_commit ask_behind(struct way_decider *d, struct question *q)
     uint64_t epoch = d->seat->epoch;
     q->behind = true;
     way_health_snapshot_of(d->o.health, q->node, q->event->now, epoch, &seen);
+    add_counted(d, &seen);
     q->outcome.from = q->outcome.to = (enum way_state)seen.view.verdict.state;
     if (atomic_load(d->policy_epoch) == epoch + 1) {
         struct way_memory dropped = seen.view.memory;
@@ -280,13 +298,15 @@ static enum way_commit ask_once(struct way_decider *d, struct question *q, bool 
     do {
         way_decider_take(d);
         way_health_snapshot(d->o.health, q->node, q->event->now, seen);
-        if (d->o.see)
-            d->o.see(d->o.replay, seen);
     } while (seen->policy_epoch != d->seat->epoch && way_decider_take(d));
     if (seen->policy_epoch != d->seat->epoch)
         return ask_behind(d, q);
     q->behind = false;
+    add_counted(d, seen);
+    if (d->o.see)
+        d->o.see(d->o.replay, seen);
     classify_anew(d, q->event);
+    d->told = way_shadow_place_taken(d->shadows);
     d->after = seen->view.memory;
     if (q->fn == WAY_FN_MARK && !way_event_for_mark(q->event))
         return WAY_COMMIT_DONE; /* the new policy has another name for it */
@@ -296,6 +316,8 @@ static enum way_commit ask_once(struct way_decider *d, struct question *q, bool 
     d->after = p.memory;
     if (q->fn == WAY_FN_MARK)
         p.mark = q->answer.mark;
+    p.touches = q->touches;
+    p.counters = &way_policy_plan(d->policy)->counters;
     q->outcome.from = q->outcome.to = (enum way_state)seen->view.verdict.state;
     return way_health_commit(d->o.health, seen, &p, locked, &q->outcome);
 }
@@ -345,8 +367,9 @@ static void ask_and_commit(struct way_decider *d, struct question *q)
 static void tell_shadows(struct way_decider *d, const struct question *q, bool asked,
                          bool straggler)
 {
-    if (!way_shadow_place_taken(d->shadows) ||
-        (asked && d->seen.policy_epoch != d->seat->epoch))
+    if (asked && (!d->told || d->seen.policy_epoch != d->seat->epoch))
+        return;
+    if (!asked && !way_shadow_place_taken(d->shadows))
         return;
     way_shadow_heard(d->shadows,
                      &(struct way_shadow_heard){
@@ -389,8 +412,9 @@ bool way_decider_pending_state(const struct way_decider *d, unsigned node,
 
 static void keep_pending(struct way_decider *d, const struct question *q)
 {
-    if (!q->answer.mark.given ||
-        way_verdict_by_operator(&d->seen.view.verdict, q->event->now))
+    if (way_verdict_by_operator(&d->seen.view.verdict, q->event->now))
+        return;
+    if (!q->answer.mark.given && !q->touches.count)
         return;
     unsigned i = 0;
     while (i < d->pending_count && d->pending[i].node != q->node)
@@ -401,6 +425,7 @@ static void keep_pending(struct way_decider *d, const struct question *q)
         d->pending_count++;
     d->pending[i] = (struct pending){ .node = (uint16_t)q->node,
                                       .mark = q->answer.mark,
+                                      .touches = q->touches,
                                       .hard = way_event_hard(q->event),
                                       .epoch = d->seat->epoch,
                                       .event = *q->event };
@@ -435,6 +460,8 @@ void way_decide_pass(struct way_decider *d, double now)
         way_health_snapshot(d->o.health, w->node, now, &seen);
         struct way_proposal p = { .memory = seen.view.memory,
                                   .mark = w->mark,
+                                  .touches = w->touches,
+                                  .counters = &way_policy_plan(d->policy)->counters,
                                   .hard = w->hard };
         enum way_commit how = way_health_commit(d->o.health, &seen, &p, false, &outcome);
         if (how == WAY_COMMIT_BUSY)
@@ -499,8 +526,8 @@ static void pack(struct way_decider *d, struct way_buf *out, const struct questi
 {
     const struct way_plan *plan = way_policy_plan(d->policy);
     if (!q->behind)
-        way_input_pack(out, &d->seen.view, &d->after, &plan->layout, plan->name,
-                       plan->version, q->event->answer);
+        way_input_pack(out, &d->seen.view, &d->after, &plan->layout, plan->counters.count,
+                       plan->name, plan->version, q->event->answer);
 }
 
 /* For an entry that is published later; before anything else is asked. */
@@ -623,13 +650,65 @@ static void ask_mark(struct way_decider *d, struct question *q, bool straggler)
     publish(d, &entry, asked ? q : NULL);
 }
 
-void way_decide(struct way_decider *d, unsigned node, struct way_event *e,
-                struct way_decision *out)
+/* ---- counters ---- */
+
+static uint64_t count(struct way_decider *d, unsigned node, const struct way_report *r)
+{
+    return way_health_count(d->o.health, node, &way_policy_plan(d->policy)->counters,
+                            d->seat->epoch, r);
+}
+
+/* The good commands of the pass, and the event unless it is of a fault known already. */
+static uint64_t count_event(struct way_decider *d, unsigned node,
+                            const struct way_event *e, const struct way_report *with,
+                            bool straggler)
+{
+    struct way_report r = with ? *with : (struct way_report){ .now = e->now };
+    bool counts = e->error && !straggler &&
+                  (e->kind == WAY_KIND_CONNECTION || e->kind == WAY_KIND_RESULT);
+    if (!way_decider_counts(d) || (!counts && !with))
+        return 0;
+    if (counts)
+        way_report_failure(&r, e);
+    return count(d, node, &r);
+}
+
+/* An edge is no error: of the node it says no more than its counter. */
+static void ask_edges(struct way_decider *d, unsigned node, uint64_t edges, double now,
+                      struct way_decision *out)
+{
+    uint64_t epoch = d->seat->epoch; /* another policy has other counters */
+    for (; edges && !way_decider_set_aside(d) && d->seat->epoch == epoch;
+         edges &= edges - 1) {
+        const struct way_counters_layout *l = &way_policy_plan(d->policy)->counters;
+        unsigned bit = (unsigned)__builtin_ctzll(edges);
+        struct way_decision each;
+        struct way_event e = { .kind = WAY_KIND_EDGE,
+                               .phase = WAY_PHASE_READ,
+                               .step = WAY_STEP_REPLY,
+                               .now = now,
+                               .began = now,
+                               .unix_time = way_unix(),
+                               .deadline_left = -1 };
+        snprintf(e.counter, sizeof e.counter, "%s",
+                 l->counter[bit / WAY_COUNTERS_MAX][bit % WAY_COUNTERS_MAX].name);
+        way_decide(d, node, &e, &each);
+        out->refresh |= each.refresh;
+        out->edges = true;
+    }
+}
+
+void way_decide_report(struct way_decider *d, unsigned node, const struct way_report *r,
+                       struct way_decision *out)
 {
     memset(out, 0, sizeof *out);
     way_decider_take(d);
-    way_decide_classify(d, e);
-    bool straggler = is_straggler(d, node, e);
+    ask_edges(d, node, count(d, node, r), r->now, out);
+}
+
+static void decide(struct way_decider *d, unsigned node, struct way_event *e,
+                   bool straggler, struct way_decision *out)
+{
     if (e->error && e->blame == WAY_BLAME_NODE && !straggler && e->kind != WAY_KIND_PROBE)
         way_health_failure(d->o.health, node);
     struct question q = { .fn = WAY_FN_MARK, .node = node, .event = e };
@@ -659,6 +738,24 @@ void way_decide_watched(struct way_decider *d, unsigned node, struct way_event *
     memset(out, 0, sizeof *out);
     way_decide_classify(d, e);
     tell_shadows(d, &q, false, is_straggler(d, node, e));
+}
+
+void way_decide_with(struct way_decider *d, unsigned node, struct way_event *e,
+                     const struct way_report *with, struct way_decision *out)
+{
+    memset(out, 0, sizeof *out);
+    way_decider_take(d);
+    way_decide_classify(d, e);
+    bool straggler = is_straggler(d, node, e);
+    uint64_t edges = count_event(d, node, e, with, straggler);
+    decide(d, node, e, straggler, out);
+    ask_edges(d, node, edges, e->now, out);
+}
+
+void way_decide(struct way_decider *d, unsigned node, struct way_event *e,
+                struct way_decision *out)
+{
+    way_decide_with(d, node, e, NULL, out);
 }
 
 void way_decide_retry(struct way_decider *d, unsigned node, struct way_event *e,

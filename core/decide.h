@@ -75,6 +75,7 @@ bool way_decider_pending_state(const struct way_decider *d, unsigned node,
                                enum way_state *state);
 void way_decide_pass(struct way_decider *d, double now);
 const struct way_plan *way_decider_plan(const struct way_decider *d);
+/* In charge; in other threads for what no call needs: its names, its classes. */
 const struct way_policy *way_decider_policy(const struct way_decider *d);
 bool way_decider_set_aside(const struct way_decider *d); /* by its errors */
 /* Where it hears of what shadows are asked; NULL: nowhere. */
@@ -84,6 +85,7 @@ const char *way_decider_class_name(const struct way_decider *d, unsigned class);
 struct way_decision {
     bool asked;   /* mark was asked */
     bool refresh; /* the policy wants the topology refreshed, or the class says so */
+    bool edges;   /* counters' edges were asked about too: drops may be due */
     struct way_mark mark;
     struct way_outcome outcome;
     enum way_commit commit;
@@ -95,6 +97,16 @@ struct way_decision {
 void way_decide(struct way_decider *d, unsigned node, struct way_event *e,
                 struct way_decision *out);
 
+/* Does the policy have counters? Else nothing is to be reported. */
+bool way_decider_counts(const struct way_decider *d);
+/* Counts what was seen of a node in this pass, and asks mark about the edges that came true.
+ * An event that fails commands is counted by way_decide. */
+void way_decide_report(struct way_decider *d, unsigned node, const struct way_report *r,
+                       struct way_decision *out);
+/* way_decide, of an event in the same pass as the good commands in `with`, which count
+ * before it. */
+void way_decide_with(struct way_decider *d, unsigned node, struct way_event *e,
+                     const struct way_report *with, struct way_decision *out);
 /* Does anybody want to hear of a success that follows no failure: the policy, by its
  * `watch`, or a shadow, by its own? Then way_decide_watched is to be called with
  * e->watched; for the first success after a failure without. */

@@ -105,7 +105,7 @@ void way_upstream_apply(struct way_dispatch *d, unsigned node,
 {
     if (decision->refresh)
         d->o.refresh(d->o.arg);
-    if (decision->mark.has & WAY_MARK_CONNECTIONS)
+    if (decision->mark.has & WAY_MARK_CONNECTIONS || decision->edges)
         apply_drops(d, node);
 }
 
@@ -123,6 +123,58 @@ static void tell_result(struct way_dispatch *d, unsigned node, struct way_event 
     way_upstream_apply(d, node, &decision);
 }
 
+/* ---- the policy's counters ---- */
+
+static void report(struct way_dispatch *d, unsigned node, const struct way_report *r)
+{
+    struct way_decision decision;
+    way_decide_report(d->o.decider, node, r, &decision);
+    if (decision.edges)
+        way_upstream_apply(d, node, &decision);
+}
+
+/* The event of a trial's end includes it. */
+static void report_trial(struct way_dispatch *d, struct way_link *l,
+                         const struct way_request *r)
+{
+    double now = d->o.loop->now;
+    struct way_report good = { .now = now, .good = 1, .latency = now - r->sent };
+    if (!way_decider_counts(d->o.decider))
+        return;
+    l->counted++;
+    report(d, l->conn->node, &good);
+}
+
+/* A batch of replies, with the failures among them where there are any: they are told at the
+ * end of the pass. */
+static void report_batch(struct way_dispatch *d, struct way_link *l, unsigned replies)
+{
+    unsigned node = l->conn->node;
+    double now = d->o.loop->now;
+    struct way_report good = { .now = now,
+                               .good = l->good - l->counted,
+                               .latency = now - l->sampled,
+                               .requests = replies - l->again };
+    l->counted = l->again = 0;
+    struct way_batch *b = d->batches;
+    while (b && !(b->mark && b->node == node))
+        b = b->next;
+    if (!b) {
+        report(d, node, &good);
+        return;
+    }
+    good.good += b->good.good;
+    good.requests += b->good.requests;
+    b->good = good;
+}
+
+void way_upstream_retried(struct way_dispatch *d, unsigned node, unsigned retries)
+{
+    struct way_report r = { .now = d->o.loop->now, .retries = retries };
+    if (retries && node < WAY_NODES_MAX && way_decider_counts(d->o.decider))
+        report(d, node, &r);
+}
+
 static void end_trial(struct way_dispatch *d, struct way_link *l, struct way_request *r,
                       bool good)
 {
@@ -132,6 +184,7 @@ static void end_trial(struct way_dispatch *d, struct way_link *l, struct way_req
     way_health_trial_end(d->o.health, node, d->o.row, !good);
     if (!good)
         return;
+    report_trial(d, l, r);
     struct way_event e = {
         .trial = true, .n = 1, .began = r->sent, .latency = d->o.loop->now - r->sent
     };
@@ -291,6 +344,7 @@ static void on_reply(struct way_conn *c, struct way_request *r, const char *byte
     struct way_link *l = c->data;
     struct way_dispatch *d = l->dispatch;
     l->sampled = r->sent;
+    l->again += r->attempt > 1;
     if (bytes[0] == '-' && way_upstream_error_reply(d, c, r, bytes, n))
         return;
     l->good++;
@@ -310,6 +364,8 @@ void way_upstream_batch(struct way_conn *c, unsigned replies)
     count(&cell->replies, l->good);
     way_health_latency(d->o.health, c->node, now - l->sampled, now);
     unsigned good = l->good;
+    if (way_decider_counts(d->o.decider))
+        report_batch(d, l, replies);
     l->good = 0;
     bool first = good && way_health_success(d->o.health, c->node);
     if (good && (first || way_decide_watches(d->o.decider))) {

@@ -101,7 +101,12 @@ const char *way_cause_name(unsigned v); /* "none" for WAY_CAUSE_NONE */
  * and count, as in way_word(way_state_name, WAY_STATE_COUNT, "failing"). */
 int way_word(const char *(*name)(unsigned), unsigned count, const char *word);
 
-enum { WAY_REASON_MAX = 32, WAY_MESSAGE_MAX = 128, WAY_REPLY_MAX = 24 };
+enum {
+    WAY_REASON_MAX = 32,
+    WAY_MESSAGE_MAX = 128,
+    WAY_REPLY_MAX = 24,
+    WAY_COUNTER_NAME = 24,
+};
 
 /* How a shadow of the policy in charge classes an event: shadow.h. */
 struct way_classed {
@@ -139,6 +144,7 @@ struct way_event {
     double age, waited;
     double deadline_left; /* < 0: nil */
     enum way_change change;
+    char counter[WAY_COUNTER_NAME]; /* of an edge: whose */
     struct way_span answer; /* a probe's reply, raw RESP; valid during the call only */
     double late;
     bool watched;                 /* a success that only `watch` wants to hear of */

@@ -1,6 +1,6 @@
 /* health - see health.h. Layout, mapping and records are segment's; slots and shards are
- * health_topology's; what a worker takes for itself, health_claims'. Here: verdicts, the
- * lock, the guard, commits.
+ * health_topology's; what a worker takes for itself, health_claims'; a policy's counters,
+ * health_counters'. Here: verdicts, the lock, the guard, commits.
  *
  * A node, a shard's memory and the cluster's memory are a record each (segment.h):
  *
@@ -367,20 +367,6 @@ uint32_t way_health_failure(struct way_health *h, unsigned node)
     return atomic_fetch_add_explicit(&h->s->node[node].failures, 1, RELAXED) + 1;
 }
 
-/* e to the -x, x >= 0, to a millionth; libm is not worth a dependency here. */
-static double decay(double x)
-{
-    unsigned squarings = 0;
-    if (x > 40)
-        return 0;
-    for (; x > 0.01; squarings++)
-        x /= 2;
-    double r = 1 - x + x * x / 2 - x * x * x / 6;
-    while (squarings--)
-        r *= r;
-    return r;
-}
-
 /* Seconds as a float in the upper half, its time in ms in the lower; 0: never measured. */
 void way_health_latency(struct way_health *h, unsigned node, double seconds, double now)
 {
@@ -395,7 +381,8 @@ void way_health_latency(struct way_health *h, unsigned node, double seconds, dou
         if (passed <= 0)
             return;
         memcpy(&before, &bits, sizeof before);
-        value = (float)(seconds + (before - seconds) * decay((double)passed / TAU_MS));
+        value =
+            (float)(seconds + (before - seconds) * way_decay((double)passed / TAU_MS));
     }
     if (!(value > 1e-9f)) /* never the bits of 0 */
         value = 1e-9f;
@@ -934,6 +921,8 @@ static enum way_commit commit_locked(struct way_health *h,
     out->changed = out->to != out->from;
     if (out->changed || verdict->drops != drops)
         raise_epoch(h);
+    if (p->touches.count)
+        way_health_counters_touch(h, seen, p);
     out->commit = atomic_load_explicit(&s->commits, RELAXED);
     out->published = true;
     return WAY_COMMIT_DONE;
@@ -951,7 +940,7 @@ enum way_commit way_health_commit(struct way_health *h, const struct way_snapsho
     };
     if (is_of_another_policy(h->s, seen))
         return WAY_COMMIT_CONFLICT;
-    if (!parts)
+    if (!parts && !p->touches.count)
         return WAY_COMMIT_DONE;
     if (!locked && way_health_lock(h))
         return WAY_COMMIT_BUSY;

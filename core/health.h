@@ -13,6 +13,7 @@
 #define WAY_HEALTH_H
 
 #include "base.h"
+#include "counters.h"
 #include "event.h"
 #include "limits.h"
 #include "slots.h"
@@ -115,6 +116,8 @@ struct way_view {
     double behind;
     struct way_counts of_shard, of_cluster; /* members, those that are gone not counted */
     struct way_memory memory;
+    /* Of those that the policy has; set by way_health_counted alone. */
+    struct way_counted counted[WAY_COUNTER_SCOPES][WAY_COUNTERS_MAX];
 };
 
 /* A view, and the versions it was taken at. */
@@ -186,6 +189,22 @@ double way_health_latency_get(struct way_health *h, unsigned node);
 /* One more event in a row that blamed it; returns the count with it. */
 uint32_t way_health_failure(struct way_health *h, unsigned node);
 
+/* ---- counters of the policy: counters.h. Versions do not depend on them ---- */
+/* Counts a report, in the area of the policy of that epoch; the bits of those whose edge
+ * came true. Nothing if another policy is in charge. */
+uint64_t way_health_count(struct way_health *h, unsigned node,
+                          const struct way_counters_layout *l, uint64_t policy_epoch,
+                          const struct way_report *r);
+/* All as of the snapshot's time and policy, into its view. */
+void way_health_counted(struct way_health *h, const struct way_counters_layout *l,
+                        struct way_snapshot *s);
+/* The value of one of a node's. */
+double way_health_counter(struct way_health *h, unsigned node,
+                          const struct way_counter *c, uint64_t policy_epoch, double now);
+/* The blocks of a node, of its shard and of the cluster, of the policy of that epoch. */
+void way_health_counter_blocks(struct way_health *h, unsigned node, unsigned shard,
+                               uint64_t policy_epoch, struct way_counter_blocks *out);
+
 /* ---- verdicts ---- */
 void way_health_verdict(struct way_health *h, unsigned node, struct way_verdict *out);
 void way_health_snapshot(struct way_health *h, unsigned node, double now,
@@ -208,10 +227,12 @@ void way_health_settle(struct way_health *h, unsigned node, double now);
 struct way_proposal {
     struct way_mark mark;
     struct way_memory memory; /* compared with the snapshot's: only what changed counts */
-    bool hard;                /* way_event_hard(): what the guard asks */
-    bool by_operator;         /* outranks the guard, and the policy while it lasts */
-    bool taken_back;          /* with by_operator: the mark is the policy's to change */
-    bool host;                /* the host's own mark (a former replica's role, ...) */
+    struct way_touches touches; /* of counters: done with the commit, after it, once */
+    const struct way_counters_layout *counters; /* that these are of; NULL: no touches */
+    bool hard;        /* way_event_hard(): what the guard asks */
+    bool by_operator; /* outranks the guard, and the policy while it lasts */
+    bool taken_back;  /* with by_operator: the mark is the policy's to change */
+    bool host;        /* the host's own mark (a former replica's role, ...) */
 };
 enum way_refusal {
     WAY_REFUSED_NOT,
@@ -279,6 +300,8 @@ struct way_takeover {
     uint64_t from;                   /* the policy epoch it was prepared in */
     const struct way_layout *layout; /* of the new policy */
     struct way_span bundle;          /* at most WAY_BUNDLE_BYTES */
+    /* Of the new policy and the old; NULL: it has none */
+    const struct way_counters_layout *counters, *counters_before;
     /* What the new policy remembers of a record, from what the old one did. Most calls come
      * without the lock, those for records that changed meanwhile under it. -1: refused */
     int (*convert)(void *arg, enum way_memory_scope scope,

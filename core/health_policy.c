@@ -161,6 +161,7 @@ static int take_over_locked(struct taking *g, uint64_t *epoch)
     struct way_health *h = g->h;
     if (!still_at(h, g->t->from, g->err) || take_all(g, true) < 0)
         return -1;
+    way_health_counters_take_over(h, g->t);
     way_segment_bundle_set(h->s, g->new, g->t->bundle);
     way_segment_layout_set(h->s, g->new, g->t->layout);
     if (g->t->ready)

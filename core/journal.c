@@ -220,6 +220,35 @@ static char *put_memory(char *to, struct way_layout_of l, const struct way_memor
     return put_doubles(to, m->cluster, l.cluster);
 }
 
+static size_t counters_bytes(struct way_layout_of l)
+{
+    size_t n = 0;
+    for (unsigned i = 0; i < WAY_COUNTER_SCOPES; i++)
+        n += l.counters[i] * sizeof(struct way_counted);
+    return n;
+}
+
+static char *put_counters(char *to, struct way_layout_of l, const struct way_view *v)
+{
+    for (unsigned i = 0; i < WAY_COUNTER_SCOPES; i++) {
+        size_t n = l.counters[i] * sizeof(struct way_counted);
+        memcpy(to, v->counted[i], n);
+        to += n;
+    }
+    return to;
+}
+
+static const char *get_counters(const char *from, struct way_layout_of l,
+                                struct way_view *v)
+{
+    for (unsigned i = 0; i < WAY_COUNTER_SCOPES; i++) {
+        size_t n = l.counters[i] * sizeof(struct way_counted);
+        memcpy(v->counted[i], from, n);
+        from += n;
+    }
+    return from;
+}
+
 static bool same_memory(struct way_layout_of l, const struct way_memory *a,
                         const struct way_memory *b)
 {
@@ -230,13 +259,16 @@ static bool same_memory(struct way_layout_of l, const struct way_memory *a,
 
 void way_input_pack(struct way_buf *out, const struct way_view *view,
                     const struct way_memory *after, const struct way_layout *layout,
-                    const char *policy, const char *version, struct way_span answer)
+                    const unsigned counters[WAY_COUNTER_SCOPES], const char *policy,
+                    const char *version, struct way_span answer)
 {
     const char *text[TEXTS] = { view->id,   view->address, view->host, view->hostname,
                                 view->zone, policy,        version };
     struct packed p = { .layout = { (uint8_t)layout->node, (uint8_t)layout->shard,
                                     (uint8_t)layout->cluster } };
-    size_t n = sizeof p + 2 * memory_bytes(p.layout);
+    for (unsigned i = 0; i < WAY_COUNTER_SCOPES && counters; i++)
+        p.layout.counters[i] = (uint8_t)counters[i];
+    size_t n = sizeof p + 2 * memory_bytes(p.layout) + counters_bytes(p.layout);
     pack_numbers(&p, view);
     p.changed = !same_memory(p.layout, &view->memory, after);
     p.answer_cut = answer.n > WAY_ANSWER_KEPT;
@@ -249,6 +281,7 @@ void way_input_pack(struct way_buf *out, const struct way_view *view,
     at = put_memory(at + sizeof p, p.layout, &view->memory);
     if (p.changed)
         at = put_memory(at, p.layout, after);
+    at = put_counters(at, p.layout, view);
     for (unsigned i = 0; i < TEXTS; at += p.text[i++])
         memcpy(at, text[i], p.text[i]);
     if (p.answer)
@@ -288,6 +321,7 @@ bool way_input_unpack(const struct way_entry *e, struct way_input *out)
         at = get_memory(at, p.layout, &out->after);
     else
         out->after = out->view.memory;
+    at = get_counters(at, p.layout, &out->view);
     for (unsigned i = 0; i < TEXTS; at += p.text[i++])
         memcpy(text[i], at, p.text[i]);
     out->answer_cut = p.answer_cut;
@@ -434,6 +468,8 @@ static void put_event(struct text *t, const struct way_entry *e)
     put(t, " kind=%s", way_entry_kind(e));
     if (v->kind == WAY_KIND_CHANGE && !e->by_operator)
         put(t, " change=%s", way_change_name(v->change));
+    if (v->kind == WAY_KIND_EDGE)
+        put(t, " counter=%s", v->counter);
     if (v->error != WAY_ERROR_NONE)
         put(t, " phase=%s step=%s error=%s", way_phase_name(v->phase),
             way_step_name(v->step), way_error_name(v->error));

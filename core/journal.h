@@ -38,6 +38,7 @@ struct way_input {
     struct way_memory after; /* as committed */
     struct way_layout_of {   /* how many numbers of memory there are */
         uint8_t node, shard, cluster;
+        uint8_t counters[WAY_COUNTER_SCOPES]; /* and counters */
     } layout;
     char policy[WAY_POLICY_NAME], version[WAY_POLICY_VERSION];
     bool answer_cut;        /* the policy saw more of the probe's answer */
@@ -76,10 +77,12 @@ void way_entry_copy(struct way_entry *to, const struct way_entry *from);
 /* "operator", or the kind of the event. */
 const char *way_entry_kind(const struct way_entry *e);
 
-/* Appends the packed form. `answer`: of the event, cut to WAY_ANSWER_KEPT. */
+/* Appends the packed form. `counters`: how many of each scope are in the view; NULL: none.
+ * `answer`: of the event, cut to WAY_ANSWER_KEPT. */
 void way_input_pack(struct way_buf *out, const struct way_view *view,
                     const struct way_memory *after, const struct way_layout *layout,
-                    const char *policy, const char *version, struct way_span answer);
+                    const unsigned counters[WAY_COUNTER_SCOPES], const char *policy,
+                    const char *version, struct way_span answer);
 /* False: the entry has none. What the layout does not use of memory is zero. */
 bool way_input_unpack(const struct way_entry *e, struct way_input *out);
 

@@ -71,6 +71,7 @@ static const struct field event_fields[] = {
     E("deadline_left", NUMBER, deadline_left),
     E_WORD("change", WORD_IF, change, way_change_name, WAY_CHANGE_COUNT),
     E("late", NUMBER, late),
+    E("counter", TEXT, counter),
 };
 
 #define V(name, shape, member)                                                           \
@@ -342,6 +343,23 @@ static json_t *put_memory(const struct way_memory *m, struct way_layout_of l)
     return o;
 }
 
+static const char *const scopes[WAY_COUNTER_SCOPES] = { "node", "shard", "cluster" };
+enum { COUNTED = sizeof(struct way_counted) / sizeof(double) };
+
+/* Per scope a list of counters, each a list of value, failed, volume, mean, deviation, last. */
+static json_t *put_counted(const struct way_view *v, struct way_layout_of l)
+{
+    json_t *o = json_object();
+    for (unsigned scope = 0; scope < WAY_COUNTER_SCOPES; scope++) {
+        json_t *list = json_array();
+        for (unsigned i = 0; i < l.counters[scope]; i++)
+            json_array_append_new(list,
+                                  put_numbers(&v->counted[scope][i].value, COUNTED));
+        json_object_set_new_nocheck(o, scopes[scope], list);
+    }
+    return o;
+}
+
 static void put_input(json_t *o, const struct way_input *in)
 {
     json_t *view = PUT(view_fields, &in->view);
@@ -351,6 +369,8 @@ static void put_input(json_t *o, const struct way_input *in)
     json_object_set_new_nocheck(o, "view", view);
     json_object_set_new_nocheck(o, "memory", put_memory(&in->view.memory, in->layout));
     json_object_set_new_nocheck(o, "after", put_memory(&in->after, in->layout));
+    if (in->layout.counters[0] || in->layout.counters[1] || in->layout.counters[2])
+        json_object_set_new_nocheck(o, "counters", put_counted(&in->view, in->layout));
     if (in->answer.n)
         json_object_set_new_nocheck(o, "answer",
                                     bytes_to_json(in->answer.p, in->answer.n));
@@ -671,6 +691,29 @@ static int get_memory(const json_t *o, struct way_memory *m, struct way_layout_o
                : 0;
 }
 
+static int get_counted(const json_t *o, struct way_input *in, struct way_err *err)
+{
+    for (unsigned scope = 0; o && scope < WAY_COUNTER_SCOPES; scope++) {
+        const json_t *list = json_object_get(o, scopes[scope]);
+        size_t n = json_array_size(list);
+        if (!json_is_array(list) || n > WAY_COUNTERS_MAX)
+            return way_fail(err, "counters.%s: expected a list of at most %d counters",
+                            scopes[scope], WAY_COUNTERS_MAX);
+        for (size_t i = 0; i < n; i++) {
+            const json_t *each = json_array_get(list, i);
+            double *to = &in->view.counted[scope][i].value;
+            if (json_array_size(each) != COUNTED)
+                return way_fail(err, "counters.%s: expected lists of %d numbers",
+                                scopes[scope], COUNTED);
+            for (size_t k = 0; k < COUNTED; k++)
+                if (get_number("counters", json_array_get(each, k), to + k, err) < 0)
+                    return -1;
+        }
+        in->layout.counters[scope] = (uint8_t)n;
+    }
+    return 0;
+}
+
 static int get_answer(const json_t *v, struct way_jsonline *r, struct way_err *err)
 {
     size_t n = json_string_length(v);
@@ -713,7 +756,8 @@ static int get_input(const json_t *o, struct way_jsonline *r, struct way_err *er
     if (get_view(view, &in->view, err) < 0 || GET(o, input_fields, in, "", err) < 0 ||
         get_memory(json_object_get(o, "memory"), &in->view.memory, &in->layout, err) <
             0 ||
-        get_memory(json_object_get(o, "after"), &in->after, &in->layout, err) < 0)
+        get_memory(json_object_get(o, "after"), &in->after, &in->layout, err) < 0 ||
+        get_counted(json_object_get(o, "counters"), in, err) < 0)
         return -1;
     r->has_input = true;
     return answer ? get_answer(answer, r, err) : 0;

@@ -52,7 +52,8 @@ static const struct way_setting settings[] = {
     TIMEOUT(
         tcp_user, "s", 10, 0, 3600,
         "TCP_USER_TIMEOUT, of nodes and clients: how long sent bytes may stay "
-        "unacknowledged or untaken before the system gives the connection up; 0 leaves it "
+        "unacknowledged or untaken before the system gives the connection up; 0 leaves "
+        "it "
         "to the system",
         "a node's: as a read or write that ended with 'Connection timed out'; a client's "
         "is closed"),
@@ -179,7 +180,7 @@ static const struct way_setting settings[] = {
     LIMIT(probation_marks, "marks", 50, 1, 1e9,
           "how often a policy on probation may take a node out of use",
           "nothing; the policy before it returns, and the operator sees why"),
-    LIMIT(probation_ratio, "ratio", 3, 1, 1e9,
+    LIMIT(probation_ratio, "marks/mark", 3, 1, 1e9,
           "how many times as often a policy on probation may take a node out of use as "
           "the one before it would have; a few are always allowed",
           "nothing; the policy before it returns, and the operator sees why"),

@@ -65,7 +65,7 @@ void way_load_wish_set(struct way_load_wish *wish, const char *path,
     }
 }
 
-static void wish_fini(struct way_load_wish *wish)
+void way_load_wish_fini(struct way_load_wish *wish)
 {
     for (unsigned i = 0; i < wish->options; i++) {
         way_free(wish->option[i].name);
@@ -250,7 +250,7 @@ static void on_ended(struct ev_loop *ev, ev_async *w, int events)
 
 static void dispose(struct way_load *l)
 {
-    wish_fini(&l->wish);
+    way_load_wish_fini(&l->wish);
     way_loaded_free(l->loaded);
     way_free(l->entry);
     way_free(l);

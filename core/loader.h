@@ -48,7 +48,7 @@ struct way_load_order {
     const struct way_entry *entry;
     unsigned entries;
     /* In the loop's thread, once. l: the receiver's from here on, by way_loaded_free; NULL:
-     * err says why not. The load itself is freed with way_load_free: here or later. */
+     * err says why not, until the load itself is freed by way_load_free: here or later. */
     void (*done)(void *arg, struct way_loaded *l, const struct way_err *err);
     void *arg;
 };
@@ -68,5 +68,7 @@ struct way_policy *way_loaded_take(struct way_loaded *l, unsigned i);
 void way_load_wish_set(struct way_load_wish *wish, const char *path,
                        const struct way_option *option, unsigned options,
                        const struct way_limits *limits);
+/* Of one that no load has taken over. */
+void way_load_wish_fini(struct way_load_wish *wish);
 
 #endif

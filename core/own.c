@@ -521,6 +521,7 @@ static void own_reply(struct way_conn *c, struct way_request *r, const char *byt
     struct way_link *l = c->data;
     struct way_dispatch *d = l->dispatch;
     l->sampled = r->sent;
+    l->again += r->attempt > 1;
     if (r->kind == WAY_REQUEST_OWN && r->part == WAY_OWN_UNIT) {
         unit_replied(d, c, r, bytes, n);
     } else if (r->kind == WAY_REQUEST_OWN) {

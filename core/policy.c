@@ -67,6 +67,7 @@ static enum way_asked ask(struct way_policy *p, struct way_asking *a, uint64_t s
                           struct way_memory *m)
 {
     enum way_question q = a->question;
+    p->touches.count = a->touches.count = 0;
     if (!p->question[q].fn)
         return WAY_ASKED_ABSENT;
     a->policy = p;
@@ -84,7 +85,14 @@ static enum way_asked ask(struct way_policy *p, struct way_asking *a, uint64_t s
         return WAY_ASKED_FAILED;
     }
     copy_memory(&p->plan.layout, m, &a->memory);
+    if (a->touches.count)
+        p->touches = a->touches;
     return WAY_ASKED_ANSWERED;
+}
+
+const struct way_touches *way_policy_touches(const struct way_policy *p)
+{
+    return &p->touches;
 }
 
 enum way_asked way_policy_mark(struct way_policy *p, const struct way_view *node,

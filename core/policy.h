@@ -92,9 +92,11 @@ enum way_pick {
 struct way_plan {
     const char *name, *version; /* never NULL; version "" if absent */
     struct way_layout layout;   /* with hash */
+    struct way_counters_layout counters;
     enum way_pick pick;
     char zone[WAY_ZONE_MAX]; /* of pick's knobs; "" none */
     double tolerance;        /* of pick's knobs, seconds or share as documented */
+    unsigned load;           /* of pick's knobs: a counter of nodes, from 1; 0: latency */
     bool watches_success;
     bool has_classify, has_mark, has_backoff, has_probe, has_reconnect;
     /* own or the default's; `none` has none */
@@ -143,6 +145,10 @@ enum way_asked way_policy_probe(struct way_policy *p, const struct way_view *nod
 /* For specs: numbers that the script draws before those of the seed. Borrowed until they
  * are drawn or replaced; returns how many of the former ones were not drawn. */
 unsigned way_policy_script_random(struct way_policy *p, const double *number, unsigned n);
+/* What the last call did to counters: to be committed with its answer; nothing after one
+ * that failed. Valid until the next. */
+const struct way_touches *way_policy_touches(const struct way_policy *p);
+
 /* What a question is answered with: by its function. */
 union way_answer {
     struct way_mark mark;
@@ -163,6 +169,12 @@ int way_policy_selftest(struct way_policy *p, const struct way_policy_text *t,
                         struct way_err *err) WAY_MUST_CHECK;
 
 enum way_scope { WAY_SCOPE_NODE, WAY_SCOPE_SHARD, WAY_SCOPE_CLUSTER, WAY_SCOPE_COUNT };
+/* The same by names alone: no script is asked. */
+void way_policy_carry(const struct way_policy *to, const struct way_policy *from,
+                      enum way_scope scope, const struct way_memory *before,
+                      struct way_memory *after);
+/* Have both the same names in the same places? Then their memory needs no conversion. */
+bool way_policy_same_memory(const struct way_policy *a, const struct way_policy *b);
 /* What the memory of `from` becomes under `to`: a number declared again under its name keeps
  * its value, a new one has its first; then to's migrate(memory, version, scope), if it has
  * one, may give others. One scope at a time: numbers of others are left alone. -1: migrate

@@ -58,6 +58,7 @@ static const struct field fields[] = {
     { "bytes_written", BYTES, AT(bytes_written), NULL, 0 },
     { "message", TEXT, AT(message), NULL, 0 },
     { "reply", TEXT, AT(reply), NULL, 0 },
+    { "counter", TEXT, AT(counter), NULL, 0 },
     { "reused", FLAG, AT(reused), NULL, 0 },
     { "trial", FLAG, AT(trial), NULL, 0 },
     { "connection_age", NUMBER, AT(connection_age), NULL, 0 },
@@ -270,6 +271,19 @@ static bool same(char what, const union answer *a, const union answer *b,
     }
 }
 
+static bool same_touches(const struct way_touches *a, const struct way_touches *b)
+{
+    if (a->count != b->count)
+        return false;
+    for (unsigned i = 0; i < a->count; i++) {
+        const struct way_touch *x = &a->touch[i], *y = &b->touch[i];
+        if (x->scope != y->scope || x->index != y->index || x->add != y->add ||
+            x->value != y->value)
+            return false;
+    }
+    return true;
+}
+
 static void ask_both(lua_State *L, struct host *h, char what, const struct way_view *view,
                      const struct way_event *e, uint64_t seed, struct way_memory *m,
                      union answer *out)
@@ -286,13 +300,33 @@ static void ask_both(lua_State *L, struct host *h, char what, const struct way_v
     way_policy_script_random(h->policy[1], NULL, 0);
     memmove(h->random, h->random + (h->randoms - left), left * sizeof *h->random);
     h->randoms = left;
+    bool touch_alike =
+        same_touches(way_policy_touches(h->policy[0]), way_policy_touches(h->policy[1]));
     if (how == WAY_ASKED_FAILED)
         luaL_error(L, "%s", way_policy_failure(h->policy[0])->text);
-    if (how == WAY_ASKED_ANSWERED && !same(what, out, &again, m, &other))
+    if (how == WAY_ASKED_ANSWERED &&
+        (!touch_alike || !same(what, out, &again, m, &other)))
         luaL_error(L,
                    "%s: two states answer differently: it depends on more than it is "
                    "given",
                    way_policy_where(h->policy[0]));
+}
+
+static const struct way_counters_layout *counters_of(const struct host *h)
+{
+    return &way_policy_plan(h->policy[0])->counters;
+}
+
+static void look(struct host *h, unsigned node, double now, struct way_snapshot *seen)
+{
+    way_health_snapshot(h->health, node, now, seen);
+    way_health_counted(h->health, counters_of(h), seen);
+}
+
+static uint64_t count(struct host *h, unsigned node, const struct way_report *r)
+{
+    uint64_t epoch = atomic_load(way_health_policy_epoch(h->health));
+    return way_health_count(h->health, node, counters_of(h), epoch, r);
 }
 
 /* Asks and commits, as the daemon does; alone on the table, so no commit conflicts. */
@@ -301,11 +335,14 @@ static void ask_and_commit(lua_State *L, struct host *h, char what, unsigned nod
                            struct way_outcome *outcome)
 {
     struct way_snapshot seen;
-    way_health_snapshot(h->health, node, e->now, &seen);
-    struct way_proposal p = { .memory = seen.view.memory, .hard = way_event_hard(e) };
+    look(h, node, e->now, &seen);
+    struct way_proposal p = { .memory = seen.view.memory,
+                              .hard = way_event_hard(e),
+                              .counters = counters_of(h) };
     ask_both(L, h, what, &seen.view, e, seed, &p.memory, out);
     if (what == 'm')
         p.mark = out->mark;
+    p.touches = *way_policy_touches(h->policy[0]);
     outcome->from = outcome->to = (enum way_state)seen.view.verdict.state;
     outcome->refused = WAY_REFUSED_NOT;
     if (way_health_commit(h->health, &seen, &p, false, outcome) != WAY_COMMIT_DONE)
@@ -327,6 +364,41 @@ static unsigned node_of(lua_State *L, struct host *h)
     return node;
 }
 
+/* Pushes the names of the counters whose edges came true. */
+static void push_edges(lua_State *L, const struct host *h, uint64_t edges)
+{
+    const struct way_counters_layout *l = counters_of(h);
+    lua_newtable(L);
+    for (int i = 1; edges; i++, edges &= edges - 1) {
+        unsigned bit = (unsigned)__builtin_ctzll(edges);
+        lua_pushstring(L,
+                       l->counter[bit / WAY_COUNTERS_MAX][bit % WAY_COUNTERS_MAX].name);
+        lua_rawseti(L, -2, i);
+    }
+}
+
+/* Counts a failure as the daemon does: of a reply, who read it tells that it was one. */
+static uint64_t count_failure(struct host *h, unsigned node, const struct way_event *e)
+{
+    struct way_report r = { .requests = e->kind == WAY_KIND_RESULT ? e->n : 0 };
+    way_report_failure(&r, e);
+    return count(h, node, &r);
+}
+
+/* host:report(node, now, good, latency, requests, retries): the names of edges. */
+static int h_report(lua_State *L)
+{
+    struct host *h = host_of(L);
+    unsigned node = node_of(L, h);
+    struct way_report r = { .now = luaL_checknumber(L, 3),
+                            .good = (uint32_t)whole(L, 4, UINT32_MAX),
+                            .latency = luaL_checknumber(L, 5),
+                            .requests = (uint32_t)whole(L, 6, UINT32_MAX),
+                            .retries = (uint32_t)whole(L, 7, UINT32_MAX) };
+    push_edges(L, h, count(h, node, &r));
+    return 1;
+}
+
 /* host:decide(node, event, seed): classification, mark, commit. What happened, as a table. */
 static int h_decide(lua_State *L)
 {
@@ -345,6 +417,7 @@ static int h_decide(lua_State *L)
     bool straggler = (traffic || e.kind == WAY_KIND_PROBE) && e.began < verdict.since;
     if (e.error && e.blame == WAY_BLAME_NODE && !straggler && traffic)
         way_health_failure(h->health, node);
+    uint64_t edges = e.error && !straggler && traffic ? count_failure(h, node, &e) : 0;
     bool asked =
         !straggler && (!traffic || !e.error || e.blame == WAY_BLAME_NODE || e.trial);
     if (asked)
@@ -359,6 +432,8 @@ static int h_decide(lua_State *L)
         put_flag(L, "refused", outcome.refused != WAY_REFUSED_NOT);
     push_answer(L, 'm', &answer);
     lua_setfield(L, -2, "mark");
+    push_edges(L, h, edges);
+    lua_setfield(L, -2, "edges");
     return 1;
 }
 
@@ -516,6 +591,25 @@ static void put_memory(lua_State *L, const char *key, const double *value, unsig
     lua_setfield(L, -2, key);
 }
 
+static void put_counters(lua_State *L, const char *key,
+                         const struct way_counters_layout *l,
+                         enum way_counter_scope scope, const struct way_view *v)
+{
+    lua_newtable(L);
+    for (unsigned i = 0; i < l->count[scope]; i++) {
+        const struct way_counted *c = &v->counted[scope][i];
+        lua_newtable(L);
+        put_number(L, "value", c->value);
+        put_number(L, "failed", c->failed);
+        put_number(L, "volume", c->volume);
+        put_number(L, "mean", c->mean);
+        put_number(L, "deviation", c->deviation);
+        put_number(L, "last", c->last);
+        lua_setfield(L, -2, l->counter[scope][i].name);
+    }
+    lua_setfield(L, -2, key);
+}
+
 /* host:view(node, now) */
 static int h_view(lua_State *L)
 {
@@ -523,7 +617,7 @@ static int h_view(lua_State *L)
     struct way_snapshot seen;
     unsigned node = node_of(L, h);
     double now = luaL_checknumber(L, 3);
-    way_health_snapshot(h->health, node, now, &seen);
+    look(h, node, now, &seen);
     const struct way_view *v = &seen.view;
     const struct way_layout *l = &way_policy_plan(h->policy[0])->layout;
     lua_newtable(L);
@@ -541,6 +635,9 @@ static int h_view(lua_State *L)
     put_memory(L, "memory", v->memory.node, l->node);
     put_memory(L, "shard_memory", v->memory.shard, l->shard);
     put_memory(L, "cluster_memory", v->memory.cluster, l->cluster);
+    put_counters(L, "counters", counters_of(h), WAY_COUNTERS_NODE, v);
+    put_counters(L, "shard_counters", counters_of(h), WAY_COUNTERS_SHARD, v);
+    put_counters(L, "cluster_counters", counters_of(h), WAY_COUNTERS_CLUSTER, v);
     return 1;
 }
 
@@ -551,6 +648,7 @@ static int h_plan(lua_State *L)
     put_word(L, "name", p->name);
     put_word(L, "version", p->version);
     put_number(L, "pick", p->pick);
+    put_number(L, "load", p->load);
     put_flag(L, "watches_success", p->watches_success);
     return 1;
 }
@@ -607,21 +705,14 @@ static int open_parts(struct host *h, struct way_err *err)
 }
 
 static const luaL_Reg methods[] = {
-    { "decide", h_decide },
-    { "backoff", h_backoff },
-    { "probe", h_probe },
-    { "reconnect", h_reconnect },
-    { "heal", h_heal },
-    { "answered", h_answered },
-    { "replication", h_replication },
-    { "random", h_random },
-    { "measure", h_measure },
-    { "zone", h_zone },
-    { "publish", h_publish },
-    { "find", h_find },
-    { "view", h_view },
-    { "plan", h_plan },
-    { "__gc", h_close },
+    { "decide", h_decide }, { "backoff", h_backoff },
+    { "probe", h_probe },   { "reconnect", h_reconnect },
+    { "heal", h_heal },     { "answered", h_answered },
+    { "report", h_report }, { "replication", h_replication },
+    { "random", h_random }, { "measure", h_measure },
+    { "zone", h_zone },     { "publish", h_publish },
+    { "find", h_find },     { "view", h_view },
+    { "plan", h_plan },     { "__gc", h_close },
     { NULL, NULL },
 };
 

@@ -11,6 +11,7 @@
 #include "policy_load.h"
 
 #include "luatext.h"
+#include "policy_counters.h"
 #include "policy_rows.h"
 #include "policy_view.h"
 #include "policy_answer.h"
@@ -157,6 +158,28 @@ static void push_built_in_classes(lua_State *L)
     lua_setfield(L, -2, "classes");
 }
 
+static const char *scope_name(unsigned v)
+{
+    return v < WAY_SCOPE_COUNT ? scope_names[v] : "?";
+}
+
+static const char *count_name(unsigned v)
+{
+    return v == 0 ? "commands" : v == 1 ? "events" : "?";
+}
+
+static void push_counter_words(lua_State *L)
+{
+    push_words(L, "counter", way_counter_kind_name, 0, WAY_COUNTER_KINDS);
+    push_words(L, "window_of", way_counter_of_name, WAY_COUNTER_OF_RESULTS,
+               WAY_COUNTER_OF_RETRIES + 1);
+    push_words(L, "ewma_of", way_counter_of_name, WAY_COUNTER_OF_FAILED,
+               WAY_COUNTER_OF_LATENCY + 1);
+    push_words(L, "edge", way_counter_edge_name, WAY_EDGE_NONE + 1, WAY_EDGE_KINDS);
+    push_words(L, "scope", scope_name, 0, WAY_SCOPE_COUNT);
+    push_words(L, "count", count_name, 0, 2);
+}
+
 static void push_check_host(lua_State *L)
 {
     lua_newtable(L);
@@ -169,6 +192,7 @@ static void push_check_host(lua_State *L)
     lua_setfield(L, -2, "classes");
     lua_pushinteger(L, WAY_ROWS_OF_CLASSES);
     lua_setfield(L, -2, "rows");
+    way_counters_limits(L);
     lua_setfield(L, -2, "limits");
     lua_newtable(L);
     push_words(L, "kind", way_kind_name, 0, WAY_KIND_COUNT);
@@ -177,6 +201,7 @@ static void push_check_host(lua_State *L)
     push_words(L, "error", way_error_name, WAY_ERROR_NONE + 1, WAY_ERROR_COUNT);
     push_words(L, "blame", way_blame_name, 0, WAY_BLAME_COUNT);
     push_words(L, "pick", pick_name, 0, way_count(pick_names));
+    push_counter_words(L);
     push_built_in_classes(L);
     lua_setfield(L, -2, "words");
 }
@@ -377,6 +402,7 @@ static void take_hash(struct way_policy *p, lua_State *L, int plan)
     const char *options = lua_tolstring(L, -1, &n);
     h = hash(h, options, n);
     lua_pop(L, 1);
+    h = hash(h, (const char *)&p->plan.counters, sizeof p->plan.counters);
     p->plan.layout.hash = h ? h : 1;
 }
 
@@ -395,7 +421,10 @@ static void take_plan(struct way_policy *p, lua_State *L, int plan)
     snprintf(out->zone, sizeof out->zone, "%s", lua_tostring(L, -1));
     get(L, plan, "pick", "tolerance");
     out->tolerance = lua_tonumber(L, -1);
-    lua_pop(L, 6);
+    get(L, plan, "pick", "load");
+    out->load = (unsigned)lua_tointeger(L, -1);
+    lua_pop(L, 7);
+    way_counters_take(p, L, plan, host_refuse);
     lua_pushvalue(L, plan);
     way_rows_compile(p, L);
     lua_pop(L, 1);
@@ -533,6 +562,7 @@ int way_policy_load_body(lua_State *L, void *policy)
     struct way_layout reserved = { .hash = 0 };
     struct way_policy_file *own;
     way_view_open(p, L);
+    way_counters_open(p, L);
     way_answer_open(p, L);
     push_check_host(L);
     way_script_runtime(L, "runtime/check.lua");

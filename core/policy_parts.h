@@ -1,15 +1,16 @@
 /* policy_parts - what the files of policy share: the loaded policy, and a question being
- * asked. For policy, policy_load, policy_view, policy_answer and policy_rows alone; the
- * headers of the last four are for each other and for policy.
+ * asked. For policy, policy_load, policy_view, policy_counters, policy_answer and
+ * policy_rows alone; the headers of all but policy are for each other and for policy.
  *
- *   policy         entry points, one protected call per question, failures
- *   policy_text    the bytes: read, kept, packed
- *   policy_prove   selftest and migrate
- *   policy_host    what selftest and specs are given: made-up nodes, any event
- *   policy_load    the file, what it requires, its plan
- *   policy_rows    the table of classes
- *   policy_view    node, event, self and memory as a script sees them
- *   policy_answer  what a script returned, field by field */
+ *   policy           entry points, one protected call per question, failures
+ *   policy_text      the bytes: read, kept, packed
+ *   policy_prove     selftest and migrate
+ *   policy_host      what selftest and specs are given: made-up nodes, any event
+ *   policy_load      the file, what it requires, its plan
+ *   policy_rows      the table of classes
+ *   policy_view      node, event, self and memory as a script sees them
+ *   policy_counters  counters as declared, and as a script sees them
+ *   policy_answer    what a script returned, field by field */
 #ifndef WAY_POLICY_PARTS_H
 #define WAY_POLICY_PARTS_H
 
@@ -90,6 +91,7 @@ struct way_asking {
     const struct way_view *view;
     const struct way_event *event;
     struct way_memory memory; /* working copy */
+    struct way_touches touches;
     struct way_random random;
     union {
         struct way_mark *mark;
@@ -140,6 +142,8 @@ struct way_policy {
     const double *scripted; /* random numbers to be drawn before others */
     unsigned scripts;
     enum way_space space;
+    int counters_metatable, counter_metatable; /* registry references */
+    struct way_touches touches;                /* of the last answer */
 
     const char *where;
     struct way_policy_failure failure;

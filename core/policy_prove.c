@@ -92,18 +92,34 @@ static int find(const struct way_policy *p, enum way_scope scope, const char *na
     return -1;
 }
 
-static void carry(struct way_policy *to, const struct way_policy *from,
-                  enum way_scope scope, const struct way_memory *before,
-                  struct way_memory *after)
+void way_policy_carry(const struct way_policy *to, const struct way_policy *from,
+                      enum way_scope scope, const struct way_memory *before,
+                      struct way_memory *after)
 {
     const double *old = numbers((struct way_memory *)(uintptr_t)before, scope);
-    const double *first = numbers(&to->plan.layout.first, scope);
+    const double *first =
+        numbers((struct way_memory *)(uintptr_t)&to->plan.layout.first, scope);
     double *new = numbers(after, scope);
     for (unsigned i = 0; i < count(to, scope); i++) {
         const struct way_memory_name *name = &to->memory_name[scope][i];
         int at = find(from, scope, name->name, of_default(to, name));
         new[i] = at < 0 ? first[i] : old[at];
     }
+}
+
+bool way_policy_same_memory(const struct way_policy *a, const struct way_policy *b)
+{
+    for (int scope = 0; scope < WAY_SCOPE_COUNT; scope++) {
+        unsigned n = count(a, (enum way_scope)scope);
+        if (count(b, (enum way_scope)scope) != n)
+            return false;
+        for (unsigned i = 0; i < n; i++) {
+            const struct way_memory_name *name = &a->memory_name[scope][i];
+            if (find(b, (enum way_scope)scope, name->name, of_default(a, name)) != (int)i)
+                return false;
+        }
+    }
+    return true;
 }
 
 struct migration {
@@ -165,7 +181,7 @@ int way_policy_migrate(struct way_policy *to, const struct way_policy *from,
 {
     struct migration m = { to, from, scope, NULL, { 0 } };
     size_t bytes = count(to, scope) * sizeof(double);
-    carry(to, from, scope, before, after);
+    way_policy_carry(to, from, scope, before, after);
     if (!to->migrate || from->plan.layout.hash == to->plan.layout.hash)
         return 0;
     m.before = numbers((struct way_memory *)(uintptr_t)before, scope);

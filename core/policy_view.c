@@ -5,6 +5,8 @@
  * (some forty fields, of which a policy reads five), and cdata (ffi has no bounds). */
 #include "policy_view.h"
 
+#include "policy_counters.h"
+
 #include <ctype.h>
 #include <lauxlib.h>
 #include <lua.h>
@@ -205,11 +207,6 @@ static int push_kept(lua_State *L, enum kind kind)
     return 1;
 }
 
-static int unserved(lua_State *L)
-{
-    return luaL_error(L, "counters are not served by this version");
-}
-
 static void push_replication(lua_State *L, const struct way_view *v)
 {
     lua_createtable(L, 0, 3);
@@ -251,7 +248,7 @@ static int node_index(lua_State *L)
         break;
     case NODE_FAILURES: lua_pushnumber(L, v->failures); break;
     case NODE_REPLICATION: push_replication(L, v); break;
-    case NODE_COUNTERS: return unserved(L);
+    case NODE_COUNTERS: return way_counters_push(L, WAY_SCOPE_NODE);
     case NODE_MEMORY: return push_kept(L, MEMORY);
     case NODE_SHARD: return push_kept(L, SHARD);
     case NODE_NONE: return 0;
@@ -270,7 +267,8 @@ static int counts_index(lua_State *L, enum kind kind)
     case COUNT_INFLIGHT: lua_pushnumber(L, (double)c->inflight); break;
     case COUNT_RETRYING: lua_pushnumber(L, (double)c->retrying); break;
     case COUNT_MEMORY: return push_kept(L, kind == SHARD ? MEMORY_SHARD : MEMORY_CLUSTER);
-    case COUNT_COUNTERS: return unserved(L);
+    case COUNT_COUNTERS:
+        return way_counters_push(L, kind == SHARD ? WAY_SCOPE_SHARD : WAY_SCOPE_CLUSTER);
     default: lua_pushnumber(L, c->state[field - COUNT_HEALTHY]); break;
     }
     return 1;
@@ -393,6 +391,7 @@ static void push_what(lua_State *L, const struct way_event *e, enum event_field 
     case EVENT_CHANGE:
         push_word_if(L, e->kind == WAY_KIND_CHANGE, CHANGES, e->change);
         break;
+    case EVENT_COUNTER: push_text(L, e->counter); break;
     case EVENT_ANSWER: push_answer(L, e->answer); break;
     default: lua_pushnil(L); break;
     }

@@ -505,6 +505,7 @@ static struct series *series_get(struct way_prober *p, unsigned node)
         s->slot = (uint16_t)(way_clock() * 1000);
         ev_timer_init(&s->due, on_due, 0., 0.);
         ev_timer_init(&s->deadline, on_deadline, 0., 0.);
+        ev_set_priority(&s->deadline, EV_MINPRI); /* an answer that is here counts */
     }
     if (s->generation != generation_of(p, node)) {
         reset(s);

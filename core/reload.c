@@ -36,6 +36,7 @@
 
 #include "loader.h"
 #include "log.h"
+#include "reload_shadow.h"
 
 #include <assert.h>
 #include <stdio.h>
@@ -63,7 +64,7 @@ struct reign {
 
 /* A wish, owned. */
 struct wish {
-    char *policy;
+    char *policy; /* or r->given */
     struct way_option *option;
     unsigned options;
     bool reread, if_changed;
@@ -83,14 +84,15 @@ struct way_reload {
     struct reign *coming;         /* during take_over and go_back */
     struct way_loaded *loaded;
     double convert_until;
-    double since;       /* of the state */
-    double probation;   /* its end */
-    bool rolling_back;  /* SWAPPING: back to the one before */
-    bool followed;      /* SWAPPING: as another process said */
+    double since;      /* of the state */
+    double probation;  /* its end */
+    bool rolling_back; /* SWAPPING: back to the one before */
+    bool followed;     /* SWAPPING: as another process said */
     bool soon, soon_if_changed;
     char soon_by[32];
-    uint64_t following;             /* the epoch that another process raised */
-    struct way_policy_text *theirs; /* its policy's text, until it is loaded */
+    uint64_t following;               /* the epoch that another process raised */
+    struct way_policy_text *given;    /* a text on its way to a load */
+    struct way_reload_shadow *shadow; /* of the policy before, on probation */
     struct way_gate gate;
     struct way_seat *dead[3 * (WAY_WORKERS_MAX + 1)]; /* to be freed */
     unsigned deads;
@@ -227,9 +229,27 @@ static void tell_unchanged(struct way_reload *r)
 
 /* ---- loading ---- */
 
+static void drop_given(struct way_reload *r)
+{
+    if (r->given)
+        way_policy_text_fini(r->given);
+    way_free(r->given);
+    r->given = NULL;
+}
+
 static const struct way_config *config_of(const struct way_reload *r)
 {
     return way_control_config(r->o.control); /* with the settings in charge */
+}
+
+/* In the load's thread. */
+static int give_text(void *arg, struct way_load_wish *to, struct way_err *err)
+{
+    struct way_reload *r = arg;
+    (void)err;
+    to->text = r->given;
+    r->given = NULL;
+    return 0;
 }
 
 /* In the load's thread: what the configuration says now. */
@@ -273,6 +293,8 @@ static int prepare(void *arg, struct way_load_wish *to, struct way_err *err)
     struct way_reload *r = arg;
     if (r->wish.reread)
         return prepare_config(r, to, err);
+    if (r->given)
+        return give_text(r, to, err);
     struct way_option *option =
         way_zalloc((r->now->text->options + r->wish.options + 1) * sizeof *option);
     unsigned options = merge_options(r, option);
@@ -325,6 +347,13 @@ static int convert(void *arg, enum way_memory_scope scope,
     return way_policy_migrate(r->converter,
                               way_decider_policy(r->o.decider[r->o.threads - 1]),
                               scopes[scope], before, after, err);
+}
+
+static const struct way_counters_layout *counters_in_charge(const struct way_reload *r)
+{
+    const struct way_decider *own = r->o.decider[r->o.threads - 1];
+    return way_decider_epoch(own) == r->now->epoch ? &way_decider_plan(own)->counters
+                                                   : NULL;
 }
 
 static void offer(struct way_reload *r, unsigned i, struct way_seat *seat)
@@ -390,6 +419,8 @@ static int commit(struct way_reload *r, struct way_loaded *l, struct way_err *er
     way_policy_pack(l->text, &bundle);
     struct way_takeover t = { .from = r->now->epoch,
                               .layout = &plan->layout,
+                              .counters = &plan->counters,
+                              .counters_before = counters_in_charge(r),
                               .bundle = { bundle.p, way_buf_held(&bundle) },
                               .convert = convert,
                               .ready = offer_loaded,
@@ -416,11 +447,13 @@ static bool is_same(const struct way_reload *r, const struct way_loaded *l)
 static void on_loaded(void *arg, struct way_loaded *l, const struct way_err *err)
 {
     struct way_reload *r = arg;
-    struct way_err why;
+    struct way_err why = { "" };
+    if (err)
+        why = *err; /* it goes with the load */
     way_load_free(r->load);
     r->load = NULL;
     if (!l) {
-        tell_refused(r, err->text);
+        tell_refused(r, why.text);
         return;
     }
     if (r->wish.if_changed && is_same(r, l))
@@ -435,6 +468,7 @@ static void on_loaded(void *arg, struct way_loaded *l, const struct way_err *err
 static void end_before(struct way_reload *r)
 {
     struct reign *g = r->before;
+    way_reload_shadow_end(r->shadow);
     r->before = NULL;
     reign_end(r, g);
 }
@@ -442,8 +476,9 @@ static void end_before(struct way_reload *r)
 static void say_in_charge(const struct way_reload *r, const char *what, const char *by)
 {
     const struct reign *g = r->now;
-    way_log(WAY_INFO, "reload=%s by=%s policy=%s version=%s hash=%016llx file=%s epoch=%llu",
-            what, by, g->name, version_of(g), (unsigned long long)g->hash, g->text->path,
+    way_log(WAY_INFO,
+            "reload=%s by=%s policy=%s version=%s hash=%016llx file=%s epoch=%llu", what,
+            by, g->name, version_of(g), (unsigned long long)g->hash, g->text->path,
             (unsigned long long)g->epoch);
 }
 
@@ -480,11 +515,14 @@ static void swapped(struct way_reload *r)
     if (probation > 0) {
         r->probation = now_of(r) + probation;
         enter(r, PROBATION);
+        way_reload_shadow_begin(r->shadow, r->before->text, r->now->epoch,
+                                &config_of(r)->limits);
     } else {
         end_before(r);
         enter(r, IDLE);
     }
-    snprintf(r->last, sizeof r->last, "committed: %s %s", r->now->name, version_of(r->now));
+    snprintf(r->last, sizeof r->last, "committed: %s %s", r->now->name,
+             version_of(r->now));
     way_control_policy_changed(r->o.control);
     struct way_reload_report report = report_of(r, 0);
     tell(r, &report);
@@ -548,6 +586,7 @@ static void roll_back(struct way_reload *r, const char *why)
                     bad->name, version_of(bad), why, err.text);
         return;
     }
+    way_reload_shadow_end(r->shadow);
     way_stat_add(r->o.stats, WAY_STAT_ROLLBACKS, 1);
     snprintf(r->rolled_back, sizeof r->rolled_back, "%s %s", bad->name, version_of(bad));
     snprintf(r->reason, sizeof r->reason, "%s", why);
@@ -560,20 +599,13 @@ static void roll_back(struct way_reload *r, const char *why)
     way_control_policy_changed(r->o.control);
 }
 
-/* What the policy before would have marked meanwhile; < 0: nobody knows. */
-static double marks_in_shadow(const struct way_reload *r)
-{
-    (void)r;
-    return -1;
-}
-
 /* The bound that it has broken, in words, or NULL. */
 static const char *broken_bound(const struct way_reload *r, char *why, size_t n)
 {
     const struct way_limits *l = &config_of(r)->limits;
     const struct way_aside *a = r->now->aside;
     uint64_t errors = atomic_load(&a->errors), marks = atomic_load(&a->marks);
-    double shadow = marks_in_shadow(r);
+    double new, old;
     if (atomic_load(&a->set))
         snprintf(why, n, "set aside by its errors: %llu", (unsigned long long)errors);
     else if ((double)errors >= l->probation_errors)
@@ -582,10 +614,12 @@ static const char *broken_bound(const struct way_reload *r, char *why, size_t n)
     else if ((double)marks >= l->probation_marks)
         snprintf(why, n, "%llu nodes taken out, limits.probation_marks is %g",
                  (unsigned long long)marks, l->probation_marks);
-    else if (shadow >= 0 && (double)marks > MARKS_ALWAYS + l->probation_ratio * shadow)
-        snprintf(why, n, "%llu nodes taken out where the one before had %g, "
-                 "limits.probation_ratio is %g",
-                 (unsigned long long)marks, shadow, l->probation_ratio);
+    else if (way_reload_shadow_marks(r->shadow, &new, &old) &&
+             new > MARKS_ALWAYS + l->probation_ratio * old)
+        snprintf(why, n,
+                 "%g nodes taken out where the one before had %g, limits.probation_ratio "
+                 "is %g",
+                 new, old, l->probation_ratio);
     else
         return NULL;
     return why;
@@ -621,6 +655,9 @@ static void on_followed(void *arg, struct way_loaded *l, const struct way_err *e
 {
     struct way_reload *r = arg;
     const struct way_config *c = config_of(r);
+    struct way_err why = { "" };
+    if (err)
+        why = *err;
     way_load_free(r->load);
     r->load = NULL;
     if (table_epoch(r) != r->following) { /* and has been followed by a third one */
@@ -632,7 +669,7 @@ static void on_followed(void *arg, struct way_loaded *l, const struct way_err *e
         way_log(WAY_ERROR,
                 "reload=not_followed by=another_process reason=\"%s\": the built-in "
                 "fallback decides here until the next reload",
-                err->text);
+                why.text);
         l = nothing_loaded(r);
     }
     r->loaded = l;
@@ -645,30 +682,13 @@ static void on_followed(void *arg, struct way_loaded *l, const struct way_err *e
     way_loaded_free(l);
 }
 
-static int give_theirs(void *arg, struct way_load_wish *to, struct way_err *err)
-{
-    struct way_reload *r = arg;
-    (void)err;
-    to->text = r->theirs;
-    r->theirs = NULL;
-    return 0;
-}
-
-static void drop_theirs(struct way_reload *r)
-{
-    if (r->theirs)
-        way_policy_text_fini(r->theirs);
-    way_free(r->theirs);
-    r->theirs = NULL;
-}
-
-/* What is in charge by the table, into r->theirs. 0, or -1 and why not. */
+/* What is in charge by the table, into r->given. 0, or -1 and why not. */
 static int read_theirs(struct way_reload *r, const struct way_buf *bytes,
                        struct way_err *err)
 {
     struct way_span span = { bytes->p + bytes->off, way_buf_held(bytes) };
-    r->theirs = way_zalloc(sizeof *r->theirs);
-    return way_policy_unpack(r->theirs, span, &config_of(r)->limits, err);
+    r->given = way_zalloc(sizeof *r->given);
+    return way_policy_unpack(r->given, span, &config_of(r)->limits, err);
 }
 
 static void follow(struct way_reload *r)
@@ -677,7 +697,7 @@ static void follow(struct way_reload *r)
     struct way_err err = { "" };
     struct way_load_order o = { .loop = r->o.loop,
                                 .states = r->o.threads,
-                                .prepare = give_theirs,
+                                .prepare = give_text,
                                 .done = on_followed,
                                 .arg = r };
     if (way_health_bundle(r->o.health, &bytes, &r->following) < 0)
@@ -690,7 +710,7 @@ static void follow(struct way_reload *r)
     if (rc == 0)
         rc = way_load_begin(&r->load, &o, &err);
     if (rc < 0) {
-        drop_theirs(r);
+        drop_given(r);
         on_followed(r, NULL, &err);
     }
 }
@@ -749,10 +769,14 @@ static void keep_wish(struct way_reload *r, const struct way_reload_wish *wish,
 {
     struct wish *w = &r->wish;
     *w = (struct wish){ .policy = wish->policy ? way_strdup(wish->policy) : NULL,
-                        .reread = !wish->policy && !wish->options,
+                        .reread = !wish->policy && !wish->options && !wish->text,
                         .if_changed = wish->if_changed,
                         .done = wish->done,
                         .arg = wish->arg };
+    if (wish->text) {
+        r->given = way_zalloc(sizeof *r->given);
+        way_policy_text_copy(r->given, wish->text);
+    }
     snprintf(w->by, sizeof w->by, "%s", by);
     w->option = way_zalloc((wish->options + 1) * sizeof *w->option);
     for (; w->options < wish->options; w->options++) {
@@ -768,13 +792,15 @@ int way_reload_begin(struct way_reload *r, const struct way_reload_wish *wish,
 {
     const struct way_config *c = config_of(r);
     if (r->state != IDLE && r->state != PROBATION)
-        return way_fail(err, "another reload is on its way (%s): try again when it is over",
+        return way_fail(err,
+                        "another reload is on its way (%s): try again when it is over",
                         state_names[r->state]);
     if (r->state == PROBATION)
         confirm(r, "another reload begins");
     keep_wish(r, wish, by);
     r->settings = (struct way_settings){ c->timeouts, c->limits };
     if (start_load(r, err) < 0) {
+        drop_given(r);
         wish_fini(&r->wish);
         return -1;
     }
@@ -817,6 +843,7 @@ struct way_reload *way_reload_new(const struct way_reload_options *o)
     r->now = reign_new(o->text, way_decider_plan(control), way_decider_epoch(control));
     r->now->aside = o->aside;
     r->now->settings = (struct way_settings){ o->config->timeouts, o->config->limits };
+    r->shadow = way_reload_shadow_new(o->loop, o->control, o->health, o->threads);
     ev_timer_init(&r->timer, on_timer, WATCH_SECONDS, WATCH_SECONDS);
     ev_timer_start(o->loop->ev, &r->timer);
     enter(r, IDLE);
@@ -830,7 +857,9 @@ void way_reload_free(struct way_reload *r)
         return;
     ev_timer_stop(r->o.loop->ev, &r->timer);
     way_load_free(r->load);
-    drop_theirs(r);
+    way_reload_shadow_free(r->shadow);
+    r->shadow = NULL;
+    drop_given(r);
     tell(r, &stopped);
     if (r->before)
         collect(r);

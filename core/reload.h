@@ -49,7 +49,7 @@ struct way_reload_report {
     bool unchanged;      /* it is in charge already, and nothing was done */
     const char *name, *version, *file;
     uint64_t epoch;
-    double probation; /* seconds; 0: confirmed at once */
+    double probation;       /* seconds; 0: confirmed at once */
     unsigned threads, late; /* how many decide, and have not yet come to take it */
     const uint64_t *hash;   /* [threads] of the policy that each decides by; 0: late */
 };
@@ -58,8 +58,10 @@ struct way_reload_wish {
                            options: the configuration is read again */
     const struct way_option *option; /* words, as on the command line */
     unsigned options;
+    const struct way_policy_text *text; /* or these bytes, options and all: copied */
     bool if_changed; /* nothing is done for the same policy with the same settings */
-    void (*done)(void *arg, const struct way_reload_report *report); /* once; may be NULL */
+    void (*done)(void *arg,
+                 const struct way_reload_report *report); /* once; may be NULL */
     void *arg;
 };
 /* Copies the wish. -1: another one is on its way (done is not called). Policy on probation is
@@ -76,11 +78,11 @@ struct way_reload_status {
     uint64_t epoch;
     const char *state; /* "idle", "loading", "swapping", "probation", "following" */
     const char *file;
-    double probation_left;    /* s; 0: none */
-    uint64_t errors, marks;   /* of the policy in charge */
-    const char *last;         /* "", or what came of the last reload, in words */
-    const char *rolled_back;  /* "", or the policy that was replaced */
-    const char *reason;       /* "", and why */
+    double probation_left;   /* s; 0: none */
+    uint64_t errors, marks;  /* of the policy in charge */
+    const char *last;        /* "", or what came of the last reload, in words */
+    const char *rolled_back; /* "", or the policy that was replaced */
+    const char *reason;      /* "", and why */
 };
 void way_reload_status(const struct way_reload *r, struct way_reload_status *out);
 

@@ -50,8 +50,8 @@ static void say(const redisReply *r, struct way_buf *said)
     const redisReply *threads = field(r, "threads");
     way_buf_printf(said, "%s: policy %s %s, file %s\n", text_of(r, "reload"),
                    text_of(r, "name"), text_of(r, "version"), text_of(r, "file"));
-    for (size_t i = 0; threads && threads->type == REDIS_REPLY_ARRAY && i < threads->elements;
-         i++) {
+    for (size_t i = 0;
+         threads && threads->type == REDIS_REPLY_ARRAY && i < threads->elements; i++) {
         const redisReply *t = threads->element[i], *n = field(t, "thread");
         if (n && n->type == REDIS_REPLY_INTEGER)
             way_buf_printf(said, "worker %lld:", n->integer);
@@ -77,7 +77,8 @@ int way_reload_call(const char *console, unsigned words, const char *const *word
     const struct timeval wait = { .tv_sec = ANSWER_SECONDS };
     const char *argv[WORDS] = { "WAYSIDE", "RELOAD" };
     if (words > WORDS - 2)
-        return way_fail(err, "reload: expected at most %d words, got %u", WORDS - 2, words);
+        return way_fail(err, "reload: expected at most %d words, got %u", WORDS - 2,
+                        words);
     for (unsigned i = 0; i < words; i++)
         argv[2 + i] = word[i];
     redisContext *c = connect_to(console, err);

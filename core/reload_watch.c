@@ -74,11 +74,11 @@ static void watch_folder(struct way_reload_watch *w)
     if (w->folder_wd >= 0)
         inotify_rm_watch(w->fd, w->folder_wd);
     forget_names(w);
-    w->folder_wd = !folder[0] ? -1
-                              : inotify_add_watch(w->fd, folder,
-                                                  IN_MODIFY | IN_CREATE | ENDS |
-                                                      IN_ONLYDIR | IN_DELETE_SELF |
-                                                      IN_MOVE_SELF);
+    w->folder_wd = !folder[0]
+                       ? -1
+                       : inotify_add_watch(w->fd, folder,
+                                           IN_MODIFY | IN_CREATE | ENDS | IN_ONLYDIR |
+                                               IN_DELETE_SELF | IN_MOVE_SELF);
     if (w->folder_wd < 0 && folder[0] && !same)
         way_log(WAY_WARN, "watch=%s error=\"%s\"", folder, strerror(errno));
     if (w->folder_wd >= 0 && same)

@@ -56,8 +56,11 @@ static void keep(struct replay *r, const struct way_jsonline *line)
         struct way_layout l = { .node = in->layout.node,
                                 .shard = in->layout.shard,
                                 .cluster = in->layout.cluster };
-        way_input_pack(&packed, &in->view, &in->after, &l, in->policy, in->version,
-                       in->answer);
+        const unsigned counters[WAY_COUNTER_SCOPES] = { in->layout.counters[0],
+                                                        in->layout.counters[1],
+                                                        in->layout.counters[2] };
+        way_input_pack(&packed, &in->view, &in->after, &l, counters, in->policy,
+                       in->version, in->answer);
     }
     size_t n = way_buf_held(&packed);
     struct item *item = way_zalloc(sizeof *item + n);

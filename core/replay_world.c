@@ -32,6 +32,8 @@ struct way_world {
     struct way_ring *ring;
     struct way_stats stats;
     struct member *about; /* whose question is asked */
+    uint64_t hash;        /* of the policy */
+    bool counted;         /* the facts have this policy's counters */
     uint64_t seed, epochs;
     double now, unix_time;
     bool has_reconnect;
@@ -212,6 +214,8 @@ static void see(void *arg, struct way_snapshot *seen)
     v->of_shard.retrying = f->of_shard.retrying;
     v->of_cluster.inflight = f->of_cluster.inflight;
     v->of_cluster.retrying = f->of_cluster.retrying;
+    if (w->counted)
+        memcpy(v->counted, f->counted, sizeof v->counted);
 }
 
 static uint64_t seed(void *arg)
@@ -260,6 +264,7 @@ static int open_table(struct way_world *w, struct way_err *err)
                                     .guard = w->limits.guard != 0,
                                     .failing_share = w->limits.failing_share };
     w->has_reconnect = way_policy_plan(policy)->has_reconnect;
+    w->hash = way_policy_plan(policy)->layout.hash;
     way_policy_free(policy);
     return way_health_open(&w->health, &o, err);
 }
@@ -283,17 +288,20 @@ int way_world_open(struct way_world *w, double now, struct way_err *err)
 
 /* ---- living ---- */
 
-/* What the decider wrote down, NULL if nothing: the last of it. */
+/* What the decider wrote down, NULL if nothing: the first of it, for edges that come true
+ * by an event are asked after it. */
 static const struct way_entry *own_entry(struct way_world *w)
 {
     const struct way_entry *e, *found = NULL;
+    struct way_entry more;
     while ((e = way_ring_peek(w->ring))) {
-        way_entry_copy(&w->own, e);
-        w->own.input = (struct way_span){ NULL, 0 };
-        snprintf(w->own.address, sizeof w->own.address, "%s", w->about->address);
+        struct way_entry *own = found ? &more : &w->own;
+        way_entry_copy(own, e);
+        own->input = (struct way_span){ NULL, 0 };
+        snprintf(own->address, sizeof own->address, "%s", w->about->address);
         found = &w->own;
-        if (w->own.function == WAY_FN_MARK && w->own.outcome.changed)
-            w->changed(w->arg, &w->own);
+        if (own->function == WAY_FN_MARK && own->outcome.changed)
+            w->changed(w->arg, own);
         way_ring_pop(w->ring);
     }
     return found;
@@ -336,6 +344,7 @@ static void expire(struct way_world *w, struct member *m, double ends)
                            .unix_time = w->unix_time,
                            .deadline_left = -1 };
     w->about = m;
+    w->counted = false;
     w->seed = (uint64_t)(ends * 1e6) * 0x9e3779b97f4a7c15u | 1;
     way_decide(w->decider, m->node, &e, &d);
     own_entry(w);
@@ -444,7 +453,9 @@ const struct way_entry *way_world_live(struct way_world *w, const struct way_ent
         commit_own(w, &p, "operator");
         return NULL;
     }
-    if (event.kind == WAY_KIND_EXPIRY || !strcmp(e->where, "host"))
+    w->counted = in && e->policy == w->hash;
+    if (event.kind == WAY_KIND_EXPIRY || !strcmp(e->where, "host") ||
+        event.kind == WAY_KIND_EDGE) /* this policy's own come by what it counts */
         return NULL;
     event.answer = in ? in->answer : (struct way_span){ NULL, 0 };
     w->seed = e->seed ? e->seed : (e->seq << 16 | e->thread) * 0x9e3779b97f4a7c15u | 1;

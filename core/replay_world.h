@@ -1,7 +1,8 @@
 /* replay_world - what would have become of the nodes with another policy: a node table of
  * its own, virtual time, the daemon's own path of an error.
  *
- * Facts are as recorded: what happened, when, and what the host measured (in flight,
+ * Counters hear of what the journal has: failures, and successes that were asked about. Facts
+ * are as recorded: what happened, when, and what the host measured (in flight,
  * latency, failures in a row, replication, roles). Opinions are the policy's own: states,
  * how long they last, memory. For replay alone; one thread. */
 #ifndef WAY_REPLAY_WORLD_H

@@ -32,7 +32,7 @@ struct group {
     double age; /* that the policy was told */
     struct way_entry entry;
     bool asked;
-    unsigned resent, held, failed;
+    unsigned resent, held, failed, again; /* again: resent or delayed, not held */
 };
 
 /* ---- what a client sees ---- */
@@ -212,6 +212,15 @@ static bool is_due(const struct way_request *r, double now, bool changed)
     return (changed && r->flags & WAY_FLAG_HELD) || (r->resume > 0 && now >= r->resume);
 }
 
+/* The command's own time ended it, not its hold: an operator may have meant the latter. */
+static void tell_cut(struct way_dispatch *d, const struct way_request *r)
+{
+    way_stat_add(d->o.stats, WAY_STAT_HELD_TOTAL, 1);
+    if (way_gate_open(&d->cut, d->o.loop->now, 1))
+        way_log(WAY_WARN, "hold=cut_short after=%.4g limit=timeouts.total node=%s",
+                d->timeouts->total, way_upstream_address(d, r->last.node));
+}
+
 /* What becomes of one that waits: true if it goes on waiting. One that is due behind one
  * that is not goes as soon as that has gone. */
 static bool look_after(struct way_dispatch *d, struct way_request *r, bool changed)
@@ -229,8 +238,8 @@ static bool look_after(struct way_dispatch *d, struct way_request *r, bool chang
     if (r->flags & WAY_FLAG_ABANDONED) {
         way_upstream_answer(d, r, "", 0);
     } else if (over) {
-        if (now >= r->arrived + d->timeouts->total)
-            way_stat_add(d->o.stats, WAY_STAT_HELD_TOTAL, 1);
+        if (r->flags & WAY_FLAG_HELD && now >= r->arrived + d->timeouts->total)
+            tell_cut(d, r);
         way_retry_fail(d, r);
     } else {
         send_again(d, r);
@@ -405,9 +414,21 @@ static void aim(struct way_request *r, unsigned node, const struct way_retry *re
         r->flags |= WAY_FLAG_STALE_OK;
 }
 
+/* What r's hold would wait for came before its failure did: the node's state has changed
+ * since that began, and it is used. */
+static bool is_back(const struct way_dispatch *d, unsigned node,
+                    const struct way_event *e)
+{
+    struct way_verdict v;
+    if (node >= WAY_NODES_MAX || e->error == WAY_ERROR_NO_NODE)
+        return false;
+    way_health_verdict(d->o.health, node, &v);
+    return v.state == WAY_STATE_HEALTHY && e->began < v.since;
+}
+
 /* Until when and how r waits; false: not at all, its time is over. */
-static bool plan_wait(struct way_dispatch *d, struct group *g, struct way_request *r,
-                      const struct way_event *e)
+static bool plan_wait(struct way_dispatch *d, unsigned node, struct group *g,
+                      struct way_request *r, const struct way_event *e)
 {
     double now = d->o.loop->now, latest = r->arrived + d->timeouts->total;
     r->resume =
@@ -424,7 +445,7 @@ static bool plan_wait(struct way_dispatch *d, struct group *g, struct way_reques
         r->until = until;
     if (r->until > latest)
         r->until = latest;
-    if (e->class == WAY_CLASS_AGAIN && r->resume == 0)
+    if (r->resume == 0 && (e->class == WAY_CLASS_AGAIN || is_back(d, node, e)))
         r->resume = now + AGAIN_SECONDS;
     r->flags |= WAY_FLAG_HELD;
     return r->until > now;
@@ -439,6 +460,7 @@ static void go_again(struct way_dispatch *d, unsigned node, struct group *g,
         way_pipeline_detour(r->pipeline, r);
     if (g->retry.kind != WAY_RETRY_HOLD) {
         way_stat_add(d->o.stats, WAY_STAT_RETRY_UNSENT + g->certainty, 1);
+        g->again++;
         if (e->kind == WAY_KIND_COMMANDS && r->attempt < UINT16_MAX)
             r->attempt++; /* no socket counted it: an answer that goes in circles ends */
     } else if (e->class == WAY_CLASS_AGAIN && r->attempt) {
@@ -446,7 +468,7 @@ static void go_again(struct way_dispatch *d, unsigned node, struct group *g,
     }
     bool in_turn = !is_held_back(d, r);
     if (g->retry.kind == WAY_RETRY_HOLD || g->retry.after > 0 || !in_turn) {
-        if (!has_room(d, n) || !plan_wait(d, g, r, e)) {
+        if (!has_room(d, n) || !plan_wait(d, node, g, r, e)) {
             g->failed++;
             way_retry_fail(d, r);
             return;
@@ -515,7 +537,7 @@ static unsigned make_groups(struct group *groups, const struct way_request *all)
             g->arrived = r->arrived;
             g->waited = r->waited;
             g->asked = false;
-            g->resent = g->held = g->failed = 0;
+            g->resent = g->held = g->failed = g->again = 0;
         }
         g->n++;
         if (r->arrived < g->arrived)
@@ -592,6 +614,15 @@ static void tell_groups(struct way_dispatch *d, struct group *groups, unsigned c
                            groups[i].held, groups[i].failed);
 }
 
+static void report_retries(struct way_dispatch *d, unsigned node,
+                           const struct group *groups, unsigned count)
+{
+    unsigned again = 0;
+    for (unsigned i = 0; i < count; i++)
+        again += groups[i].again;
+    way_upstream_retried(d, node, again);
+}
+
 /* Asks and does. c: whose buffer has the bytes of requests without their own. */
 static void deal_with(struct way_dispatch *d, unsigned node, const struct way_event *e,
                       struct way_conn *c, struct way_request *all)
@@ -618,6 +649,7 @@ static void deal_with(struct way_dispatch *d, unsigned node, const struct way_ev
         }
     }
     tell_groups(d, groups, count);
+    report_retries(d, node, groups, count);
 }
 
 void way_retry_broken(struct way_dispatch *d, unsigned node, struct way_event *e,
@@ -689,7 +721,8 @@ static void run_batches(struct way_task *t)
         b->event.n = b->n;
         if (b->mark) {
             struct way_decision decision;
-            way_decide(d->o.decider, b->node, &b->event, &decision);
+            way_decide_with(d->o.decider, b->node, &b->event,
+                            b->good.now > 0 ? &b->good : NULL, &decision);
             way_upstream_apply(d, b->node, &decision);
         }
         deal_with(d, b->node, &b->event, NULL, b->head);

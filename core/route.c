@@ -20,6 +20,10 @@ static void take_plan(struct way_router *r)
     r->pick = plan->pick;
     r->tolerance = plan->tolerance;
     memcpy(r->zone, plan->zone, sizeof r->zone);
+    r->has_load = plan->load != 0;
+    if (r->has_load)
+        r->load = plan->counters.counter[WAY_COUNTERS_NODE][plan->load - 1];
+    r->policy_epoch = way_decider_epoch(r->decider);
 }
 
 void way_router_init(struct way_router *r, struct way_health *h, struct way_decider *d,
@@ -136,6 +140,15 @@ static unsigned least_inflight(struct way_router *w, const struct candidates *c)
     return c->node[best];
 }
 
+/* Latency, or what the policy counts instead, times what is on its way there already. */
+static double load_of(const struct way_router *w, unsigned node)
+{
+    double load = w->has_load ? way_health_counter(w->health, node, &w->load,
+                                                   w->policy_epoch, w->now)
+                              : way_health_latency_get(w->health, node);
+    return (load > 0 ? load : 0) * (double)(inflight_of(w, node) + 1);
+}
+
 /* Power of two choices: of two distinct nodes drawn, the less loaded. */
 static unsigned p2c(struct way_router *w, const struct candidates *c)
 {
@@ -143,11 +156,7 @@ static unsigned p2c(struct way_router *w, const struct candidates *c)
     unsigned b = (unsigned)(way_random_next(&w->random) % (c->count - 1));
     if (b >= a)
         b++;
-    double la = way_health_latency_get(w->health, c->node[a]);
-    double lb = way_health_latency_get(w->health, c->node[b]);
-    la = (la > 0 ? la : 0) * (double)(inflight_of(w, c->node[a]) + 1);
-    lb = (lb > 0 ? lb : 0) * (double)(inflight_of(w, c->node[b]) + 1);
-    return la <= lb ? c->node[a] : c->node[b];
+    return load_of(w, c->node[a]) <= load_of(w, c->node[b]) ? c->node[a] : c->node[b];
 }
 
 static void prefer_zone(const struct way_router *w, struct candidates *c)
@@ -271,6 +280,7 @@ struct way_route way_route_slow(struct way_router *w, const struct way_request *
                                 double now)
 {
     struct way_route out = { .node = WAY_NONE };
+    w->now = now;
     out.shard = atomic_load_explicit(&w->slots[r->slot], memory_order_acquire);
     if (out.shard >= WAY_SHARDS_MAX) {
         out.shard = WAY_NONE;

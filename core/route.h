@@ -16,10 +16,13 @@ struct way_router {
     struct way_decider *decider;
     const _Atomic uint16_t *slots; /* of the table */
     enum way_pick pick;
-    double tolerance;
+    double tolerance, now;   /* now: of the command being routed */
     char zone[WAY_ZONE_MAX]; /* preferred, "" none */
     uint8_t *in_zone;        /* [WAY_NODES_MAX], kept by way_router_refresh */
-    unsigned turn;    /* of round_robin */
+    unsigned turn;           /* of round_robin */
+    bool has_load;           /* p2c goes by a counter, else by the latency */
+    struct way_counter load;
+    uint64_t policy_epoch; /* that it is of */
     struct way_random random;
     int row; /* the worker's, for trials */
 };

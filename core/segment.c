@@ -74,6 +74,13 @@ void way_record_write(_Atomic uint64_t *record, unsigned words, uint64_t version
     atomic_store_explicit(record, version, memory_order_release);
 }
 
+void way_segment_zero(_Atomic uint64_t *words, unsigned n)
+{
+    for (unsigned i = 0; i < n; i++)
+        if (atomic_load_explicit(words + i, memory_order_relaxed))
+            atomic_store_explicit(words + i, 0, memory_order_relaxed);
+}
+
 /* ---- areas ---- */
 
 void way_segment_layout_set(struct way_segment *s, unsigned area,
@@ -116,6 +123,8 @@ void way_segment_fresh_node(struct way_segment *s, unsigned node, double now)
     way_store_double(&s->aux[node].dial_at, 0);
     atomic_store_explicit(&s->aux[node].replication, 0, memory_order_relaxed);
     atomic_store_explicit(&s->aux[node].lease, 0, memory_order_relaxed);
+    for (unsigned area = 0; area < WAY_AREAS; area++)
+        way_segment_zero(s->tally[area].node[node], WAY_NODE_COUNTER_WORDS);
 }
 
 void way_segment_fresh_shard(struct way_segment *s, unsigned shard)
@@ -128,6 +137,8 @@ void way_segment_fresh_shard(struct way_segment *s, unsigned shard)
     }
     uint64_t version = way_record_version(s->shard_memory[shard]);
     way_record_write(s->shard_memory[shard], WAY_SHARD_WORDS, version + 1, memory);
+    for (unsigned area = 0; area < WAY_AREAS; area++)
+        way_segment_zero(s->tally[area].shard[shard], WAY_SHARD_COUNTER_WORDS);
 }
 
 static void fresh_cluster(struct way_segment *s)
@@ -140,6 +151,8 @@ static void fresh_cluster(struct way_segment *s)
     }
     uint64_t version = way_record_version(s->cluster);
     way_record_write(s->cluster, WAY_CLUSTER_WORDS, version + 1, memory);
+    for (unsigned area = 0; area < WAY_AREAS; area++)
+        way_segment_zero(s->tally[area].cluster, WAY_CLUSTER_COUNTER_WORDS);
 }
 
 /* The new layout's hash goes in last: cut short, this is done again by who comes next. */
@@ -230,10 +243,18 @@ static int read_boot(char out[40], struct way_err *err)
 static int stamp_fill(struct way_stamp *stamp, struct way_err *err)
 {
     const uint32_t sizes[] = {
-        sizeof(struct way_segment),  sizeof(struct way_node), sizeof(struct way_shard),
-        sizeof(struct way_aux),      sizeof(struct way_own),  sizeof(struct way_verdict),
-        sizeof(struct way_identity), sizeof(struct way_redo), sizeof(struct way_cell),
-        sizeof(struct way_layout),   sizeof(pthread_mutex_t), WAY_STATE_COUNT,
+        sizeof(struct way_segment),
+        sizeof(struct way_node),
+        sizeof(struct way_shard),
+        sizeof(struct way_aux),
+        sizeof(struct way_own),
+        sizeof(struct way_verdict),
+        sizeof(struct way_identity),
+        sizeof(struct way_redo),
+        sizeof(struct way_cell),
+        sizeof(struct way_layout),
+        sizeof(pthread_mutex_t),
+        WAY_STATE_COUNT,
         WAY_AREAS,
     };
     memset(stamp, 0, sizeof *stamp);

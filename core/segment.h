@@ -97,6 +97,13 @@ struct way_stamp {
     uint32_t sizes[13];
 };
 
+/* What a policy has counted. */
+struct way_tally {
+    _Alignas(64) _Atomic uint64_t node[WAY_NODES_MAX][WAY_NODE_COUNTER_WORDS];
+    _Alignas(64) _Atomic uint64_t shard[WAY_SHARDS_MAX][WAY_SHARD_COUNTER_WORDS];
+    _Alignas(64) _Atomic uint64_t cluster[WAY_CLUSTER_COUNTER_WORDS];
+};
+
 struct way_segment {
     struct way_stamp stamp;
     _Atomic uint64_t policy_epoch; /* from 1; its low bit: the area in charge */
@@ -125,6 +132,7 @@ struct way_segment {
     /* Of each area, what its policy was loaded from. Under the lock. */
     uint32_t bundle_bytes[WAY_AREAS];
     char bundle[WAY_AREAS][WAY_BUNDLE_BYTES];
+    struct way_tally tally[WAY_AREAS];
 };
 
 /* The area in charge at that policy epoch. */
@@ -203,5 +211,15 @@ void way_segment_restart(struct way_segment *s, const struct way_layout *layout)
 /* The record of a node or shard that begins: healthy, the first memory of either area. */
 void way_segment_fresh_node(struct way_segment *s, unsigned node, double now);
 void way_segment_fresh_shard(struct way_segment *s, unsigned shard);
+
+/* Counters back to nothing; under the lock. */
+void way_segment_zero(_Atomic uint64_t *words, unsigned n);
+
+/* ---- health_counters.c: what the rest of health needs of it; under the lock ---- */
+void way_health_counters_touch(struct way_health *h, const struct way_snapshot *seen,
+                               const struct way_proposal *p);
+/* Of the new policy's counters those that the old one had alike go on from where they are;
+ * the others begin. */
+void way_health_counters_take_over(struct way_health *h, const struct way_takeover *t);
 
 #endif

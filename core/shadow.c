@@ -166,17 +166,17 @@ void way_shadows_free(struct way_shadows *all)
 
 static void seed_store(struct way_shadow *s, const struct way_shadow_of *of)
 {
-    struct way_memory m = s->plan->layout.first;
-    if (of->same_memory || !of->seed)
-        return;
-    for (unsigned i = 0; i < way_health_nodes(s->health); i++)
-        if (of->seed(of->arg, 0, i, &m))
-            way_shadow_store_seed_node(s->store, i, m.node);
-    for (unsigned i = 0; i < WAY_SHARDS_MAX; i++)
-        if (of->seed(of->arg, 1, i, &m))
-            way_shadow_store_seed_shard(s->store, i, m.shard);
-    if (of->seed(of->arg, 2, 0, &m))
+    unsigned nodes = way_health_nodes(s->health);
+    for (unsigned i = 0; i < nodes && of->seed && !of->same_memory; i++) {
+        struct way_memory m = s->plan->layout.first;
+        struct way_node *node = way_health_node(s->health, i);
+        unsigned shard = atomic_load_explicit(&node->shard, memory_order_relaxed);
+        of->seed(of->arg, i, &m);
+        way_shadow_store_seed_node(s->store, i, m.node);
+        if (shard < WAY_SHARDS_MAX)
+            way_shadow_store_seed_shard(s->store, shard, m.shard);
         way_shadow_store_seed_cluster(s->store, m.cluster);
+    }
 }
 
 static struct way_shadow *shadow_new(struct way_shadows *all, enum way_shadow_kind kind,
@@ -848,6 +848,7 @@ void way_shadow_about(struct way_shadow *s, struct way_shadow_about *out)
     bool off = atomic_load_explicit(&s->off_told, memory_order_acquire);
     *out = (struct way_shadow_about){ .text = s->text,
                                       .plan = s->plan,
+                                      .epoch = s->epoch,
                                       .began = s->began,
                                       .unix_time = s->unix_time,
                                       .off = off ? s->off : NULL };

@@ -51,9 +51,9 @@ struct way_shadow_of {
                                      compared with: it hears of no other */
     struct way_limits limits;     /* for its errors and samples */
     bool same_memory;             /* see shadow_store.h */
-    /* Gives the memory to begin with; NULL, or false: the first values. scope: 0 node, 1
-     * shard, 2 cluster; of `memory` that part is to be filled. */
-    bool (*seed)(void *arg, unsigned scope, unsigned index, struct way_memory *memory);
+    /* Gives the memory to begin with of a node, its shard and the cluster; NULL: the first
+     * values. */
+    void (*seed)(void *arg, unsigned node, struct way_memory *memory);
     void *arg;
     double now, unix_time;
 };
@@ -72,6 +72,7 @@ void way_shadows_tend(struct way_shadows *all, struct way_shadow_place *own, dou
 struct way_shadow_about {
     const struct way_policy_text *text;
     const struct way_plan *plan;
+    uint64_t epoch;          /* the policy epoch that it is compared with */
     double began, unix_time; /* when it was put */
     const char *off; /* why it is asked no more: its errors, or another policy is in
                         charge than it was compared with; NULL: it is asked */

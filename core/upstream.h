@@ -8,6 +8,7 @@
 #define WAY_UPSTREAM_H
 
 #include "dispatch.h"
+#include "log.h"
 
 /* A connection and what dispatch keeps beside it. */
 struct way_link {
@@ -16,6 +17,8 @@ struct way_link {
     struct way_link *next, **prev; /* all connections of the worker */
     double sampled;        /* when the last answered command was sent: for the latency */
     unsigned good;         /* replies of this batch that are no failures */
+    unsigned counted;      /* of those, trials: the policy's counters have them already */
+    unsigned again;        /* replies of this batch to commands that were sent again */
     unsigned trials;       /* trials in flight */
     bool dropped;          /* we broke it, as a mark said */
     bool exclusive;        /* of own.c, as is what follows */
@@ -42,6 +45,7 @@ struct way_batch {
     unsigned node;
     bool mark;              /* `mark` hears of it first (replies) */
     struct way_event event; /* n is counted when it runs */
+    struct way_report good; /* what its node answered well in the same pass */
     struct way_request *head, **tail;
     unsigned n;
 };
@@ -74,6 +78,7 @@ struct way_dispatch {
     size_t waiting_bytes;
     uint32_t round;                /* of looking after them */
     ev_timer tick;                 /* while something waits */
+    struct way_gate cut;           /* of the log's lines about holds cut short */
     double tokens;                 /* retry budget */
     uint64_t tokens_at;            /* requests counted when it was last filled */
     struct way_standing *standing; /* [WAY_SHARDS_MAX][2][2]: at the first and the
@@ -108,6 +113,8 @@ void way_upstream_fail_trial(struct way_dispatch *d, struct way_link *l,
                              struct way_request *r, struct way_event *e);
 /* r was answered, and well: counted, and a trial ends. */
 void way_upstream_good(struct way_dispatch *d, struct way_conn *c, struct way_request *r);
+/* Commands that failed at the node go again: the policy's counters hear of it. */
+void way_upstream_retried(struct way_dispatch *d, unsigned node, unsigned retries);
 /* Behind a detour of its client. */
 void way_upstream_behind(struct way_dispatch *d, struct way_pipeline *p,
                          struct way_request *r, const char *bytes, size_t n);

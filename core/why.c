@@ -103,7 +103,7 @@ static void say_event(const struct way_event *v, struct words *w)
         say(w, failed ? "a command failed: " : "a command succeeded");
         break;
     case WAY_KIND_PROBE: say(w, failed ? "a probe failed: " : "a probe succeeded"); break;
-    case WAY_KIND_EDGE: say(w, "a counter reached its edge"); break;
+    case WAY_KIND_EDGE: say(w, "the counter %s reached its edge", v->counter); break;
     case WAY_KIND_EXPIRY: say(w, "the mark's time was over"); break;
     case WAY_KIND_CHANGE:
         say(w, "the topology changed: %s", way_change_name(v->change));

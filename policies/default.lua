@@ -71,6 +71,7 @@ return wayside.policy {
             return new and { state = "suspect", reason = "new" } or {}
         end
         if kind == "expiry" then return nil end                  -- the mark's time is over: healthy
+        if kind == "edge" then return nil end                    -- of a counter that another policy declared
         if not event.error then
             -- A probe that read data, or an answered command on a node that was in doubt: it is back.
             if state == "healthy" then return nil end

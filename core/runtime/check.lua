@@ -319,23 +319,194 @@ local function classes(list)
             own[class.index - #host.words.classes + 1] = { name = name, blame = host.words.blame[class.blame] }
         end
     end
-    return rows, own
+    return rows, own, known
+end
+
+-- ---- counters ----
+
+-- What each kind may have besides its kind and scope.
+local of_results = { "edge", "classes", "phases", "slower", "count" }
+local counter_fields = {}
+for kind, names in pairs {
+    consecutive = { "strict" }, window = { "seconds", "buckets", "of" }, ring = { "size" },
+    ewma = { "tau", "results", "of", "peak", "start" }, samples = { "size" },
+    tokens = { "capacity", "start", "per_second", "request", "success", "failure", "retry" },
+} do
+    local known = { kind = true, scope = true }
+    for _, name in ipairs(names) do known[name] = true end
+    for _, name in ipairs(kind == "samples" and {} or of_results) do known[name] = true end
+    counter_fields[kind] = known
+end
+
+local function word_of(path, value, words, standard)
+    if value == nil then value = standard end
+    if type(value) ~= "string" or not words[value] then
+        local names = sorted(words)
+        host.refuse(path, "expected one of " .. table.concat(names, ", ") .. ", got " .. shown(value)
+            .. (type(value) == "string" and suggestion(value, names) or ""))
+    end
+    return words[value]
+end
+
+-- bounds: min, max, above (more than that), whole, standard (nil: it must be there).
+local function number_of(path, value, bounds)
+    if value == nil then value = bounds.standard end
+    local min, max = bounds.min or bounds.above or -1e9, bounds.max or 1e9
+    local fits = finite(value) and value >= min and value <= max and value ~= bounds.above
+    if not fits or bounds.whole and value % 1 ~= 0 then
+        refuse(path, (bounds.whole and "a whole number " or "a number ")
+            .. (bounds.above and "above " .. bounds.above .. " and at most " .. max or "from " .. min .. " to " .. max), value)
+    end
+    return value
+end
+
+local edge_fields = { at_least = true, above = true, below = true, min_volume = true }
+
+local function edge_of(path, edge, has_volume)
+    fields(path, edge, edge_fields, "a table, { at_least = ..., min_volume = ... }")
+    local out
+    for _, name in ipairs { "at_least", "above", "below" } do
+        if edge[name] ~= nil then
+            if out then host.refuse(join(path, name), "expected one of at_least, above and below, got two") end
+            out = { kind = host.words.edge[name], at = number_of(join(path, name), edge[name], {}) }
+        end
+    end
+    if not out then host.refuse(path, "expected at_least, above or below, got none of them") end
+    if edge.min_volume ~= nil and not has_volume then refuse(join(path, "min_volume"), "nothing: this kind has no volume", edge.min_volume) end
+    out.min_volume = number_of(join(path, "min_volume"), edge.min_volume, { min = 0, standard = 0 })
+    return out
+end
+
+local function classes_of(path, names, known)
+    local list, out = type(names) == "table" and names or { names }, {}
+    if #list == 0 then refuse(path, "a class's name or a list of them", names) end
+    for index, name in ipairs(list) do
+        local at = type(names) == "table" and join(path, index) or path
+        if type(name) ~= "string" or not known[name] then
+            if type(name) ~= "string" then refuse(at, "a class's name", name) end
+            host.refuse(at, "no such class '" .. name .. "'" .. suggestion(name, sorted(known)))
+        elseif name == "answer" or name == "ignore" then
+            host.refuse(at, name == "answer" and "an answer is a success: it counts as 'ok'" or "what is ignored counts nowhere")
+        end
+        out[index] = known[name].index
+    end
+    return out
+end
+
+-- What the kinds have of their own. counter is as declared, out the plan's.
+local of_kind = {}
+
+function of_kind.consecutive(path, counter, out)
+    out.strict = optional(join(path, "strict"), counter.strict, "boolean")
+end
+
+function of_kind.window(path, counter, out)
+    local limits = host.limits
+    out.size = number_of(join(path, "buckets"), counter.buckets, { min = 1, max = limits.buckets, whole = true, standard = 1 })
+    out.seconds = number_of(join(path, "seconds"), counter.seconds, { min = 0.01, max = 1e6 }) / out.size
+    out.of = word_of(join(path, "of"), counter.of, host.words.window_of, "results")
+    return out.of == host.words.window_of.results
+end
+
+function of_kind.ring(path, counter, out)
+    out.size = number_of(join(path, "size"), counter.size, { min = 1, max = host.limits.ring, whole = true })
+    return true
+end
+
+function of_kind.ewma(path, counter, out)
+    if (counter.tau == nil) == (counter.results == nil) then host.refuse(path, "expected either tau or results") end
+    out.seconds = counter.tau and number_of(join(path, "tau"), counter.tau, { above = 0, max = 1e6 })
+    out.results = counter.results and number_of(join(path, "results"), counter.results, { above = 0, max = 1e9 })
+    out.of = word_of(join(path, "of"), counter.of, host.words.ewma_of, "failed")
+    out.peak = optional(join(path, "peak"), counter.peak, "boolean")
+    out.start = counter.start and number_of(join(path, "start"), counter.start, { min = 0 })
+    return true
+end
+
+function of_kind.tokens(path, counter, out)
+    out.capacity = number_of(join(path, "capacity"), counter.capacity, { above = 0 })
+    out.start = number_of(join(path, "start"), counter.start, { min = 0, max = out.capacity, standard = out.capacity })
+    out.per_second = number_of(join(path, "per_second"), counter.per_second, { min = 0, standard = 0 })
+    for _, name in ipairs { "request", "success", "failure", "retry" } do
+        out[name] = number_of(join(path, name), counter[name], { standard = 0 })
+    end
+end
+
+function of_kind.samples(path, counter, out)
+    out.size = number_of(join(path, "size"), counter.size, { min = 1, max = host.limits.samples, whole = true })
+end
+
+-- What is a result, and a failure, to this counter.
+local function compile_results(path, counter, out, known, has_volume)
+    local words = host.words
+    if out.of == words.window_of.requests or out.of == words.window_of.retries or out.of == words.ewma_of.latency then
+        for _, name in ipairs { "classes", "phases", "slower" } do
+            if counter[name] ~= nil then
+                refuse(join(path, name), "nothing: it counts no failures, with of = \"" .. counter.of .. "\"", counter[name])
+            end
+        end
+        if counter.edge ~= nil and out.of ~= words.ewma_of.latency then
+            refuse(join(path, "edge"), "nothing: it has no share of failures, with of = \"" .. counter.of .. "\"", counter.edge)
+        end
+    end
+    if counter.classes ~= nil then out.classes = classes_of(join(path, "classes"), counter.classes, known) end
+    if counter.phases ~= nil then out.phases = mask(join(path, "phases"), counter.phases, words.phase) end
+    if counter.slower ~= nil then out.slower = number_of(join(path, "slower"), counter.slower, { above = 0 }) end
+    out.events = word_of(join(path, "count"), counter.count, words.count, "commands") == words.count.events
+    if counter.edge ~= nil then out.edge = edge_of(join(path, "edge"), counter.edge, has_volume) end
+end
+
+local function compile_counter(name, counter, known)
+    local path, words = join("counters", name), host.words
+    if type(name) ~= "string" or not name:find("^[%a_][%w_]*$") or #name > 23 then
+        refuse("counters", "names of 1 to 23 letters, digits and '_'", name)
+    end
+    if type(counter) ~= "table" then refuse(path, "a counter, such as wayside.ring { size = 100 }", counter) end
+    local kind = word_of(join(path, "kind"), counter.kind, words.counter)
+    fields(path, counter, counter_fields[counter.kind])
+    local out = { name = name, kind = kind, scope = word_of(join(path, "scope"), counter.scope, words.scope, "node") }
+    local has_volume = of_kind[counter.kind](path, counter, out)
+    compile_results(path, counter, out, known, has_volume)
+    return out
+end
+
+--- The plans of the counters, by name in order, and each one's place among those of its scope.
+local function counters(declared, known)
+    local list, place, used = {}, {}, {}
+    if declared ~= nil and type(declared) ~= "table" then refuse("counters", "a table of names with counters", declared) end
+    for name in pairs(declared or {}) do
+        if type(name) ~= "string" then host.refuse("counters", "expected names, got the entry [" .. tostring(name) .. "]") end
+    end
+    for index, name in ipairs(sorted(declared or {})) do
+        local counter = compile_counter(name, declared[name], known)
+        list[index] = counter
+        used[counter.scope] = (used[counter.scope] or 0) + 1
+        if counter.scope == host.words.scope.node then place[name] = used[counter.scope] end
+    end
+    return list, place
 end
 
 -- ---- the rest ----
 
 local pick_fields = { [1] = true, zone = true, tolerance = true, load = true }
 
-local function pick(value)
-    local out = { word = value, zone = "", tolerance = 0 }
+--- counters: of the node's, name -> place.
+local function pick(value, counters_of_node)
+    local out = { word = value, zone = "", tolerance = 0, load = 0 }
     if type(value) == "table" then
         for key in pairs(value) do
             if not pick_fields[key] then
                 host.refuse(type(key) == "string" and join("pick", key) or "pick", "no such knob; there are load, tolerance, zone")
             end
         end
-        if value.load ~= nil then host.refuse("pick.load", "counters are not served by this version") end
         out.word = value[1]
+        if value.load ~= nil then
+            local names = sorted(counters_of_node)
+            if type(value.load) ~= "string" then refuse("pick.load", "the name of a counter of nodes", value.load) end
+            if value[1] ~= "p2c" then refuse("pick.load", 'nothing but with "p2c"', value.load) end
+            out.load = counters_of_node[value.load] or host.refuse("pick.load", "no counter of nodes is called '" .. value.load
+                .. "'" .. suggestion(value.load, names))
+        end
         if value.zone ~= nil then
             if type(value.zone) ~= "string" or #value.zone > 31 then refuse("pick.zone", "a string of at most 31 bytes", value.zone) end
             out.zone = value.zone
@@ -353,9 +524,9 @@ end
 
 local questions = { "classify", "mark", "backoff", "probe", "reconnect" }
 local proofs = { "migrate", "selftest" }
-local unserved = { counters = true, route = true, tick = true, every = true }
+local unserved = { route = true, tick = true, every = true }
 local policy_fields = {
-    name = true, version = true, options = true, classes = true, memory = true, pick = true, watch = true,
+    name = true, version = true, options = true, classes = true, memory = true, counters = true, pick = true, watch = true,
 }
 for _, name in ipairs(questions) do policy_fields[name] = true end
 for _, name in ipairs(proofs) do policy_fields[name] = true end
@@ -379,10 +550,12 @@ function check.policy(policy, given, room, standard)
     for _, name in ipairs(questions) do plan.functions[name] = optional(name, policy[name], "function") end
     for _, name in ipairs(proofs) do plan.functions[name] = optional(name, policy[name], "function") end
     plan.memory = memory(resolved(policy.memory, plan.options), room)
-    plan.pick = pick(resolved(policy.pick, plan.options))
     local list = resolved(policy.classes, plan.options)
+    local known, place
     if list == nil and not plan.functions.classify then list = standard end
-    plan.rows, plan.classes = classes(list)
+    plan.rows, plan.classes, known = classes(list)
+    plan.counters, place = counters(resolved(policy.counters, plan.options), known)
+    plan.pick = pick(resolved(policy.pick, plan.options), place)
     if policy.watch ~= nil then
         fields("watch", policy.watch, { success = true })
         plan.watch = optional("watch.success", policy.watch.success, "boolean")

@@ -142,26 +142,47 @@ function kit:ask_probe(node, event)
     rawset(node, "pending", answer and { at = self.now + answer.after, answer = answer } or false)
 end
 
+--- Asks mark about counters' edges that came true; they become a list of decisions.
+local function ask_edges(t, node, names)
+    local list = {}
+    for index, name in ipairs(names) do
+        list[index] = t:decide(node, event_of(t, nil, { kind = "edge", counter = name }))
+        list[index].counter = name
+    end
+    return list
+end
+
 function kit:decide(node, event)
     local what = self.host:decide(node.number, event, self:next_seed())
-    if event.kind == "probe" or what.mark then self:ask_probe(node, event) end
+    if event.kind == "probe" or event.change == "added" or what.mark then self:ask_probe(node, event) end
+    what.edges = ask_edges(self, node, what.edges)
     return what
 end
 
 --- Something goes wrong with a node.
 ---@param node table
 ---@param event table error and whatever else an event has; phase and step are the error's usual ones
----@return table what class, blame, permanent, asked, mark, refused (by the guard)
+---@return table what class, blame, permanent, asked, mark, refused (by the guard); edges, a list of the same for each
+--- counter whose edge came true, with `counter`
 function kit:fail(node, event)
     local kind = event.error == "reply" and "result" or "connection"
     return self:decide(node, event_of(self, event, { kind = kind, n = 1 }))
 end
 
 --- Commands are answered well. The policy hears of it where it would in the daemon.
+---@param node table
+---@param event table|nil n (1), latency (0.001), trial
+---@return table what as in fail
 function kit:succeed(node, event)
+    local filled = event_of(self, event, { kind = "result", n = 1, latency = 0.001 })
+    local edges = ask_edges(self, node, self.host:report(node.number, self.now, filled.n, filled.latency, filled.n, 0))
     local first = self.host:answered(node.number)
-    if not (first or node.state ~= "healthy" or self.plan.watches_success or event and event.trial) then return { asked = false } end
-    return self:decide(node, event_of(self, event, { kind = "result", n = 1, latency = 0.001 }))
+    if not (first or node.state ~= "healthy" or self.plan.watches_success or event and event.trial) then
+        return { asked = false, edges = edges }
+    end
+    local what = self:decide(node, filled)
+    what.edges = edges
+    return what
 end
 
 function kit:change(node, what)
@@ -175,7 +196,11 @@ end
 function kit:backoff(node, event)
     local filled = event_of(self, event, { kind = "commands", n = 1, commands = "reads", attempt = 1 })
     filled.certainty = filled.certainty or (filled.phase == "connect" and "unsent" or "unknown")
-    return self.host:backoff(node.number, filled, self:next_seed())
+    local answer = self.host:backoff(node.number, filled, self:next_seed())
+    if answer and answer.retry ~= "hold" then
+        ask_edges(self, node, self.host:report(node.number, self.now, 0, 0, 0, filled.n))
+    end
+    return answer
 end
 
 function kit:reconnect(node, event)

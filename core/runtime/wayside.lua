@@ -78,9 +78,16 @@ function wayside.compose(...)
     end
 end
 
-local kinds = { "consecutive", "window", "ring", "ewma", "tokens", "samples" }
-for _, kind in ipairs(kinds) do
-    wayside[kind] = function() error("wayside." .. kind .. ": counters are not served by this version", 2) end
+-- What is to be counted, for `counters`: wayside.window { seconds = 10 }. The host checks it where it is declared.
+for _, kind in ipairs { "consecutive", "window", "ring", "ewma", "tokens", "samples" } do
+    wayside[kind] = function(settings)
+        if type(settings) ~= "table" then error("wayside." .. kind .. ": expected a table, got " .. type(settings), 2) end
+        local counter = {}
+        for name, value in pairs(settings) do counter[name] = value end
+        if counter.kind ~= nil then error("wayside." .. kind .. ": no setting 'kind'", 2) end
+        counter.kind = kind
+        return counter
+    end
 end
 
 return wayside

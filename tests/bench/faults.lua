@@ -1,11 +1,17 @@
---- `make bench-faults`: what clients see of a fault, policy by policy: a master killed, a master frozen, a replica that
--- refuses, each under the same steady load of pipelined reads and writes. See README.md here. BENCH=full: medians of five.
+--- `make bench-faults`: what clients see of a fault, policy by policy: a master killed, a master frozen, a master whose packets
+-- get lost, a replica that refuses, each under the same steady load of pipelined reads and writes; and Debian's nutcracker
+-- before plain servers, where it applies. See README.md here. BENCH=full: medians of five.
 local cluster = require "tests.support.cluster"
 local daemon = require "tests.support.daemon"
 local failover = require "tests.support.failover"
 local figures = require "tests.bench.figures"
+local mitm = require "tests.support.mitm"
+local namespace = require "tests.support.namespace"
+local openloop = require "tests.support.openloop"
 local process = require "tests.support.process"
+local resp = require "tests.support.resp"
 local socket = require "socket"
+local targets = require "tests.bench.targets"
 
 local ROUNDS = os.getenv "BENCH" == "full" and 5 or 1
 local built = os.getenv "BENCH_DIR" or "build/bench"
@@ -14,10 +20,11 @@ local POLICIES = { "default", "go_redis", "ride_through", "fail_fast" }
 local FAULTS = {
   { name = "master killed", how = "kill", after = 2 },
   { name = "master frozen", how = "freeze", after = 2 },
+  { name = "master's packets lost", how = "drop", after = 2 },
   { name = "replica refuses", how = "refuse", after = 1.5, replica = true },
 }
 
-local began = socket.gettime()
+local began, turn = socket.gettime(), 0
 local function say(...)
   io.stdout:write(("%4.0f s  "):format(socket.gettime() - began), string.format(...), "\n")
   io.stdout:flush()
@@ -42,7 +49,7 @@ local function measured(out)
   }
 end
 
-local function run_once(of, folder, policy, fault, turn)
+local function run_once(of, folder, policy, fault)
   local way = daemon.start { folder = folder, cluster = of, policy = ("policies/%s.lua"):format(policy), workers = 2,
     timeouts = { total = 10, read = 1 }, limits = { retry_burst = 10000 } }
   local slot = turn % 3 * 6000
@@ -53,6 +60,56 @@ local function run_once(of, folder, policy, fault, turn)
   way:stop()
   if not ok then error(out, 0) end
   return measured(out)
+end
+
+-- ---- beside it: nutcracker, which knows neither replicas nor failovers ----
+
+--- Keys that lie on one of its servers, or on the others.
+local function keys_on(client, server, wanted)
+  local direct = assert(resp.connect("127.0.0.1:" .. server.port, 5))
+  return function(name)
+    local list, i = {}, 0
+    while #list < 16 do
+      i = i + 1
+      local key = name .. i
+      client:call("SET", key, "0")
+      if (direct:call("EXISTS", key) == 1) == wanted then list[#list + 1] = key end
+      client:call("DEL", key)
+    end
+    return list
+  end
+end
+
+--- The fault at one of its servers; nobody repairs anything, so it lasts for `lasts` seconds.
+local function run_nutcracker(base, fault, lasts)
+  local folder, man = process.make_folder(("%s/nutcracker-%d"):format(base, turn)), nil
+  local target = targets.nutcracker(folder, { timeout = 1000, before = function(port)
+    if man or fault.how ~= "drop" then return port end
+    man = mitm.start { to = port, folder = folder }
+    return man.port
+  end })
+  local victim, address = target.servers[1].process, "127.0.0.1:" .. target.port
+  local client = assert(resp.connect(address, 5))
+  local clients = failover.clients({ tcp = address, unix = address }, keys_on(client, target.servers[1], true),
+    keys_on(client, target.servers[1], false), 0.02, "t" .. turn)
+  failover.fill(client, clients)
+  local load = openloop.start { folder = folder, clients = clients }
+  socket.sleep(0.5)
+  local out = { fault = socket.gettime() }
+  if fault.how == "kill" then victim:kill "SIGKILL" elseif fault.how == "freeze" then victim:kill "SIGSTOP" else man:drop() end
+  out.struck = socket.gettime()
+  socket.sleep(lasts)
+  out.commands = load:finish()
+  failover.summarize(out)
+  for _, one in ipairs(target.servers) do one.process:stop() end
+  target.process:stop()
+  if man then man:stop() end
+  -- What was executed died with the server, and its errors don't say of which command that is true.
+  out.executed = out.acknowledged
+  local m = measured(out)
+  m.unknown = nil
+  if not out.success then m.recovered = nil end
+  return m
 end
 
 --- The medians of several runs; what none of them had is nil.
@@ -77,7 +134,7 @@ local function table_of(results)
   for _, one in ipairs(results) do
     local m = one.of
     rows[#rows + 1] = { one.fault, one.policy, count(m.reads_failed, m.reads), count(m.writes_failed, m.writes),
-      ("%d"):format(m.unknown), ms(m.read_stall), ms(m.write_stall), ms(m.marked), ms(m.promoted), ms(m.read),
+      m.unknown and ("%d"):format(m.unknown) or "-", ms(m.read_stall), ms(m.write_stall), ms(m.marked), ms(m.promoted), ms(m.read),
       one.replica and "-" or ms(m.write), ms(m.recovered), ("%d"):format(m.others_failed), ms(m.others_stall) }
   end
   return figures.markdown(rows, 2)
@@ -96,28 +153,56 @@ local function accounts(results)
     :format(lost, surplus, wrong)
 end
 
+--- All policies, and nutcracker, under one fault: added to results.
+local function strike(of, folder, fault, results)
+  local function take(policy, run)
+    local runs = {}
+    for i = 1, ROUNDS do
+      turn = turn + 1
+      runs[i] = run()
+    end
+    local one = { fault = fault.name, replica = fault.replica, policy = policy, runs = runs, of = medians(runs) }
+    results[#results + 1] = one
+    say("%s, %s: %d reads and %d writes failed, longest %s and %s ms, first write %s ms after the promotion", fault.name, policy,
+      one.of.reads_failed, one.of.writes_failed, ms(one.of.read_stall), ms(one.of.write_stall), ms(one.of.write))
+  end
+  local longest = 0
+  for _, policy in ipairs(POLICIES) do
+    take(policy, function() return run_once(of, folder, policy, fault) end)
+    longest = math.max(longest, results[#results].of.promoted or 0)
+  end
+  if not fault.replica then
+    take("nutcracker", function() return run_nutcracker(folder, fault, longest / 1000 + fault.after) end)
+  end
+end
+
+local function start_cluster(folder, net)
+  return cluster.start { folder = folder, masters = 3, replicas = 3, node_timeout = 500, net = net }
+end
+
 local function bench(folder)
   say("starting three masters and three replicas, node time-out 500 ms")
-  local of = cluster.start { folder = folder, masters = 3, replicas = 3, node_timeout = 500 }
-  local results, turn = {}, 0
+  local of = start_cluster(folder)
+  local results, skipped = {}, ""
   for _, fault in ipairs(FAULTS) do
-    for _, policy in ipairs(POLICIES) do
-      local runs = {}
-      for i = 1, ROUNDS do
-        turn = turn + 1
-        runs[i] = run_once(of, folder, policy, fault, turn)
-      end
-      local one = { fault = fault.name, replica = fault.replica, policy = policy, runs = runs, of = medians(runs) }
-      results[#results + 1] = one
-      say("%s, %s: %d reads and %d writes failed, longest %s and %s ms, first write %s ms after the promotion", fault.name, policy,
-        one.of.reads_failed, one.of.writes_failed, ms(one.of.read_stall), ms(one.of.write_stall), ms(one.of.write))
-    end
+    if fault.how ~= "drop" then strike(of, folder, fault, results) end
   end
   of:stop()
+  local net, why = namespace.start()
+  for _, fault in ipairs(net and FAULTS or {}) do
+    if fault.how == "drop" then
+      of = start_cluster(folder, net)
+      strike(of, folder, fault, results)
+      of:stop()
+    end
+  end
+  if net then net:stop() else skipped = ("Without lost packets: %s.\n"):format(why) end
   local text = table.concat({
     ("Times in ms since the fault, medians of %d; two workers, timeouts.read 1 s, timeouts.total 10 s. The load: 2 readers and 2 "
-      .. "writers of the master's slots, 1 and 1 of the others', each a pipeline of 8 every 20 ms, by TCP and unix socket.\n")
-      :format(ROUNDS), table_of(results), accounts(results) }, "\n")
+      .. "writers of the master's slots, 1 and 1 of the others', each a pipeline of 8 every 20 ms, by TCP and unix socket (where "
+      .. "packets get lost the nodes and wayside are in network namespaces, and clients use the unix socket alone). nutcracker: "
+      .. "three plain servers, timeout 1000, one of them struck, for as long as the others' runs; it has no replicas, so nobody "
+      .. "takes over.\n"):format(ROUNDS), table_of(results), accounts(results), skipped }, "\n")
   local path = built .. "/faults.md"
   process.write_file(path, "# make bench-faults\n\n" .. text)
   io.stdout:write("\n", text)

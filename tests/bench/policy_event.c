@@ -1,6 +1,6 @@
 /* policy_event - what one fault costs: told to the policy, answered, committed, journaled.
  *
- *   policy_event [POLICY [NODES [SECONDS]]]      default, 6, 1
+ *   policy_event [POLICY [NODES [SECONDS [SHADOW]]]]      default, 6, 1, no shadow
  *
  * The real decide, policy and health, in one thread, without sockets. Time is made up. Each
  * round refuses a dial to every node in turn: `mark` is asked and its answer (a state, and
@@ -10,7 +10,8 @@
  *
  *     policy=default nodes=6 rounds=40000 mark=1500 backoff=1200 event=2700 lua=600 ...
  *
- * event: mark and backoff; lua: the question to mark alone, without the table. Waking the
+ * With SHADOW that policy is asked everything in the shadow of POLICY, and `agreed` and
+ * `disagreed` tell how its answers compared. event: mark and backoff; lua: the question to mark alone, without the table. Waking the
  * workers is not part of it: one write to an eventfd each. */
 #include "decide.h"
 
@@ -28,6 +29,8 @@ struct bench {
     struct way_limits limits;
     struct way_stats stats;
     struct way_ring *ring;
+    struct way_shadows *shadows;
+    struct way_shadow *shadow; /* NULL: none */
     unsigned nodes;
     double now;
 };
@@ -100,18 +103,40 @@ static void open_bench(struct bench *b, const char *policy)
             stop(&err);
     publish_cluster(b);
     b->ring = way_ring_new(b->nodes > RING / 4 ? 4 * b->nodes : RING); /* as a daemon's */
+    b->shadows = way_shadows_new(
+        &(struct way_shadows_options){ .health = b->health, .threads = 1 });
     struct way_decider_options o = { .health = b->health,
                                      .text = &b->text,
                                      .limits = &b->limits,
                                      .stats = &b->stats,
-                                     .ring = b->ring };
+                                     .ring = b->ring,
+                                     .shadows = b->shadows };
     if (way_decider_new(&b->decider, &o, &err) < 0)
         stop(&err);
+}
+
+static void cast_shadow(struct bench *b, const char *policy)
+{
+    struct way_err err;
+    struct way_policy *state;
+    struct way_policy_text *text = way_zalloc(sizeof *text);
+    if (way_policy_read(text, policy, NULL, 0, &b->limits, &err) < 0 ||
+        way_policy_load(&state, text, &err) < 0)
+        stop(&err);
+    b->shadow = way_shadows_put(
+        b->shadows, WAY_SHADOW_CANDIDATE,
+        &(struct way_shadow_of){ .text = text,
+                                 .policy = &state,
+                                 .epoch = atomic_load(way_health_policy_epoch(b->health)),
+                                 .limits = b->limits,
+                                 .same_memory = way_policy_same_memory(state, b->policy),
+                                 .now = b->now });
 }
 
 static void close_bench(struct bench *b)
 {
     way_decider_free(b->decider);
+    way_shadows_free(b->shadows);
     way_ring_free(b->ring);
     way_health_close(b->health);
     way_policy_free(b->policy);
@@ -175,6 +200,7 @@ static void drain(struct bench *b)
 {
     while (way_ring_peek(b->ring))
         way_ring_pop(b->ring);
+    way_shadows_tend(b->shadows, way_decider_shadows(b->decider), b->now, 1.7e9 + b->now);
 }
 
 static void check_failing(struct bench *b, unsigned node)
@@ -226,6 +252,19 @@ static double median(struct series *s)
     return s->ns[s->count / 2];
 }
 
+static void print_shadow(const struct bench *b)
+{
+    struct way_shadow_counts n;
+    uint64_t disagreed = 0;
+    if (!b->shadow)
+        return;
+    way_shadow_counts(b->shadow, &n);
+    for (int fn = 0; fn < WAY_FN_NONE; fn++)
+        disagreed += n.disagreed[fn];
+    printf(" agreed=%llu disagreed=%llu dropped=%llu", (unsigned long long)n.agreed,
+           (unsigned long long)disagreed, (unsigned long long)n.dropped);
+}
+
 static void run(struct bench *b, double seconds, const char *name)
 {
     struct series mark = { 0 }, backoff = { 0 }, lua = { 0 };
@@ -248,11 +287,13 @@ static void run(struct bench *b, double seconds, const char *name)
     }
     double m = median(&mark), r = median(&backoff);
     printf("policy=%s nodes=%u rounds=%u mark=%.0f backoff=%.0f event=%.0f lua=%.0f "
-           "commits=%llu fallback=%llu journal_lost=%llu\n",
+           "commits=%llu fallback=%llu journal_lost=%llu",
            name, b->nodes, mark.count, m, r, m + r, median(&lua),
            (unsigned long long)way_stat_get(&b->stats, WAY_STAT_COMMITS),
            (unsigned long long)way_stat_get(&b->stats, WAY_STAT_FALLBACK),
            (unsigned long long)way_stat_get(&b->stats, WAY_STAT_JOURNAL_LOST));
+    print_shadow(b);
+    printf("\n");
     way_free(mark.ns);
     way_free(backoff.ns);
     way_free(lua.ns);
@@ -263,14 +304,17 @@ int main(int argc, char **argv)
     const char *policy = argc > 1 ? argv[1] : "default";
     unsigned nodes = argc > 2 ? (unsigned)atoi(argv[2]) : 6;
     double seconds = argc > 3 ? atof(argv[3]) : 1;
-    if (argc > 4 || nodes < 2 || nodes % 2 || nodes > NODES_MOST || !(seconds > 0)) {
-        fprintf(stderr, "usage: policy_event [POLICY [NODES [SECONDS]]], NODES even\n");
+    if (argc > 5 || nodes < 2 || nodes % 2 || nodes > NODES_MOST || !(seconds > 0)) {
+        fprintf(stderr, "usage: policy_event [POLICY [NODES [SECONDS [SHADOW]]]], NODES "
+                        "even\n");
         return 2;
     }
     static struct bench b;
     b.nodes = nodes;
     b.now = 1000;
     open_bench(&b, policy);
+    if (argc > 4)
+        cast_shadow(&b, argv[4]);
     run(&b, seconds, policy);
     close_bench(&b);
 }

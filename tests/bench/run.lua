@@ -136,13 +136,23 @@ end
 
 local function run_events()
   local out = {}
-  for _, arguments in ipairs { { "default", "6" }, { "default", "100" }, { "none", "6" } } do
-    local status, text = process.run { built .. "/policy_event", arguments[1], arguments[2], full and "3" or "1" }
+  for _, arguments in ipairs { { "default", "6" }, { "default", "6", "default" }, { "default", "6", "policies/go_redis.lua" },
+    { "default", "100" }, { "none", "6" } } do
+    local status, text = process.run { built .. "/policy_event", arguments[1], arguments[2], full and "3" or "1", arguments[3] }
     assert(status == 0, text)
     local one = {}
     for key, value in text:gmatch "([%w_]+)=(%S+)" do one[key] = tonumber(value) or value end
+    one.shadow = arguments[3]
     out[#out + 1] = one
   end
+  return out
+end
+
+local function run_counters()
+  local status, text = process.run { built .. "/counter_report", full and "2" or "0.3" }
+  assert(status == 0, text)
+  local out = {}
+  for key, value in text:gmatch "([%w_]+)=(%S+)" do out[key] = tonumber(value) end
   return out
 end
 
@@ -178,8 +188,18 @@ end
 local function event_table(events)
   local rows = { { "one refused dial, ns", "nodes", "mark", "backoff", "both", "of mark, in Lua" } }
   for _, one in ipairs(events) do
-    rows[#rows + 1] = { "policy " .. one.policy, ("%d"):format(one.nodes), ("%d"):format(one.mark), ("%d"):format(one.backoff),
+    rows[#rows + 1] = { "policy " .. one.policy .. (one.shadow and ", in its shadow " .. one.shadow or ""), ("%d"):format(one.nodes), ("%d"):format(one.mark), ("%d"):format(one.backoff),
       ("%d"):format(one.event), one.policy == "none" and "" or ("%d"):format(one.lua) }
+  end
+  return figures.markdown(rows, 1)
+end
+
+local function counter_table(of)
+  local rows = { { "one report of a batch, ns", "no counter", "a row", "a window", "a ring", "an average", "tokens", "four",
+    "four, shared by two threads" } }
+  rows[2] = { "" }
+  for _, name in ipairs { "none", "row", "window", "ring", "ewma", "tokens", "four", "four_shared" } do
+    rows[2][#rows[2] + 1] = ("%.0f"):format(of[name])
   end
   return figures.markdown(rows, 1)
 end
@@ -247,8 +267,11 @@ local function bench(folder)
   local ratios = run_pairs(with, without)
   say("the cost of one event")
   local events = run_events()
+  say("the cost of counters")
+  local counters = run_counters()
   report { versions(), ("%d clients, %d random keys, %d rounds; medians, the ratio with its least and most.\n"):format(load.clients,
-    load.keys, rounds), main_table(cells, list), memory_table(memory, idle), event_table(events), goals(cells, memory, ratios) }
+    load.keys, rounds), main_table(cells, list), memory_table(memory, idle), event_table(events), counter_table(counters),
+    goals(cells, memory, ratios) }
   for _, target in ipairs { list[#list], with, without } do target.daemon:stop() end
 end
 

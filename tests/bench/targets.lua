@@ -37,14 +37,23 @@ local function plain_server(folder, number)
 end
 
 --- Debian's twemproxy before plain servers: it knows no clusters and hashes by itself.
-function targets.nutcracker(folder)
-  local port, servers = ports.free(), {}
-  for i = 1, 3 do servers[i] = ("    - 127.0.0.1:%d:1"):format(plain_server(folder, i).port) end
+---@param options table perhaps `timeout` (ms that a server may take, none if nil), `before` (what stands before a server:
+---  a function that is given its port and gives another)
+---@return table target, with its `servers`
+function targets.nutcracker(folder, options)
+  options = options or {}
+  local port, servers, lines = ports.free(), {}, {}
+  for i = 1, 3 do
+    servers[i] = plain_server(folder, i)
+    lines[i] = ("    - 127.0.0.1:%d:1"):format(options.before and options.before(servers[i].port) or servers[i].port)
+  end
   local file = folder .. "/nutcracker.yml"
-  process.write_file(file, ("bench:\n  listen: 127.0.0.1:%d\n  redis: true\n  hash: fnv1a_64\n  distribution: ketama\n  servers:\n%s\n")
-    :format(port, table.concat(servers, "\n")))
+  process.write_file(file, ("bench:\n  listen: 127.0.0.1:%d\n  redis: true\n  hash: fnv1a_64\n  distribution: ketama\n%s  servers:\n%s\n")
+    :format(port, options.timeout and ("  timeout: %d\n"):format(options.timeout) or "", table.concat(lines, "\n")))
   local program = process.which "nutcracker" or "/usr/sbin/nutcracker"
-  return start("nutcracker", port, folder, { program, "-c", file, "-a", "127.0.0.1", "-s", ports.free(), "-v", 4 })
+  local target = start("nutcracker", port, folder, { program, "-c", file, "-a", "127.0.0.1", "-s", ports.free(), "-v", 4 })
+  target.servers = servers
+  return target
 end
 
 function targets.cluster(folder)

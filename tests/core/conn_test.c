@@ -14,6 +14,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/socket.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -558,6 +559,55 @@ static void a_node_that_is_full_is_heard_though_it_closes_at_once(void **state)
     end(&b);
 }
 
+/* The loop is busy for longer than any deadline when the step begins. */
+struct delay {
+    ev_prepare w;
+    struct bed *b;
+    enum way_step step;
+    bool over;
+};
+
+static void be_late(void)
+{
+    nanosleep(&(struct timespec){ .tv_nsec = 100000000 }, NULL);
+}
+
+static void on_delay(struct ev_loop *ev, ev_prepare *w, int events)
+{
+    (void)ev, (void)events;
+    struct delay *d = (struct delay *)w;
+    if (!d->over && d->b->conn && d->b->conn->step == d->step) {
+        d->over = true;
+        be_late();
+    }
+}
+
+static void a_loop_that_is_late_itself_blames_no_node(void **state)
+{
+    (void)state;
+    struct bed b;
+    begin(&b);
+    struct delay d = { .b = &b, .step = WAY_STEP_DIAL };
+    ev_prepare_init(&d.w, on_delay);
+    ev_set_priority(&d.w, EV_MINPRI); /* after the loop has begun the step */
+    ev_prepare_start(b.loop.ev, &d.w);
+    b.o.dial_timeout = 0.02;
+    b.timeouts.read = 0.05;
+    open_conn(&b);
+    send_text(&b, "a");
+    UNTIL(&b, b.ready || b.broke);
+    assert_true(d.over);
+    assert_int_equal(b.broke, 0); /* it stood before anybody looked */
+    accept_peer(&b);
+    peer_reads(&b, "a");
+    peer_says(&b, "+OK\r\n");
+    be_late();
+    UNTIL(&b, b.answered || b.broke);
+    assert_int_equal(b.broke, 0); /* and so did the reply */
+    ev_prepare_stop(b.loop.ev, &d.w);
+    end(&b);
+}
+
 static void a_hello_without_answer_times_out(void **state)
 {
     (void)state;
@@ -1086,6 +1136,7 @@ int main(void)
         cmocka_unit_test(resp3_is_asked_for_with_the_password),
         cmocka_unit_test(what_a_node_says_to_the_hello_is_told_apart),
         cmocka_unit_test(a_node_that_is_full_is_heard_though_it_closes_at_once),
+        cmocka_unit_test(a_loop_that_is_late_itself_blames_no_node),
         cmocka_unit_test(a_hello_without_answer_times_out),
         cmocka_unit_test(a_hello_cut_off_is_an_eof),
         cmocka_unit_test(a_peer_that_resets_while_much_is_written_fails_the_write),

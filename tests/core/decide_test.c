@@ -579,6 +579,200 @@ static void decisions_of_many_threads_are_each_a_transaction(void **state)
     end(&b);
 }
 
+/* ---- counters ---- */
+
+static struct way_counted counted(struct bed *b, unsigned node, unsigned index)
+{
+    struct way_snapshot s;
+    way_health_snapshot(b->health, b->node[node], b->now, &s);
+    way_health_counted(b->health, &way_decider_plan(b->decider)->counters, &s);
+    return s.view.counted[WAY_COUNTERS_NODE][index];
+}
+
+static struct way_decision reports(struct bed *b, unsigned node, unsigned good)
+{
+    struct way_report r = { .now = b->now, .good = good, .requests = good };
+    struct way_decision d;
+    way_decide_report(b->decider, b->node[node], &r, &d);
+    return d;
+}
+
+static void what_failed_is_counted_before_mark_is_asked(void **state)
+{
+    (void)state;
+    struct bed b;
+    begin(&b, POLICY("counters = { row = wayside.consecutive {} }, mark = function(_, "
+                     "node, e) return { state = 'failing', reason = e.kind .. "
+                     "node.counters.row.value } end"));
+    struct way_event e = refused(&b);
+    e.n = 5;
+    assert_string_equal(decide(&b, A, e).mark.reason, "connection5");
+    decide(&b, A, e); /* a straggler */
+    assert_int_equal(counted(&b, A, 0).value, 5);
+    b.now += 1;
+    e = refused(&b);
+    e.kind = WAY_KIND_PROBE;
+    assert_string_equal(decide(&b, A, e).mark.reason, "probe5");
+    decide(&b, A, replied(&b, "CLUSTERDOWN x")); /* blames nobody */
+    b.now += 1;
+    assert_string_equal(decide(&b, A, refused(&b)).mark.reason, "connection6");
+    assert_int_equal(counted(&b, B, 0).value, 0);
+    end(&b);
+}
+
+static void an_edge_is_an_event_of_its_own_behind_what_caused_it(void **state)
+{
+    (void)state;
+    struct bed b;
+    begin(&b, POLICY("counters = { row = wayside.consecutive { edge = { at_least = 2 } } "
+                     "}, mark = function(_, node, e) if e.kind == 'edge' then return { "
+                     "state = 'failing', reason = e.counter .. node.counters.row.value, "
+                     "refresh = true } end end"));
+    struct way_decision d = decide(&b, A0, replied(&b, "BUSY x"));
+    assert_false(d.edges);
+    assert_int_equal(entry(&b).event.kind, WAY_KIND_RESULT);
+    assert_no_entry(&b);
+    d = decide(&b, A0, replied(&b, "BUSY x"));
+    assert_true(d.edges && d.refresh && !d.mark.given);
+    assert_int_equal(kit_state(b.health, b.node[A0]), WAY_STATE_FAILING);
+    assert_int_equal(entry(&b).event.kind, WAY_KIND_RESULT);
+    struct way_entry e = entry(&b);
+    assert_int_equal(e.event.kind, WAY_KIND_EDGE);
+    assert_string_equal(e.event.counter, "row");
+    assert_string_equal(e.mark.reason, "row2");
+    assert_string_equal(e.did, "healthy -> failing");
+    char line[1024];
+    way_entry_line(&e, line, sizeof line);
+    assert_non_null(strstr(line, "kind=edge counter=row"));
+    assert_no_entry(&b);
+    end(&b);
+}
+
+/* Nothing is asked, and nothing written down, until the edge. */
+static void successes_ask_only_at_an_edge(void **state)
+{
+    (void)state;
+    struct bed b;
+    begin(&b,
+          POLICY("counters = { good = wayside.consecutive { classes = 'ok', edge = { "
+                 "at_least = 100 } } }, mark = function(_, node, e) return { weight = "
+                 "0.5, reason = e.counter } end"));
+    for (unsigned i = 0; i < 9; i++)
+        assert_false(reports(&b, A0, 11).edges);
+    assert_int_equal(stat_of(&b, WAY_STAT_POLICY_CALLS), 0);
+    assert_no_entry(&b);
+    assert_true(reports(&b, A0, 1).edges);
+    assert_int_equal(stat_of(&b, WAY_STAT_POLICY_CALLS), 1);
+    assert_string_equal(entry(&b).mark.reason, "good");
+    assert_false(reports(&b, A0, 1000).edges);
+    end(&b);
+}
+
+static void good_and_bad_of_one_pass_are_one_report(void **state)
+{
+    (void)state;
+    struct bed b;
+    begin(&b, POLICY("counters = { rate = wayside.ewma { tau = 10 } }, mark = function() "
+                     "end"));
+    struct way_report good = { .now = b.now, .good = 3, .requests = 4 };
+    struct way_event e = replied(&b, "BUSY x");
+    struct way_decision d;
+    way_decide_with(b.decider, b.node[A], &e, &good, &d);
+    assert_true(counted(&b, A, 0).value > 0.2499 && counted(&b, A, 0).value < 0.2501);
+    assert_int_equal(counted(&b, A, 0).volume, 4);
+    end(&b);
+}
+
+static void a_policy_that_fails_at_an_edge_changes_nothing(void **state)
+{
+    (void)state;
+    struct bed b;
+    begin(&b, POLICY("counters = { row = wayside.consecutive { edge = { at_least = 1 } } "
+                     "}, mark = function(_, node, e) if e.kind == 'edge' then "
+                     "node.counters.row:reset() error('oh') end return { state = "
+                     "'failing' } end"));
+    way_log_level(WAY_ERROR + 1);
+    decide(&b, A, refused(&b));
+    assert_int_equal(kit_state(b.health, b.node[A]), WAY_STATE_FAILING);
+    assert_int_equal(counted(&b, A, 0).value, 1);
+    assert_int_equal(errors_in(&b.stats), 1);
+    end(&b);
+}
+
+static void a_reset_that_finds_the_lock_taken_is_done_later(void **state)
+{
+    (void)state;
+    struct bed b;
+    begin(&b, POLICY("counters = { row = wayside.consecutive {} }, mark = function(_, "
+                     "node) if node.counters.row.value == 3 then "
+                     "node.counters.row:reset() end end"));
+    for (unsigned i = 0; i < 2; i++)
+        decide(&b, A, refused(&b));
+    assert_int_equal(way_health_lock(b.health), 0);
+    assert_int_equal(decide(&b, A, refused(&b)).commit, WAY_COMMIT_BUSY);
+    assert_int_equal(counted(&b, A, 0).value, 3);
+    way_health_unlock(b.health);
+    way_decide_pass(b.decider, b.now);
+    assert_int_equal(counted(&b, A, 0).value, 0);
+    assert_int_equal(way_decider_pending(b.decider), 0);
+    end(&b);
+}
+
+enum { SAMPLES_EACH = 100 };
+
+static void *add_samples(void *arg)
+{
+    struct counter *c = arg;
+    struct bed *b = c->bed;
+    for (unsigned i = 0; i < SAMPLES_EACH; i++) {
+        struct way_event e = refused(b);
+        struct way_decision d;
+        way_decide(c->decider, b->node[A], &e, &d);
+        c->done += d.commit == WAY_COMMIT_DONE;
+    }
+    return NULL;
+}
+
+/* Those that conflict are asked again: what they add is added once all the same. */
+static void samples_of_many_threads_are_each_added_once(void **state)
+{
+    (void)state;
+    struct bed b;
+    struct counter c[THREADS];
+    pthread_t id[THREADS];
+    begin(&b, POLICY("memory = { node = { n = 0 } }, counters = { seen = wayside.samples "
+                     "{ size = 512 }, failed = wayside.window { seconds = 1000 } }, mark "
+                     "= function(_, node) node.memory.n = node.memory.n + 1 "
+                     "node.counters.seen:add(node.memory.n) end"));
+    for (unsigned i = 0; i < THREADS; i++) {
+        struct way_err err;
+        c[i] = (struct counter){ .bed = &b, .ring = way_ring_new(4) };
+        struct way_decider_options o = { .health = b.health,
+                                         .text = &b.text,
+                                         .limits = &b.limits,
+                                         .stats = &c[i].stats,
+                                         .ring = c[i].ring };
+        must(way_decider_new(&c[i].decider, &o, &err), &err);
+    }
+    for (unsigned i = 0; i < THREADS; i++)
+        assert_int_equal(pthread_create(&id[i], NULL, add_samples, &c[i]), 0);
+    unsigned done = 0;
+    for (unsigned i = 0; i < THREADS; i++) {
+        pthread_join(id[i], NULL);
+        done += c[i].done;
+        way_decider_free(c[i].decider);
+        way_ring_free(c[i].ring);
+    }
+    struct way_counted failed = counted(&b, A, 0), seen = counted(&b, A, 1);
+    assert_int_equal(failed.failed,
+                     THREADS * SAMPLES_EACH); /* counted, committed or not */
+    assert_int_equal(seen.volume, done);
+    assert_int_equal(seen.last, done); /* in the order of the commits: 1, 2, 3, ... */
+    assert_true(seen.mean > (done + 1) / 2.0 - 0.01 &&
+                seen.mean < (done + 1) / 2.0 + 0.01);
+    end(&b);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -599,6 +793,13 @@ int main(void)
         cmocka_unit_test(
             a_verdict_that_finds_the_lock_taken_holds_here_until_it_can_be_committed),
         cmocka_unit_test(decisions_of_many_threads_are_each_a_transaction),
+        cmocka_unit_test(what_failed_is_counted_before_mark_is_asked),
+        cmocka_unit_test(an_edge_is_an_event_of_its_own_behind_what_caused_it),
+        cmocka_unit_test(successes_ask_only_at_an_edge),
+        cmocka_unit_test(good_and_bad_of_one_pass_are_one_report),
+        cmocka_unit_test(a_policy_that_fails_at_an_edge_changes_nothing),
+        cmocka_unit_test(a_reset_that_finds_the_lock_taken_is_done_later),
+        cmocka_unit_test(samples_of_many_threads_are_each_added_once),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

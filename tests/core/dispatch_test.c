@@ -425,6 +425,25 @@ static void tryagain_is_tried_again_while_it_is_held(void **state)
     end(&b);
 }
 
+static void a_hold_for_a_node_that_is_back_already_is_short(void **state)
+{
+    (void)state;
+    struct bed b;
+    begin(&b, holds);
+    get(&b, SLOT_A);
+    expect(&b, "$1\r\na\r\n");
+    rule(&b, A, "GET", "-LOADING Redis is loading the dataset in memory\r\n", 1);
+    get(&b, SLOT_A);
+    /* It was out and came back while the answer was on its way: nothing more will change. */
+    kit_hard(b.health, b.index[A], b.loop.now + 1e-6, WAY_STATE_FAILING, 0);
+    kit_hard(b.health, b.index[A], b.loop.now + 2e-6, WAY_STATE_HEALTHY, 0);
+    double before = way_clock();
+    expect(&b, "$1\r\na\r\n");
+    assert_true(way_clock() - before < 1); /* the hold has four seconds */
+    assert_int_equal(kit_asked(&b.node[A], "GET"), 3);
+    end(&b);
+}
+
 /* ---- redirects ---- */
 
 static void moved_is_followed_and_believed(void **state)
@@ -1148,6 +1167,7 @@ int main(void)
         cmocka_unit_test(a_hold_ends_within_its_time),
         cmocka_unit_test(no_hold_outlasts_the_commands_own_time),
         cmocka_unit_test(tryagain_is_tried_again_while_it_is_held),
+        cmocka_unit_test(a_hold_for_a_node_that_is_back_already_is_short),
         cmocka_unit_test(moved_is_followed_and_believed),
         cmocka_unit_test(moved_to_a_stranger_waits_for_the_topology),
         cmocka_unit_test(ask_is_followed_once_and_not_believed),

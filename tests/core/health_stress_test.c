@@ -571,6 +571,87 @@ static void a_snapshot_sees_a_commit_whole_or_not_at_all(void **state)
     }
 }
 
+/* ---- leases on a node's probes ---- */
+
+/* Takes the lease again and again, and counts whom it met: mixed. */
+static void *probe_in_turn(void *arg)
+{
+    struct thread *t = arg;
+    uint64_t holder = way_random_next(&t->r) | 1;
+    for (unsigned i = 0; i < t->rounds; i++) {
+        unsigned node = i % NODES;
+        if (!way_health_lease(t->h, node, holder, 1, 60))
+            continue;
+        t->mixed += atomic_fetch_add(&t->woken[node], 1) != 0;
+        t->mixed += !way_health_lease(t->h, node, holder, 2, 60); /* renewed */
+        atomic_fetch_sub(&t->woken[node], 1);
+        way_health_release(t->h, node, holder);
+        t->committed++;
+    }
+    return NULL;
+}
+
+static void a_lease_has_one_holder_however_many_ask(void **state)
+{
+    struct world *w = *state;
+    enum { THREADS = 4 };
+    static struct thread t[THREADS];
+    _Atomic unsigned holders[NODES] = { 0 };
+    unsigned taken = 0;
+    for (unsigned i = 0; i < THREADS; i++) {
+        t[i] = (struct thread){ .h = w->h, .rounds = w->soak ? 1000000 : 30000 };
+        t[i].woken = holders;
+        way_random_seed(&t[i].r, way_random_next(&w->r));
+        assert_int_equal(pthread_create(&t[i].id, NULL, probe_in_turn, &t[i]), 0);
+    }
+    for (unsigned i = 0; i < THREADS; i++) {
+        pthread_join(t[i].id, NULL);
+        assert_int_equal(t[i].mixed, 0);
+        taken += t[i].committed;
+    }
+    assert_true(taken > 0);
+}
+
+/* A process that takes leases and gives them back, until it is killed with what it has. */
+static pid_t spawn_prober(struct world *w, uint64_t holder, double seconds)
+{
+    pid_t pid = fork();
+    assert_true(pid >= 0);
+    if (pid)
+        return pid;
+    struct way_health *h = NULL;
+    if (way_health_open(&h, &w->o, NULL))
+        _exit(2);
+    for (unsigned i = 0;; i++) {
+        if (way_health_lease(h, i % NODES, holder, way_clock(), seconds) && i % 3)
+            way_health_release(h, i % NODES, holder);
+    }
+}
+
+static void the_leases_of_a_killed_holder_lapse_and_are_taken_by_another(void **state)
+{
+    struct world *w = *state;
+    enum { DEAD = 77, LIVING = 99 };
+    unsigned kills = w->soak ? 200 : 10;
+    double seconds = 0.1, longest = 0;
+    for (unsigned i = 0; i < kills; i++) {
+        pid_t pid = spawn_prober(w, (uint64_t)(DEAD + i) << 8, seconds);
+        pause_us(2000 + (long)(way_random_next(&w->r) % 6000));
+        kill_hard(pid);
+        double from = way_clock();
+        for (unsigned node = 0; node < NODES; node++) {
+            while (!way_health_lease(w->h, node, LIVING, way_clock(), 60))
+                pause_us(500);
+            way_health_release(w->h, node, LIVING);
+        }
+        if (way_clock() - from > longest)
+            longest = way_clock() - from;
+    }
+    print_message("%u holders killed, longest wait for their leases %.0f ms of %.0f\n",
+                  kills, longest * 1e3, seconds * 1e3);
+    assert_true(longest < seconds + 0.5); /* some ms, on a machine that is ours */
+}
+
 #define T(name) cmocka_unit_test_setup_teardown(name, begin, end)
 int main(void)
 {
@@ -581,6 +662,8 @@ int main(void)
         T(a_writer_frozen_in_mid_commit_holds_nobody_up),
         T(threads_at_once_lose_no_commit),
         T(a_snapshot_sees_a_commit_whole_or_not_at_all),
+        T(a_lease_has_one_holder_however_many_ask),
+        T(the_leases_of_a_killed_holder_lapse_and_are_taken_by_another),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -200,7 +200,7 @@ static void pack_something(struct way_buf *out, uint64_t number, size_t answer)
     struct way_memory after = v.memory;
     after.node[1] = 7;
     memset(bytes, 'x', sizeof bytes);
-    way_input_pack(out, &v, &after, &layout, "policy", "1",
+    way_input_pack(out, &v, &after, &layout, NULL, "policy", "1",
                    (struct way_span){ bytes, answer });
 }
 

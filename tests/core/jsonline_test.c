@@ -239,6 +239,7 @@ static void check_numbers(const double *a, const double *b, unsigned n)
 static void the_input_comes_back_too(void **state)
 {
     (void)state;
+    static const unsigned counters[WAY_COUNTER_SCOPES] = { 2, 0, 1 };
     static const char answer[] = "$5\r\na\0\xff\x80z\r\n";
     struct way_jsonline *r = way_zalloc(sizeof *r);
     struct way_buf packed = { 0 }, text = { 0 };
@@ -247,7 +248,9 @@ static void the_input_comes_back_too(void **state)
     struct way_entry e = full_entry(WAY_FN_MARK);
     after.node[0] = 0.1;
     after.cluster[1] = 5e-324;
-    way_input_pack(&packed, &v, &after, &layout, "name", "1.2",
+    v.counted[0][1] = (struct way_counted){ 0.1, 2, 3, 0.25, 1e-9, NAN };
+    v.counted[2][0].value = INFINITY;
+    way_input_pack(&packed, &v, &after, &layout, counters, "name", "1.2",
                    (struct way_span){ answer, sizeof answer - 1 });
     e.input = (struct way_span){ packed.p, way_buf_held(&packed) };
     way_jsonline_entry(&text, &e);
@@ -259,6 +262,10 @@ static void the_input_comes_back_too(void **state)
     check_numbers(v.memory.cluster, r->input.view.memory.cluster, 3);
     check_numbers(after.node, r->input.after.node, 2);
     check_numbers(after.cluster, r->input.after.cluster, 3);
+    check_numbers(&v.counted[0][1].value, &r->input.view.counted[0][1].value, 6);
+    check_numbers(&v.counted[2][0].value, &r->input.view.counted[2][0].value, 6);
+    assert_int_equal(r->input.layout.counters[0], 2);
+    assert_int_equal(r->input.layout.counters[1], 0);
     assert_string_equal(r->input.policy, "name");
     assert_string_equal(r->input.version, "1.2");
     assert_int_equal(r->input.answer.n, sizeof answer - 1);

@@ -123,6 +123,126 @@ static void mark_well(struct way_mark *out)
 
 /* ---- loading ---- */
 
+static const char *load_wrong(const char *text)
+{
+    if (load_with(text, NULL, 0) >= 0)
+        fail_msg("%s\nloaded", text);
+    return strncmp(err.text, folder, strlen(folder)) ? err.text
+                                                     : err.text + strlen(folder) + 1;
+}
+
+static void says_what_is_wrong_with_a_counter(void **state)
+{
+    static const char *const cases[][2] = {
+        { "5", "expected a counter, such as wayside.ring { size = 100 }, got 5" },
+        { "{ kind = 'windo' }",
+          ".kind: expected one of consecutive, ewma, ring, samples, tokens, window, got "
+          "\"windo\", did you mean 'window'?" },
+        { "wayside.window {}",
+          "t.lua: counters.it.seconds: expected a number from 0.01 to 1000000, got nil" },
+        { "wayside.window { seconds = 0/0 }", ".seconds: expected a number from" },
+        { "wayside.window { seconds = 1, bukets = 5 }",
+          ".bukets: no such field, did you mean 'buckets'?" },
+        { "wayside.window { seconds = 1, buckets = 1.5 }",
+          ".buckets: expected a whole number from 1 to 128, got 1.5" },
+        { "wayside.window { seconds = 1, of = 'latency' }",
+          ".of: expected one of requests, results, retries, got \"latency\"" },
+        { "wayside.window { seconds = 1, of = 'retries', phases = 'read' }",
+          ".phases: expected nothing: it counts no failures, with of = \"retries\"" },
+        { "wayside.window { seconds = 1, of = 'requests', edge = { above = 1 } }",
+          ".edge: expected nothing: it has no share of failures" },
+        { "wayside.ring { size = 0 }",
+          ".size: expected a whole number from 1 to 8192, got 0" },
+        { "wayside.ring { size = 5, scope = 'nodes' }",
+          ".scope: expected one of cluster, node, shard, got \"nodes\", did you mean "
+          "'node'?" },
+        { "wayside.ring { size = 5, edge = {} }",
+          ".edge: expected at_least, above or below, got none of them" },
+        { "wayside.ring { size = 5, edge = { above = 1, below = 0 } }",
+          ".edge.below: expected one of at_least, above and below, got two" },
+        { "wayside.consecutive { edge = { at_least = 5, min_volume = 1 } }",
+          ".edge.min_volume: expected nothing: this kind has no volume, got 1" },
+        { "wayside.consecutive { classes = 'slw' }",
+          ".classes: no such class 'slw', did you mean 'slow'?" },
+        { "wayside.consecutive { classes = { 'slow', 'answer' } }",
+          ".classes[2]: an answer is a success: it counts as 'ok'" },
+        { "wayside.consecutive { phases = { 'raed' } }",
+          ".phases[1]: expected one of connect, read, write, got \"raed\", did you mean "
+          "'read'?" },
+        { "wayside.consecutive { count = 'event' }", "did you mean 'events'?" },
+        { "wayside.consecutive { slower = 0 }",
+          ".slower: expected a number above 0 and at most 1000000000, got 0" },
+        { "wayside.ewma {}", ": expected either tau or results" },
+        { "wayside.ewma { tau = 1, results = 5 }", ": expected either tau or results" },
+        { "wayside.tokens { capacity = 5, start = 6 }",
+          ".start: expected a number from 0 to 5, got 6" },
+        { "wayside.samples { size = 5, edge = { above = 1 } }", ".edge: no such field" },
+        { "wayside.samples { size = 512, scope = 'shard' }",
+          ": needs 2056 bytes, of 576 that its scope has 576 are left" },
+    };
+    char text[512], wanted[512];
+    (void)state;
+    for (unsigned i = 0; i < way_count(cases); i++) {
+        snprintf(text, sizeof text, HEAD "\ncounters = { it = %s } }", cases[i][0]);
+        const char *said = load_wrong(text);
+        bool placed = cases[i][1][0] == '.' || cases[i][1][0] == ':';
+        snprintf(wanted, sizeof wanted, "%s%s", placed ? "t.lua:4: counters.it" : "",
+                 cases[i][1]);
+        if (!strstr(said, wanted))
+            fail_msg("%s\n  said     %s\n  expected %s", cases[i][0], said, wanted);
+    }
+}
+
+/* What reset() and add() ask for goes out with the answer, and only with one. */
+static void counters_are_read_and_touched(void **state)
+{
+    static const char head[] = HEAD
+        "options = { size = { default = 5 } }, counters = function(o) return { row = "
+        "wayside.consecutive {}, gaps = wayside.samples { size = o.size }, all = "
+        "wayside.window { scope = 'cluster', seconds = 10, of = 'requests' } } end,\n"
+        "mark = function(self, node, event) local c = node.counters ";
+    struct way_mark m;
+    char text[1024];
+    (void)state;
+    snprintf(text, sizeof text,
+             "%s c.gaps:add(c.row.value / 2) c.row:reset() return { reason = 'r' .. "
+             "c.gaps.mean .. 's' .. self.cluster.counters.all.volume } end }",
+             head);
+    load(text);
+    /* by name: gaps, row */
+    node.counted[WAY_COUNTERS_NODE][0].mean = 7;
+    node.counted[WAY_COUNTERS_NODE][1].value = 3;
+    node.counted[WAY_COUNTERS_CLUSTER][0].volume = 9;
+    mark_well(&m);
+    assert_string_equal(m.reason, "r7s9");
+    const struct way_touches *t = way_policy_touches(policy);
+    assert_int_equal(t->count, 2);
+    assert_true(t->touch[0].add && t->touch[0].value == 1.5 && t->touch[0].index == 0);
+    assert_true(!t->touch[1].add && t->touch[1].index == 1);
+
+    static const char *const wrong[][2] = {
+        { "c.row:reset() error('no')", "no" },
+        { "c.row:add(1)", "only samples are added to, it is of kind consecutive" },
+        { "c.gaps:add(0/0)", "counter 'gaps': add: expected a finite number, got " },
+        { "c.gaps:add('5')", "expected a finite number, got string" },
+        { "c.gaps.add(5)", "expected a counter before it, as in counter:add(x)" },
+        { "c.gaps.add(c, 5)", "expected a counter before it" },
+        { "local x = c.row.failed", "counter 'row' (consecutive) has no 'failed'" },
+        { "local x = c.rwo", "node.counters has no 'rwo', did you mean 'row'?" },
+        { "for i = 1, 17 do c.row:reset() end", "more than 16 resets and samples" },
+        { "c.row.value = 5", "counters are read-only" },
+    };
+    for (unsigned i = 0; i < way_count(wrong); i++) {
+        snprintf(text, sizeof text, "%s %s end }", head, wrong[i][0]);
+        load(text);
+        if (mark(&m) != WAY_ASKED_FAILED)
+            fail_msg("%s: did not fail", wrong[i][0]);
+        if (!strstr(way_policy_failure(policy)->text, wrong[i][1]))
+            fail_msg("%s\n  said %s", wrong[i][0], way_policy_failure(policy)->text);
+        assert_int_equal(way_policy_touches(policy)->count, 0);
+    }
+}
+
 static void says_what_is_wrong_with_a_table(void **state)
 {
     static const char *const cases[][2] = {
@@ -137,16 +257,19 @@ static void says_what_is_wrong_with_a_table(void **state)
         { HEAD "clases = {} }",
           "t.lua:3: clases: no such field, did you mean 'classes'?" },
         { HEAD "mark = 5 }", "t.lua:3: mark: expected a function, got 5" },
-        { HEAD "\ncounters = {} }", "t.lua:4: counters: not served by this version" },
         { HEAD "every = 5 }", "t.lua:3: every: not served by this version" },
-        { HEAD "selftest = true }",
-          "t.lua:3: selftest: expected a function, got true" },
+        { HEAD "selftest = true }", "t.lua:3: selftest: expected a function, got true" },
         { HEAD "route = function() end }", "t.lua:3: route: not served by this version" },
         { HEAD "pick = 'nearby' }", "t.lua:3: pick: expected one of least_inflight, "
                                     "master, nearest, p2c, random, replica, "
                                     "replica_only, round_robin, got \"nearby\"" },
         { HEAD "pick = { 'p2c', load = 1 } }",
-          "t.lua:3: pick.load: counters are not served by this version" },
+          "t.lua:3: pick.load: expected the name of a counter of nodes, got 1" },
+        { HEAD "pick = { 'p2c', load = 'x' } }",
+          "t.lua:3: pick.load: no counter of nodes is called 'x'" },
+        { HEAD "pick = { 'random', load = 'row' }, counters = { row = "
+               "wayside.consecutive {} } }",
+          "t.lua:3: pick.load: expected nothing but with \"p2c\", got \"row\"" },
         { HEAD "watch = { succes = true } }",
           "t.lua:3: watch.succes: no such field, did you mean 'success'?" },
         { HEAD "options = { a = 5 } }", "t.lua:3: options.a: expected a table with a "
@@ -189,7 +312,8 @@ static void says_what_is_wrong_with_a_table(void **state)
         { "require 'a.b'", "expected \"wayside\" or the plain name" },
         { "require 'wayside'.random()",
           "wayside.random: only while a question is asked" },
-        { "require 'wayside'.window {}", "wayside.window: counters are not served" },
+        { "require 'wayside'.window()", "wayside.window: expected a table, got nil" },
+        { "require 'wayside'.ring { kind = 1 }", "wayside.ring: no setting 'kind'" },
         { "require 'wayside'.rnadom()", "wayside has no 'rnadom'" },
         { "require 'wayside'.random = 5", "wayside is read-only: can't set 'random'" },
         { "require 'wayside'.default.mark = 5", "wayside.default is read-only" },
@@ -681,7 +805,8 @@ static void node_and_event_are_read_only_and_spelt_right(void **state)
           "shard has no 'fialing', did you mean 'failing'?" },
         { "local x = self.option", "self has no 'option', did you mean 'options'?" },
         { "local x = self.options.x", "self.options has no 'x'" },
-        { "local x = node.counters", "counters are not served by this version" },
+        { "local x = node.counters.x", "node.counters has no 'x'" },
+        { "node.counters.x = 1", "counters are read-only: can't set 'x'" },
         { "node.memory.c = 1", "memory 'c' is not declared in the policy's memory" },
         { "local x = self.cluster.memory.a", "cluster.memory 'a' is not declared" },
         { "node.memory.a = 0/0", "memory 'a': expected a finite number, got " },
@@ -1051,6 +1176,8 @@ int main(void)
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
     const struct CMUnitTest tests[] = {
         TEST(says_what_is_wrong_with_a_table),
+        TEST(says_what_is_wrong_with_a_counter),
+        TEST(counters_are_read_and_touched),
         TEST(options_take_their_defaults_type),
         TEST(a_layout_tells_policies_apart),
         TEST(files_beside_the_policy_can_be_required),

@@ -59,7 +59,12 @@ static void begin(struct bed *b, const char *pick)
     b->text.path = way_strdup("test.lua");
     b->text.text = way_strdup(text);
     b->text.n = strlen(text);
-    struct way_health_options ho = { .guard = true, .failing_share = 1 };
+    struct way_policy *p;
+    must(way_policy_load(&p, &b->text, &err), &err);
+    struct way_health_options ho = { .layout = way_policy_plan(p)->layout,
+                                     .guard = true,
+                                     .failing_share = 1 };
+    way_policy_free(p);
     b->health = kit_open(&ho);
     must(b->row = way_health_row_attach(b->health, &err), &err);
     way_health_zone(b->health, "127.0.0.1:7003", "here");
@@ -244,6 +249,35 @@ static void load_is_spread_by_what_is_in_flight(void **st)
             assert_shares(&b, &r, 0, 33, 67);
         end(&b);
     }
+}
+
+/* The load is what the policy counts, times what is in flight: here of failures. */
+static void p2c_goes_by_a_counter_where_one_is_named(void **st)
+{
+    (void)st;
+    struct bed b;
+    begin(&b, "{ 'p2c', load = 'bad' }, counters = { bad = wayside.window { seconds = 10 "
+              "}, another = wayside.consecutive {} }");
+    struct way_request r = request(SLOT_A, 0);
+    struct way_cell *cells = way_health_cells(b.health, b.row);
+    static const unsigned bad[NODES] = { [A] = 50, [A0] = 10, [A1] = 20 };
+    for (unsigned k = 0; k < NODES; k++) {
+        struct way_report report = { .now = b.now,
+                                     .good = 100 - bad[k],
+                                     .failure = bad[k] > 0,
+                                     .failed = bad[k],
+                                     .blame = WAY_BLAME_NODE,
+                                     .class = WAY_CLASS_BUSY };
+        way_health_count(b.health, b.node[k], &way_decider_plan(b.decider)->counters,
+                         way_decider_epoch(b.decider), &report);
+    }
+    assert_shares(&b, &r, 0, 67, 33);             /* A never: of two drawn the lesser */
+    atomic_store(&cells[b.node[A0]].inflight, 3); /* 0.1 * 4 is above 0.2 */
+    assert_shares(&b, &r, 0, 33, 67);
+    b.now += 20; /* nothing counts any more: by chance */
+    atomic_store(&cells[b.node[A0]].inflight, 0);
+    assert_shares(&b, &r, 33, 33, 33);
+    end(&b);
 }
 
 /* ---- states ---- */
@@ -451,6 +485,7 @@ int main(void)
         cmocka_unit_test(replica_falls_back_to_the_master_and_replica_only_does_not),
         cmocka_unit_test(nearest_follows_the_latency),
         cmocka_unit_test(load_is_spread_by_what_is_in_flight),
+        cmocka_unit_test(p2c_goes_by_a_counter_where_one_is_named),
         cmocka_unit_test(a_suspect_serves_only_when_no_healthy_one_can),
         cmocka_unit_test(a_failing_master_takes_no_writes_whatever_replicas_there_are),
         cmocka_unit_test(old_answers_come_from_replicas_only_when_allowed),

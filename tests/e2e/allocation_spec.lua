@@ -17,9 +17,26 @@ local function targets(way)
   return { { "-p", tostring(way.port) }, { "-s", (way.unix:gsub("^unix:", "")) } }
 end
 
-for _, policy in ipairs { "policies/default.lua", "policies/go_redis.lua" } do
+-- One of each kind that counts results, in each scope, with edges that never come true.
+local COUNTING = [[
+local wayside = require "wayside"
+return wayside.policy {
+  name = "counting",
+  counters = {
+    row = wayside.consecutive { edge = { at_least = 1000000 } },
+    window = wayside.window { seconds = 10, buckets = 10, slower = 30, edge = { above = 0.5 } },
+    ring = wayside.ring { size = 1000, scope = "shard", edge = { above = 0.5 } },
+    latency = wayside.ewma { tau = 10, of = "latency", peak = true },
+    tokens = wayside.tokens { scope = "cluster", capacity = 100, success = 0.1, failure = -1, edge = { below = 10 } },
+    requests = wayside.window { scope = "cluster", seconds = 10, buckets = 10, of = "requests" },
+  },
+}
+]]
+
+for _, policy in ipairs { "policies/default.lua", "policies/go_redis.lua", "counters of every kind" } do
   describe("a million commands under " .. policy, function()
     it("cost no Lua call, no lock and no allocation each", function()
+      if not policy:find "%.lua$" then policy = kit.file("counting.lua", COUNTING) end
       local counting = counts.prepare(kit.folder())
       local cluster = kit.cluster { masters = 3, replicas = 0, node_timeout = 60000 }
       local way = kit.wayside { cluster = cluster, policy = policy, workers = 2, env = counting.env }

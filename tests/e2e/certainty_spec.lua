@@ -205,11 +205,11 @@ kit.matrix(function(workers, how)
   end
 
   it("is sound: cuts at every byte of a pipeline of many commands, nothing sent again", function()
-    cut_everywhere("bare", kit.count(120))
+    cut_everywhere("bare", not kit.soak and 120 or nil)
   end)
 
   it("is sound under the default policy too, which sends again what it may", function()
-    cut_everywhere("default", kit.count(100))
+    cut_everywhere("default", not kit.soak and 100 or nil)
   end)
 
   --- A pipeline of one connection, and where each of its commands ends in the stream.

@@ -45,7 +45,7 @@ end
 
 kit.matrix(function(workers, how)
   describe("a master that is killed where all slots must be covered", function()
-    it("costs waiting and no error: reads and unsent writes are held while all nodes answer CLUSTERDOWN", function()
+    it("39: costs waiting and no error: reads and unsent writes are held while all nodes answer CLUSTERDOWN", function()
       local way = kit.wayside { cluster = cluster, policy = "policies/default.lua", options = { hold = HOLD }, workers = workers,
         how = how, timeouts = { total = 10 } }
       local list, victim = load_of(way), cluster:master_of(8000)

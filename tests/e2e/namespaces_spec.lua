@@ -48,7 +48,7 @@ local function specs(workers)
       assert.equal("v", kit.show(way:client():call("GET", key)))
       assert.is_true(socket.gettime() - began < 1, socket.gettime() - began)
       way:wait_state(replica, "failing")
-      local events = way:events { ["function"] = "mark", to = "failing", node = replica.address }
+      local events = way:marks()
       assert.equal(round, #events, way:show_events())
       assert.same({ "connect", "dial", "timeout", "slow" }, { events[round].phase, events[round].step, events[round].error,
         events[round].class })

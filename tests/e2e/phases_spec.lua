@@ -206,7 +206,7 @@ kit.matrix(function(workers, sockets)
 
   for how, error_name in pairs { fin = "eof", rst = "reset" } do
     describe("read " .. error_name, function()
-      it("on a connection that served before is a stale connection: nobody is marked, reads go again unnoticed", function()
+      it("33: on a connection that served before is a stale connection: nobody is marked, reads go again unnoticed", function()
         prepare_value()
         local way = serve "master"
         local client = way:client()
@@ -220,7 +220,7 @@ kit.matrix(function(workers, sockets)
         assert.equal("healthy", way:node(master).state)
       end)
 
-      it("the same with a write: its fate is unknown, and it is never sent again", function()
+      it("33: the same with a write: its fate is unknown, and it is never sent again", function()
         local way = serve "master"
         local client, counter = way:client(), key("stale" .. how)
         assert.equal(1, client:call("INCR", counter))
@@ -355,7 +355,7 @@ kit.matrix(function(workers, sockets)
   -- ---- one event per cause ----
 
   describe("a connection with 5,000 commands in flight that dies", function()
-    it("is one event for mark, one for each kind of command and certainty, and all callers are answered", function()
+    it("41: is one event for mark, one for each kind of command and certainty, and all callers are answered", function()
       local way = serve "master"
       local clients, parts = clients_of(way, 1), {}
       for i = 1, 5000 do parts[i] = kit.resp.encode(i % 2 == 0 and { "GET", key "value" } or { "INCR", key "many" }) end

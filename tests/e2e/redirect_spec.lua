@@ -246,7 +246,7 @@ kit.matrix(function(workers, how)
       "ERR Error running script (call to f_5b3f): @user_script:1: @user_script: 1: -READONLY You can't write against a read only "
         .. "replica.",
     } do
-      it(("goes to the master: -%s"):format(words:sub(1, 46)), function()
+      it(("38: goes to the master: -%s"):format(words:sub(1, 46)), function()
         local way, key = serve(), new_key()
         say(key, words, 2)
         assert.equal(1, way:client():call("EVAL", "return redis.call('INCR', KEYS[1])", 1, key))
@@ -384,7 +384,7 @@ kit.matrix(function(workers, how)
   end
 
   describe("a live reshard", function()
-    it("with redis-cli under load brings no error, no lost key and no change of order", function()
+    it("52: with redis-cli under load brings no error, no lost key and no change of order", function()
       local of = kit.cluster { masters = 3, replicas = 3, node_timeout = 2000 }
       local way = serve { cluster = of }
       local from, to = of:node(1), of:node(2)

@@ -151,7 +151,7 @@ kit.matrix(function(workers, how)
         return way:node(replica).state == "failing"
       end, 5, "a mark")
       assert.equal("timeout", way:node(replica).reason)
-      local events = way:events { kind = "connection", ["function"] = "mark", to = "failing", node = replica.address }
+      local events = way:marks()
       assert.equal(round, #events, way:show_events())
       assert.same({ "connect", "dial", "timeout", "slow" }, { events[round].phase, events[round].step, events[round].error,
         events[round].class })

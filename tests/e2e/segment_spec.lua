@@ -39,7 +39,7 @@ describe("two processes on one segment", function()
       timeouts = { dial = 0.3, read = 0.5 } }
   end
 
-  it("a mark by one is obeyed by the other's next command", function()
+  it("42: a mark by one is obeyed by the other's next command", function()
     local segment = kit.folder() .. "/marks.seg"
     local a, b = serve(segment), serve(segment)
     local of_a, of_b = {}, {}

@@ -93,10 +93,14 @@ describe("wayside.policy and the rest", function()
         assert.error_matches(function() wayside.policy("p") end, "expected a table, got string")
     end)
 
-    it("says that counters are not served", function()
+    it("describes counters, and leaves it to the host to check them", function()
+        local settings = { size = 5 }
         for _, kind in ipairs { "consecutive", "window", "ring", "ewma", "tokens", "samples" } do
-            assert.error_matches(function() wayside[kind] {} end, "wayside." .. kind .. ": counters are not served")
+            assert.same({ kind = kind, size = 5 }, wayside[kind](settings))
+            assert.error_matches(function() wayside[kind](5) end, "wayside." .. kind .. ": expected a table, got number")
+            assert.error_matches(function() wayside[kind] { kind = "x" } end, "wayside." .. kind .. ": no setting 'kind'")
         end
+        assert.same({ size = 5 }, settings)
     end)
 
     it("passes logging on", function()

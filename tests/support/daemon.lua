@@ -163,7 +163,7 @@ end
 function Daemon:marks()
   local list = {}
   for _, event in ipairs(self:events { ["function"] = "mark" }) do
-    if event.error and (event.to == "suspect" or event.to == "failing") then list[#list + 1] = event end
+    if event.error and event.from ~= event.to and (event.to == "suspect" or event.to == "failing") then list[#list + 1] = event end
   end
   return list
 end

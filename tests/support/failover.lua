@@ -46,17 +46,22 @@ end
 
 local turn = 0
 
-local function make_clients(way, own, others, every, run)
-  local list = {
-    reader("reads", way.tcp, every, keys_of(own, "r")), reader("reads", way.unix, every, keys_of(own, "r")),
-    writer("writes", way.tcp, every, keys_of(own, run .. "wa")), writer("writes", way.unix, every, keys_of(own, run .. "wb")),
-    reader("other reads", way.unix, every, keys_of(others, "r")), writer("other writes", way.tcp, every, keys_of(others, run .. "wc")),
+--- The clients of the load, for openloop.
+---@param way table `tcp` and `unix`: where half of them connect to; where there is `how`, all go by that
+---@param own function keys of the victim's by their name, a list of 16
+---@param others function the same of somebody else's
+---@param run string in the names of what writers write, for each run another
+function failover.clients(way, own, others, every, run)
+  local tcp, unix = way[way.how or "tcp"], way[way.how or "unix"]
+  return {
+    reader("reads", tcp, every, own "r"), reader("reads", unix, every, own "r"),
+    writer("writes", tcp, every, own(run .. "wa")), writer("writes", unix, every, own(run .. "wb")),
+    reader("other reads", unix, every, others "r"), writer("other writes", tcp, every, others(run .. "wc")),
   }
-  return list
 end
 
-local function fill(way, clients)
-  local client = way:client()
+--- What readers read.
+function failover.fill(client, clients)
   for _, one in ipairs(clients) do
     if one.name:find "reads" then
       for _, key in ipairs(one.keys) do
@@ -113,6 +118,8 @@ end
 --- Puts the cluster right again.
 function failover.repair(of, victim)
   if victim.frozen then victim:thaw() end
+  if victim.unplugged then victim:plug() end
+  victim.unplugged = nil
   if victim.refusing then
     victim:accept()
     victim.refusing = nil
@@ -161,23 +168,54 @@ local faults = {
     victim:refuse()
     victim.refusing = true
   end,
+  drop = function(victim)
+    victim:unplug()
+    victim.unplugged = true
+  end,
   failover = function(_, replica) assert(replica:call("CLUSTER", "FAILOVER") == "OK") end,
 }
 
+--- A wait that 99 of 100 others' commands stay below, of those sent in a span of time.
+local function others_99(commands, from, to)
+  local list = {}
+  for _, c in ipairs(commands) do
+    if c.client:find "^other" and c.sent >= from and c.sent < to then list[#list + 1] = c.done - c.sent end
+  end
+  table.sort(list)
+  return list[math.ceil(#list * 0.99)] or 0
+end
+
+--- The sums and times of `commands` around `fault` and `struck` (and `promoted`), put beside them.
+function failover.summarize(out)
+  local function since(kind)
+    return openloop.sum(out.commands, function(c) return c.client == kind and c.done >= out.fault end)
+  end
+  out.reads, out.writes, out.other_reads, out.other_writes = since "reads", since "writes", since "other reads", since "other writes"
+  out.success = first_success(out.commands, "writes", out.promoted or out.struck, not out.promoted and out.struck or nil)
+  out.read_success = first_success(out.commands, "reads", out.struck, out.struck)
+  out.recovered = recovered(out.commands, out.fault)
+  out.others_before, out.others_after = others_99(out.commands, 0, out.fault), others_99(out.commands, out.fault, math.huge)
+  local counted = openloop.sum(out.commands, function(c) return c.client:find "writes" ~= nil end)
+  out.acknowledged, out.unknown = counted.n - counted.failed, counted.unknown
+end
+
 --- Runs it: load, the fault, and on for `after` seconds from the promotion (or from the fault, where none is to come).
----@param options table `cluster`, `way`, `slot` (whose master is the victim), `how` (kill, freeze, refuse, failover),
+---@param options table `cluster`, `way`, `slot` (whose master is the victim), `how` (kill, freeze, refuse, failover, or
+---  drop: its packets, on a cluster in namespaces),
 ---  `victim` (default that master), `before` 0.6, `after` 1, `every` 0.02, `promotes` (default true), `folder`
 ---@return table `commands`, `fault`, `marked`, `promoted` (times), `reads`, `writes`, `others` (sums since the fault),
 ---  `success` (first write on the victim's slots after the promotion), `read_success` (first read sent after the fault),
----  `recovered` (nothing fails or waits any more), `executed`, `acknowledged`, `unknown`
+---  `recovered` (nothing fails or waits any more), `others_before`, `others_after` (99 of 100 waited less),
+---  `executed`, `acknowledged`, `unknown`
 function failover.run(options)
   local of, way = options.cluster, options.way
   local master = of:master_of(options.slot)
   local replicas, victim = of:replicas_of(options.slot), options.victim or master
   local own, others = choose_slots(of, master)
   turn = turn + 1
-  local clients = make_clients(way, own, others, options.every or 0.02, "t" .. turn)
-  fill(way, clients)
+  local function keys_at(slots) return function(name) return keys_of(slots, name) end end
+  local clients = failover.clients(way, keys_at(own), keys_at(others), options.every or 0.02, "t" .. turn)
+  failover.fill(way:client(), clients)
   settle(of)
   local load = openloop.start { folder = options.folder, clients = clients }
   socket.sleep(options.before or 0.6)
@@ -188,16 +226,8 @@ function failover.run(options)
   socket.sleep(options.after or 1)
   out.commands = load:finish()
   out.marked = when_marked(way, victim, out.fault)
-  local function since(kind)
-    return openloop.sum(out.commands, function(c) return c.client == kind and c.done >= out.fault end)
-  end
-  out.reads, out.writes, out.other_reads, out.other_writes = since "reads", since "writes", since "other reads", since "other writes"
-  out.success = first_success(out.commands, "writes", out.promoted or out.struck, not out.promoted and out.struck or nil)
-  out.read_success = first_success(out.commands, "reads", out.struck, out.struck)
-  out.recovered = recovered(out.commands, out.fault)
+  failover.summarize(out)
   out.executed = executed(way, clients)
-  local counted = openloop.sum(out.commands, function(c) return c.client:find "writes" ~= nil end)
-  out.acknowledged, out.unknown = counted.n - counted.failed, counted.unknown
   return out
 end
 
@@ -216,6 +246,7 @@ function failover.show(out)
       ms(out.fault, out.recovered)),
     line("reads", out.reads), line("writes", out.writes), line("others' reads", out.other_reads),
     line("others' writes", out.other_writes),
+    ("  99%% of others' below %.1f ms before, %.1f ms since"):format(out.others_before * 1000, out.others_after * 1000),
     ("  INCRs: %d acknowledged, %d unknown, %d on the servers"):format(out.acknowledged, out.unknown, out.executed),
   }, "\n")
 end

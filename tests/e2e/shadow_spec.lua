@@ -1,0 +1,322 @@
+--- A candidate in the shadow: asked what the policy in charge is asked, on the same live events, and never obeyed. What
+--- it would have done is told beside what was done; whatever it does, traffic does not notice.
+local socket = require "socket"
+local counts = require "tests.support.counts"
+local failover = require "tests.support.failover"
+local kit = require "tests.support.kit"
+local metrics = require "tests.support.metrics"
+local openloop = require "tests.support.openloop"
+local ports = require "tests.support.ports"
+local process = require "tests.support.process"
+
+local FUNCTIONS = { "classify", "mark", "backoff", "probe", "reconnect" }
+
+--- A marks for `fail_for` seconds, holds what found no node for `hold`, and lets reads wait `after` before they go again.
+local function policy(name, v)
+  return kit.file(name .. ".lua", ([[
+local wayside = require "wayside"
+return wayside.policy {
+  name = %q,
+  memory = { node = { faults = 0 } },
+  mark = function(_, node, event)
+    if event.error then
+      node.memory.faults = node.memory.faults + 1
+      return { state = "failing", seconds = %s, reason = event.error }
+    elseif event.kind == "probe" and node.state ~= "healthy" then
+      return { state = "healthy" }
+    end
+  end,
+  backoff = function(_, _, event)
+    if event.error == "no_node" or event.certainty == "unsent" then return { retry = "hold", within = 6 - event.age } end
+    if event.commands == "reads" then return { retry = "hold", after = %s, within = 6 - event.age } end
+  end,
+  probe = function(_, node)
+    if node.state == "failing" then return { after = 0.2 } end
+  end,
+}
+]]):format(name, v.fail_for or 1, v.after or 0))
+end
+
+local function as_map(value)
+  if type(value) ~= "table" then return value end
+  local map = {}
+  for i = 1, #value, 2 do map[value[i]] = value[i + 1] end
+  return map
+end
+
+local function status(way)
+  local map = as_map(way:ask("WAYSIDE", "SHADOW"))
+  map.disagreed, map.errors = as_map(map.disagreed), as_map(map.errors)
+  for i, node in ipairs(map.nodes or {}) do map.nodes[i] = as_map(node) end
+  return map
+end
+
+local function differences(way, n)
+  local list = way:ask("WAYSIDE", "SHADOW", "DIFF", n or 128)
+  assert(not list.err, list.err)
+  for i, one in ipairs(list) do
+    list[i] = as_map(one)
+    list[i].in_charge, list[i].candidate = as_map(list[i].in_charge), as_map(list[i].candidate)
+  end
+  return list
+end
+
+local function begin(way, file, ...)
+  local reply = way:ask("WAYSIDE", "SHADOW", file, ...)
+  assert(not reply.err, reply.err)
+  return as_map(reply)
+end
+
+local function in_charge(way) return as_map(way:ask("WAYSIDE", "POLICY")) end
+
+local cluster, last
+setup(function() cluster = kit.cluster { masters = 3, replicas = 3, node_timeout = 500 } end)
+after_each(function()
+  if last then failover.repair(cluster, last) end
+  last = nil
+end)
+
+local http
+local function start(file, options)
+  http = "127.0.0.1:" .. ports.free()
+  local how = { cluster = cluster, policy = file, workers = 2, http = http, timeouts = { total = 10 },
+    limits = { retry_burst = 10000 } }
+  for key, value in pairs(options or {}) do how[key] = value end
+  return kit.wayside(how)
+end
+
+local turn = 0
+local function strike(way, options)
+  turn = turn + 1
+  local slot = turn % 3 * 6000
+  last = cluster:master_of(slot)
+  local how = { cluster = cluster, way = way, slot = slot, how = "kill", folder = kit.folder(), before = 0.3, after = 0.5 }
+  for key, value in pairs(options or {}) do how[key] = value end
+  local out = failover.run(how)
+  out.text = failover.show(out)
+  return out
+end
+
+--- Nobody noticed: reads were answered, and writes but for those of which nobody can know.
+local function check_traffic(out)
+  assert.equal(0, out.reads.failed, out.text)
+  assert.equal(0, out.other_reads.failed, out.text)
+  assert.equal(0, out.other_writes.failed, out.text)
+  assert.equal(out.writes.unknown, out.writes.failed, out.text)
+  assert.is_true(out.executed >= out.acknowledged, out.text)
+end
+
+--- Has the master of slot 0 blame itself, in the midst of a pipeline: mark and backoff are asked, and probe.
+local function blame(client)
+  local key = kit.key_in(0, "x")
+  assert.same({ "OK", { err = "BUSY so it says" }, "v" }, client:pipeline {
+    { "SET", key, "v" }, { "EVAL", "return redis.error_reply('BUSY so it says')", "1", key }, { "GET", key },
+  })
+end
+
+-- ---- what it says ----
+
+it("an equal candidate never differs, through a failover under load", function()
+  local text = process.read_file "policies/default.lua"
+  local equal = kit.file("equal.lua", text .. "-- the same, but for this line\n")
+  local way = start "policies/default.lua"
+  local begun = begin(way, equal)
+  assert.equal("default", begun.name)
+  assert.is_true(begun.hash ~= in_charge(way).hash)
+  local out = strike(way)
+  failover.repair(cluster, last)
+  way:wait_state(last, "healthy", 10)
+  socket.sleep(0.2) -- what the last probe asked
+  local seen = status(way)
+  for _, name in ipairs(FUNCTIONS) do
+    assert.equal(0, seen.disagreed[name], name .. ": " .. kit.show(way:ask("WAYSIDE", "SHADOW", "DIFF", 3)))
+  end
+  print(("  %d events, all agreed; %d dropped"):format(seen.events, seen.dropped))
+  assert.equal("on", seen.shadow)
+  assert.equal(seen.events, seen.agreed)
+  assert.is_true(seen.events > 10, out.text)
+  assert.equal(0, seen.dropped)
+  assert.same({}, seen.nodes)
+  assert.equal(seen.took_out, seen.would_have_taken_out)
+  assert.same({}, differences(way))
+  for cause, n in pairs(seen.errors) do assert.equal(0, n, cause) end
+end)
+
+it("one that differs is told beside the one in charge, counted by function, and not obeyed", function()
+  local way = start(policy("short", {}))
+  begin(way, policy("long", { fail_for = 60, after = 0.001 }))
+  local out = strike(way)
+  check_traffic(out)
+  -- By whom the node is marked, the end of its mark tells.
+  local marks = way:events { ["function"] = "mark", to = "failing", node = last.address }
+  assert.is_true(#marks > 0, way:show_events())
+  for _, mark in ipairs(marks) do
+    assert.truthy(mark.verdict:find("^failing 1 s "), mark.verdict)
+    assert.truthy(mark.where:find "short.lua", mark.where)
+  end
+  assert.is_true(way:node(last).state ~= "failing" or way:node(last).ends <= 1)
+
+  local seen = status(way)
+  assert.is_true(seen.disagreed.mark > 0)
+  assert.equal(0, seen.disagreed.classify)
+  local counted = metrics.read(http)
+  for _, name in ipairs(FUNCTIONS) do
+    assert.equal(seen.disagreed[name], counted[('shadow_disagreements_total{function="%s"}'):format(name)], name)
+  end
+  local shown = {}
+  for _, one in ipairs(differences(way)) do
+    shown[one["function"]] = shown[one["function"]] or one
+    assert.truthy(one.in_charge.where:find "short.lua" or one.in_charge.where == "not asked", one.in_charge.where)
+    assert.truthy(one.candidate.where:find "long.lua" or one.candidate.where == "not asked", one.candidate.where)
+  end
+  assert.equal(last.address, shown.mark.node)
+  assert.truthy(shown.mark.in_charge.verdict:find "^failing 1 s ", shown.mark.in_charge.verdict)
+  assert.truthy(shown.mark.candidate.verdict:find "^failing 60 s ", shown.mark.candidate.verdict)
+  assert.truthy(shown.mark.in_charge.node:find "^%l+ %-> failing$", shown.mark.in_charge.node)
+  assert.truthy(shown.mark.candidate.node:find "^would be %l+ %-> failing$", shown.mark.candidate.node)
+  if seen.disagreed.backoff > 0 then
+    assert.truthy(shown.backoff.candidate.verdict:find "after 0.001 s", shown.backoff.candidate.verdict)
+  end
+
+  -- Where the nodes' states differ: the real one comes back as soon as a probe says so.
+  failover.repair(cluster, last)
+  way:wait_state(last, "healthy", 10)
+  for _, node in ipairs(status(way).nodes) do
+    assert.equal(last.address, node.node)
+    assert.equal("healthy", node.state)
+    assert.equal("failing", node.would_be)
+  end
+end)
+
+-- ---- how it fails ----
+
+local misdeeds = {
+  { "loops", "while true do end", { budget = true, deadline = true } },
+  { "raises", "error 'no'", { error = true } },
+  { "allocates", "local t = {} while true do t[#t + 1] = { #t } end", { memory = true, deadline = true, budget = true } },
+  { "answers nonsense", "return { state = 'dead', retry = 'never', after = -1 }", { answer = true } },
+}
+
+it("one that loops, raises, allocates or answers nonsense is switched off, and traffic does not notice", function()
+  local way = start(policy("short", {}), { limits = { retry_burst = 10000, policy_errors = 5 } })
+  for _, misdeed in ipairs(misdeeds) do
+    local name, body, causes = misdeed[1], misdeed[2], misdeed[3]
+    local before = metrics.read(http)
+    local f = ("function() %s end"):format(body)
+    begin(way, kit.file("bad.lua", ([[
+local wayside = require "wayside"
+return wayside.policy { name = "bad", mark = %s, backoff = %s, probe = %s, reconnect = %s }
+]]):format(f, f, f, f)))
+    local client = way:client()
+    local seen = kit.wait_for(function()
+      blame(client)
+      local now = status(way)
+      return now.shadow == "off" and now, kit.show(way:ask("WAYSIDE", "SHADOW"))
+    end, 20, "it to be switched off")
+    client:close()
+    local sum = 0
+    for cause, n in pairs(seen.errors) do
+      sum = sum + n
+      assert.is_true(n == 0 or causes[cause] == true, name .. ": " .. cause)
+    end
+    assert.is_true(sum >= 5, name)
+    assert.truthy(seen.reason:find "errors within 60 s, the last one in ", seen.reason)
+    assert.truthy(seen.reason:find "bad.lua:2", seen.reason)
+    assert.truthy(way:log():find "shadow=candidate policy=bad off=true reason=", "no line in the log")
+    -- The one in charge is none the worse for it.
+    local changed = metrics.between(before, metrics.read(http))
+    for what in pairs(changed) do
+      assert.is_nil(what:find "^policy_errors_total" or what:find "^policy_fallback_total", name .. ": " .. what)
+    end
+    assert.equal(0, in_charge(way).set_aside)
+  end
+end)
+
+it("one that is not there, or is none, is refused with the place", function()
+  local way = start "policies/default.lua"
+  local reply = way:ask("WAYSIDE", "SHADOW", kit.folder() .. "/nowhere.lua")
+  assert.truthy(reply.err and reply.err:find "nowhere.lua", kit.show(reply))
+  reply = way:ask("WAYSIDE", "SHADOW", kit.file("typo.lua", "return require('wayside').policy { name = 'x', mrak = 1 }"))
+  assert.truthy(reply.err and reply.err:find "mrak" and reply.err:find "typo.lua", kit.show(reply))
+  reply = way:ask("WAYSIDE", "SHADOW", "policies/default.lua", "wait=soon")
+  assert.truthy(reply.err and reply.err:find "wait", kit.show(reply))
+  reply = way:ask("WAYSIDE", "SHADOW", "a.lua", "b.lua")
+  assert.truthy(reply.err and reply.err:find "one policy", kit.show(reply))
+  assert.truthy(way:ask("WAYSIDE", "SHADOW", "DIFF").err:find "no candidate")
+  assert.truthy(way:ask("WAYSIDE", "SHADOW", "OFF").err:find "no candidate")
+  assert.truthy(way:ask("WAYSIDE", "PROMOTE").err:find "no candidate")
+  assert.equal("none", status(way).shadow)
+  -- Its options are its own.
+  begin(way, "policies/default.lua", "wait=2", "recover=time")
+  assert.equal("on", status(way).shadow)
+  assert.truthy(way:ask("WAYSIDE", "SHADOW", "DIFF", "many").err:find "expected a number")
+  assert.equal("OK", way:ask("WAYSIDE", "SHADOW", "OFF"))
+  assert.equal("none", status(way).shadow)
+end)
+
+-- ---- and then ----
+
+it("one that is promoted decides from then on, and no request is lost to it", function()
+  local way = start(policy("short", {}))
+  local load = openloop.start { folder = kit.folder(), clients = {
+    { name = "tcp", target = way.tcp, every = 0.005, make = function(n) return { { "SET", "k" .. n % 64, n }, { "GET", "k" .. n % 64 } } end },
+    { name = "unix", target = way.unix, every = 0.005, make = function(n) return { { "INCR", "n" .. n % 64 }, { "GET", "k" .. n % 64 } } end },
+  } }
+  local rounds = kit.count(10, 100)
+  for round = 1, rounds do
+    local name = "try" .. round
+    begin(way, policy(name, { fail_for = 10 + round }))
+    local reply = as_map(way:ask("WAYSIDE", "PROMOTE"))
+    assert.equal("committed", reply.reload, kit.show(reply))
+    assert.equal(name, in_charge(way).name)
+    kit.wait_for(function() return status(way).shadow == "none", status(way).shadow end, 2, "it to leave the shadow")
+  end
+  local sum = openloop.sum(load:finish())
+  print(("  %d promotions, %d requests, %d failed"):format(rounds, sum.n, sum.failed))
+  assert.equal(0, sum.failed, openloop.show(sum))
+  assert.is_true(sum.n > rounds)
+  -- It decides.
+  blame(way:client())
+  local mark = way:wait_event { ["function"] = "mark", error = "reply" }
+  assert.truthy(mark.verdict:find(("^failing %d s"):format(10 + rounds)), mark.verdict)
+end)
+
+it("a reload ends what is compared with the policy before it", function()
+  local way = start(policy("short", {}))
+  begin(way, policy("long", { fail_for = 60 }))
+  assert.equal("committed", as_map(way:ask("WAYSIDE", "RELOAD", policy("other", { fail_for = 2 }))).reload)
+  local seen = kit.wait_for(function()
+    local now = status(way)
+    return now.shadow == "off" and now, now.shadow
+  end, 2, "the shadow to end")
+  assert.truthy(seen.reason:find "another policy is in charge", seen.reason)
+end)
+
+it("on the success path a shadow costs no Lua call, no lock and no allocation", function()
+  local counting = counts.prepare(kit.folder())
+  local way = start("policies/default.lua", { env = counting.env })
+  local function benchmark(commands)
+    local result, text = kit.run { "redis-benchmark", "-p", tostring(way.port), "-t", "get,set", "-P", "16", "-c", "16", "-d", "64",
+      "-r", "100000", "-n", tostring(commands / 2), "-q", timeout = 300 }
+    assert.equal(0, result, text)
+  end
+  begin(way, "policies/default.lua", "wait=2")
+  benchmark(100000)
+  local before = counting:read(way.process.pid)
+  benchmark(kit.count(300000, 2000000))
+  local after = counting:read(way.process.pid)
+  local workers = 0
+  for name, now in pairs(after) do
+    if name:match "^worker" then
+      workers = workers + 1
+      for _, what in ipairs { "lua_calls", "locks", "allocations" } do
+        local made = now[what] - (before[name] and before[name][what] or 0)
+        -- Clients that come and go may cost a few; a thousandth of what one per command would.
+        local allowed = what == "allocations" and 400 or what == "locks" and 100 or 0
+        assert.is_true(made <= allowed, ("%s made %d %s"):format(name, made, what))
+      end
+    end
+  end
+  assert.equal(2, workers)
+  assert.equal("on", status(way).shadow)
+end)
