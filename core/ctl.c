@@ -98,8 +98,10 @@ static json_t *decode_map(struct decoding *d, long n, unsigned depth)
         json_t *name = decode(d, depth + 1), *v = name ? decode(d, depth + 1) : NULL;
         if (v && json_is_string(name))
             json_object_set_new_nocheck(map, json_string_value(name), v);
-        else if (v)
+        else if (v) {
+            json_decref(v);
             d->bad = true;
+        }
         json_decref(name);
         if (!v || d->bad) {
             json_decref(map);
