@@ -73,7 +73,7 @@ UNITS := $(UNIT_SOURCES:tests/core/%.c=$(BUILD)/tests/%)
 FUZZ_SOURCES := $(sort $(wildcard tests/fuzz/*.c))
 FUZZERS := $(FUZZ_SOURCES:tests/fuzz/%.c=$(BUILD_ROOT)/fuzz/%)
 
-.PHONY: all build lib asan tsan units clean help FORCE run stop demo test soak bench bench-faults check lint format fuzz install \
+.PHONY: all build lib asan tsan units clean help FORCE run stop demo test soak bench bench-route bench-faults check lint format fuzz install \
     tools suites unit-suites smoke-suites lint-all lint-layers lint-format lint-tidy lint-cppcheck lint-lua lint-gcc \
     lint-clang run-fuzzers deps-build deps-run deps-test deps-bench deps-lint
 all:
@@ -92,6 +92,7 @@ help:
 	@echo 'make soak       the end-to-end specs with their full counts'
 	@echo 'make lint       layers, format, compilers, clang-tidy, cppcheck, luacheck; make format mends the format'
 	@echo 'make bench      against direct access and nutcracker'
+	@echo 'make bench-route  what a route in Lua costs, per request'
 	@echo 'make bench-faults  what clients see of a killed, frozen or refusing node, policy by policy'
 	@echo 'make asan tsan  bin/wayside-asan, bin/wayside-tsan and their unit tests'
 	@echo 'make install    PREFIX=$(PREFIX) DESTDIR='
@@ -235,6 +236,9 @@ check: deps-lint
 bench: deps-bench
 	@$(MAKE) build tools $(BENCH_TOOLS)
 	@WAYSIDE=$(BIN) exec luajit tests/bench/run.lua
+bench-route: deps-bench
+	@$(MAKE) build tools
+	@WAYSIDE=$(BIN) exec luajit tests/bench/route.lua
 bench-faults: deps-test
 	@$(MAKE) build
 	@mkdir -p $(BUILD_ROOT)/bench

@@ -73,6 +73,8 @@ static void put(struct way_candidate *c, struct way_loaded *l)
                                 .same_memory = way_policy_same_memory(policy[0], charge),
                                 .seed = seed,
                                 .arg = &b,
+                                .counters = &way_policy_plan(charge)->counters,
+                                .counters_epoch = way_decider_epoch(c->o.decider),
                                 .now = c->o.loop->now,
                                 .unix_time = way_unix() };
     l->text = NULL; /* taken */

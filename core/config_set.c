@@ -325,6 +325,7 @@ const char *way_config_fixed(const struct way_config *a, const struct way_config
         { "cluster.user", same_text(a->user, b->user) },
         { "cluster.password", same_text(a->password, b->password) },
         { "cluster.zones", same_zones(a, b) },
+        { "cluster.name_servers", same_text(a->name_servers, b->name_servers) },
         { "policy.watch", a->watch == b->watch },
         { "segment", same_text(a->segment, b->segment) },
         { "admin.console", same_text(a->console, b->console) },

@@ -14,9 +14,10 @@
  *
  * Deadlines need no timer per command: one timer per connection is left to fire and then
  * looks whether what it waits for is really due (libev's manual, "Be smart about
- * timeouts"). It comes after the pass's reading and writing: where the loop itself was late,
- * what has arrived meanwhile counts, and no node is blamed for our delay. When a send fails, what the peer still had to say is read first: replies
- * that arrived are answers. */
+ * timeouts"). It comes after the pass's reading and writing: where the loop itself was
+ * late, what has arrived meanwhile counts, and no node is blamed for our delay. When a
+ * send fails, what the peer still had to say is read first: replies that arrived are
+ * answers. */
 #include "conn.h"
 
 #include "listen.h"
@@ -292,9 +293,10 @@ static void on_timer(struct ev_loop *ev, ev_timer *w, int events)
         arm(c, due - now < look ? due - now : look);
 }
 
+/* One that is due in this very pass has its turn yet. */
 static void arm_if_idle(struct way_conn *c)
 {
-    if (!ev_is_active(&c->timer))
+    if (!ev_is_active(&c->timer) && !ev_is_pending(&c->timer))
         arm(c, shorter_deadline(c));
 }
 

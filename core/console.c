@@ -137,7 +137,7 @@ static void tell_answer(const struct way_entry *e, struct way_tell *t,
     way_tell_field(t, m, "verdict", verdict);
     way_tell_field(t, m, "where", e->where);
     way_tell_field(t, m, "did", e->did);
-    if (e->function == WAY_FN_MARK) {
+    if (way_entry_marks(e)) {
         way_tell_field(t, m, "from", way_state_name(e->outcome.from));
         way_tell_field(t, m, "to", way_state_name(e->outcome.to));
         way_tell_field(t, m, "refused", way_refusal_name(e->outcome.refused));
@@ -164,10 +164,11 @@ static void tell_entry(const struct way_entry *e, struct way_tell *t)
         way_tell_field(t, &m, "change", way_change_name(v->change));
     if (v->kind == WAY_KIND_EDGE)
         way_tell_field(t, &m, "counter", v->counter);
-    if (v->kind == WAY_KIND_EXPIRY)
+    if (v->kind == WAY_KIND_EXPIRY || v->kind == WAY_KIND_TICK)
         way_tell_field_number(t, &m, "late", v->late);
     tell_fault(v, t, &m);
-    if (v->kind != WAY_KIND_CHANGE && v->kind != WAY_KIND_EXPIRY) {
+    if (v->kind != WAY_KIND_CHANGE && v->kind != WAY_KIND_EXPIRY &&
+        v->kind != WAY_KIND_TICK) {
         way_tell_field(t, &m, "class", e->class_name);
         way_tell_field(t, &m, "blame", way_blame_name(v->blame));
         tell_extent(v, t, &m);

@@ -10,6 +10,8 @@
  *                                          └──▶ rescan: ends armed, newcomers, the gone
  *   verdict.ends ──▶ on_ends: mark is asked; nil: the host makes it healthy
  *
+ *   every ──▶ on_sweep, if this process holds the lease: tick is asked of all nodes
+ *
  * Several processes watch the same ends: each asks, the commit of the first one stands,
  * and the others find the end gone. */
 #include "control.h"
@@ -54,6 +56,9 @@ struct way_control {
     struct way_task drain;
     struct way_gate gate;
     ev_timer tick;
+    ev_timer sweep; /* while the policy has a tick */
+    double sweep_due;
+    uint64_t holder; /* of the lease on sweeps */
     uint64_t epoch;
     double rescanned;
 };
@@ -293,6 +298,66 @@ static void on_ends(struct ev_loop *ev, ev_timer *timer, int events)
     arm_ends(c, w, done ? v.ends : now_of(c) + BUSY_AGAIN);
 }
 
+/* --- sweeps ---
+ *
+ * One process sweeps: the one that holds the lease, for one and a half intervals, renewed by
+ * each sweep. The others look at it four times in an interval, so one that died is
+ * followed within two intervals of its last sweep. */
+
+static const double LEASE_SHARE = 1.5, LOOK_SHARE = 0.25, LOOK_MOST = 1;
+
+static void wait_for_sweep(struct way_control *c, double at)
+{
+    ev_timer_stop(c->o.loop->ev, &c->sweep);
+    ev_timer_set(&c->sweep, at > now_of(c) ? at - now_of(c) : 0, 0.);
+    ev_timer_start(c->o.loop->ev, &c->sweep);
+}
+
+static void sweep(struct way_control *c, double late)
+{
+    struct way_event e = event_now(c, WAY_KIND_TICK);
+    struct way_swept swept;
+    e.late = late > 0 ? late : 0;
+    way_decide_tick(c->decider, &e, &swept);
+    if (swept.refresh)
+        way_cluster_refresh(c->cluster);
+}
+
+static void on_sweep(struct ev_loop *ev, ev_timer *timer, int events)
+{
+    (void)ev, (void)events;
+    struct way_control *c = way_container(timer, struct way_control, sweep);
+    double every = way_decider_plan(c->decider)->every, now = now_of(c), lapsed;
+    if (every <= 0)
+        return;
+    if (!way_health_sweep_lease(c->o.health, c->holder, now, LEASE_SHARE * every,
+                                &lapsed)) {
+        double look = LOOK_SHARE * every;
+        c->sweep_due = 0;
+        wait_for_sweep(c, now + (look < LOOK_MOST ? look : LOOK_MOST));
+        return;
+    }
+    if (lapsed >= 0) /* another's sweep was due half an interval before its lease's end */
+        c->sweep_due = now - lapsed - (LEASE_SHARE - 1) * every;
+    else if (c->sweep_due <= 0)
+        c->sweep_due = now;
+    sweep(c, now - c->sweep_due);
+    c->sweep_due += every;
+    if (c->sweep_due <= now)
+        c->sweep_due = now + every; /* those that were missed are not made up for */
+    wait_for_sweep(c, c->sweep_due);
+}
+
+/* Begins with the first policy that has a tick. */
+static void keep_sweeping(struct way_control *c)
+{
+    double every = way_decider_plan(c->decider)->every;
+    if (every <= 0 || ev_is_active(&c->sweep))
+        return;
+    c->sweep_due = now_of(c) + every;
+    wait_for_sweep(c, c->sweep_due);
+}
+
 /* --- the table, looked over --- */
 
 static struct watch *watch_get(struct way_control *c, unsigned node)
@@ -428,7 +493,7 @@ static void take_entry(struct way_control *c, const struct way_entry *e)
     way_history_add(c->history, e);
     if (c->o.spool)
         way_spool_put(c->o.spool, e);
-    if (e->function != WAY_FN_MARK || e->node >= WAY_NODES_MAX)
+    if (!way_entry_marks(e) || e->node >= WAY_NODES_MAX)
         return;
     if (e->outcome.changed)
         log_change(c, e);
@@ -499,6 +564,7 @@ static void on_tick(struct ev_loop *ev, ev_timer *w, int events)
     (void)ev, (void)events;
     struct way_control *c = way_container(w, struct way_control, tick);
     way_decide_pass(c->decider, now_of(c));
+    keep_sweeping(c);
     look_at_shadows(c);
     drain_rings(c);
     if (now_of(c) - c->rescanned >= RESCAN)
@@ -563,6 +629,13 @@ static struct way_prober *make_prober(struct way_control *c)
     });
 }
 
+static uint64_t new_holder(void)
+{
+    struct way_random random;
+    way_random_seed(&random, 0);
+    return way_random_next(&random) | 1;
+}
+
 int way_control_new(struct way_control **out, const struct way_control_options *o,
                     struct way_err *err)
 {
@@ -600,6 +673,8 @@ int way_control_new(struct way_control **out, const struct way_control_options *
     c->cluster = make_cluster(c);
     ev_timer_init(&c->tick, on_tick, TICK, TICK);
     ev_timer_start(o->loop->ev, &c->tick);
+    ev_timer_init(&c->sweep, on_sweep, 0., 0.);
+    c->holder = new_holder();
     rescan(c); /* a segment may know nodes already */
     way_loop_later(o->loop, &c->drain);
     *out = c;
@@ -611,6 +686,7 @@ void way_control_free(struct way_control *c)
     if (!c)
         return;
     ev_timer_stop(c->o.loop->ev, &c->tick);
+    ev_timer_stop(c->o.loop->ev, &c->sweep);
     way_loop_forget(c->o.loop, &c->drain);
     way_cluster_free(c->cluster);
     way_prober_free(c->prober);
@@ -646,6 +722,8 @@ void way_control_policy_changed(struct way_control *c)
         if (c->watch[i] && c->watch[i]->known && !c->watch[i]->asked)
             ask_later(c, c->watch[i], &e, false);
     }
+    ev_timer_stop(c->o.loop->ev, &c->sweep); /* its intervals are others */
+    keep_sweeping(c);
     way_loop_later(c->o.loop, &c->drain);
 }
 

@@ -261,14 +261,9 @@ static void classify_anew(struct way_decider *d, struct way_event *e)
         way_decide_classify(d, e);
 }
 
-bool way_decider_counts(const struct way_decider *d)
-{
-    return way_policy_plan(d->policy)->counters.all != 0;
-}
-
 static void add_counted(struct way_decider *d, struct way_snapshot *seen)
 {
-    if (way_decider_counts(d))
+    if (way_policy_plan(d->policy)->counters.all)
         way_health_counted(d->o.health, &way_policy_plan(d->policy)->counters, seen);
 }
 
@@ -511,13 +506,15 @@ static void note_answer(struct way_decider *d, struct way_entry *entry,
     entry->outcome = q->outcome;
     entry->commit = q->commit;
     switch (q->fn) {
-    case WAY_FN_MARK: entry->mark = q->answer.mark; break;
+    case WAY_FN_MARK:
+    case WAY_FN_TICK: entry->mark = q->answer.mark; break;
     case WAY_FN_BACKOFF: entry->retry = q->answer.retry; break;
     case WAY_FN_PROBE: entry->probe = q->answer.probe; break;
     case WAY_FN_RECONNECT: entry->redial = q->answer.redial; break;
     default: break;
     }
-    copy_text(entry->address, sizeof entry->address, d->seen.view.address);
+    if (q->fn != WAY_FN_TICK) /* whose nodes are many */
+        copy_text(entry->address, sizeof entry->address, d->seen.view.address);
     copy_text(entry->where, sizeof entry->where,
               q->fallback ? "fallback" : way_policy_where(d->policy));
 }
@@ -652,28 +649,38 @@ static void ask_mark(struct way_decider *d, struct question *q, bool straggler)
 
 /* ---- counters ---- */
 
-static uint64_t count(struct way_decider *d, unsigned node, const struct way_report *r)
+bool way_decider_counts(const struct way_decider *d)
 {
-    return way_health_count(d->o.health, node, &way_policy_plan(d->policy)->counters,
-                            d->seat->epoch, r);
+    return way_policy_plan(d->policy)->counters.all ||
+           way_shadow_place_counts(d->shadows);
 }
 
-/* The good commands of the pass, and the event unless it is of a fault known already. */
+/* The good commands of a pass, and e, which failed some (NULL: none did). */
+static uint64_t count(struct way_decider *d, unsigned node, const struct way_report *good,
+                      const struct way_event *e)
+{
+    struct way_report r = *good;
+    if (e)
+        way_report_failure(&r, e);
+    if (way_shadow_place_taken(d->shadows))
+        way_shadow_counted(d->shadows, d->seat->epoch, node, good, e);
+    return way_health_count(d->o.health, node, &way_policy_plan(d->policy)->counters,
+                            d->seat->epoch, &r);
+}
+
+/* An event of a fault that is known already does not count. */
 static uint64_t count_event(struct way_decider *d, unsigned node,
                             const struct way_event *e, const struct way_report *with,
                             bool straggler)
 {
-    struct way_report r = with ? *with : (struct way_report){ .now = e->now };
+    struct way_report none = { .now = e->now };
     bool counts = e->error && !straggler &&
                   (e->kind == WAY_KIND_CONNECTION || e->kind == WAY_KIND_RESULT);
     if (!way_decider_counts(d) || (!counts && !with))
         return 0;
-    if (counts)
-        way_report_failure(&r, e);
-    return count(d, node, &r);
+    return count(d, node, with ? with : &none, counts ? e : NULL);
 }
 
-/* An edge is no error: of the node it says no more than its counter. */
 static void ask_edges(struct way_decider *d, unsigned node, uint64_t edges, double now,
                       struct way_decision *out)
 {
@@ -683,19 +690,14 @@ static void ask_edges(struct way_decider *d, unsigned node, uint64_t edges, doub
         const struct way_counters_layout *l = &way_policy_plan(d->policy)->counters;
         unsigned bit = (unsigned)__builtin_ctzll(edges);
         struct way_decision each;
-        struct way_event e = { .kind = WAY_KIND_EDGE,
-                               .phase = WAY_PHASE_READ,
-                               .step = WAY_STEP_REPLY,
-                               .now = now,
-                               .began = now,
-                               .unix_time = way_unix(),
-                               .deadline_left = -1 };
-        snprintf(e.counter, sizeof e.counter, "%s",
-                 l->counter[bit / WAY_COUNTERS_MAX][bit % WAY_COUNTERS_MAX].name);
+        struct way_event e = way_event_of_edge(
+            l->counter[bit / WAY_COUNTERS_MAX][bit % WAY_COUNTERS_MAX].name, now);
         way_decide(d, node, &e, &each);
         out->refresh |= each.refresh;
         out->edges = true;
     }
+    if (way_shadow_place_counts(d->shadows))
+        way_shadow_edges(d->shadows, epoch, node, now);
 }
 
 void way_decide_report(struct way_decider *d, unsigned node, const struct way_report *r,
@@ -703,7 +705,7 @@ void way_decide_report(struct way_decider *d, unsigned node, const struct way_re
 {
     memset(out, 0, sizeof *out);
     way_decider_take(d);
-    ask_edges(d, node, count(d, node, r), r->now, out);
+    ask_edges(d, node, count(d, node, r, NULL), r->now, out);
 }
 
 static void decide(struct way_decider *d, unsigned node, struct way_event *e,
@@ -749,7 +751,8 @@ void way_decide_with(struct way_decider *d, unsigned node, struct way_event *e,
     bool straggler = is_straggler(d, node, e);
     uint64_t edges = count_event(d, node, e, with, straggler);
     decide(d, node, e, straggler, out);
-    ask_edges(d, node, edges, e->now, out);
+    if (e->kind != WAY_KIND_EDGE) /* they are asked about one after the other */
+        ask_edges(d, node, edges, e->now, out);
 }
 
 void way_decide(struct way_decider *d, unsigned node, struct way_event *e,
@@ -814,4 +817,89 @@ void way_decide_redial(struct way_decider *d, unsigned node, struct way_event *e
     if (asked && !q.fallback)
         *out = q.answer.redial;
     tell_shadows(d, &q, asked, false);
+}
+
+/* ---- questions about several nodes ---- */
+
+unsigned way_decide_route(struct way_decider *d, struct way_choice *c)
+{
+    unsigned index = 0;
+    uint64_t epoch = d->seat->epoch;
+    if (way_decider_set_aside(d) || atomic_load(d->policy_epoch) > epoch + 1)
+        return 0; /* its memory is not even the last one's any more */
+    c->policy_epoch = epoch;
+    way_stat_add(d->o.stats, WAY_STAT_POLICY_CALLS, 1);
+    uint64_t seed = way_random_next(&d->random) | 1;
+    if (way_policy_route(d->policy, c, seed, &index) == WAY_ASKED_FAILED) {
+        note_policy_error(d, WAY_FN_ROUTE, c->now);
+        way_stat_add(d->o.stats, WAY_STAT_FALLBACK, 1);
+    }
+    return index;
+}
+
+/* Commits one node's part of a sweep, and tells of it if it was given an answer. */
+static void end_of_sweep(struct way_decider *d, const struct way_snapshot *seen,
+                         const struct way_proposal *p, struct way_event *e,
+                         struct way_swept *out)
+{
+    struct question q = { .fn = WAY_FN_TICK, .node = seen->view.node, .event = e };
+    q.answer.mark = p->mark;
+    q.commit = way_health_commit(d->o.health, seen, p, false, &q.outcome);
+    bool left = q.commit != WAY_COMMIT_DONE;
+    out->left += left;
+    way_stat_add(d->o.stats, WAY_STAT_TICK_LEFT, left);
+    if (!p->mark.given)
+        return;
+    if (!left)
+        count_commit(d, &q);
+    out->marked++;
+    out->refresh |= !left && (p->mark.refresh ||
+                              (q.outcome.changed && q.outcome.to == WAY_STATE_FAILING));
+    struct way_entry entry;
+    begin_entry(d, &entry, q.node, e);
+    note_answer(d, &entry, &q);
+    if (left)
+        snprintf(entry.did, sizeof entry.did, "left to the next sweep: it changed");
+    else
+        did_mark(&entry, &q);
+    publish(d, &entry, NULL);
+}
+
+static void sweep(struct way_decider *d, const struct way_sweep *s, struct way_event *e,
+                  struct way_swept *out)
+{
+    way_stat_add(d->o.stats, WAY_STAT_TICKS, 1);
+    way_stat_add(d->o.stats, WAY_STAT_POLICY_CALLS, 1);
+    for (unsigned i = 0; i < s->count; i++) {
+        s->proposal[i].memory = s->seen[i].view.memory;
+        s->proposal[i].counters = &way_policy_plan(d->policy)->counters;
+    }
+    uint64_t seed = way_random_next(&d->random) | 1;
+    switch (way_policy_tick(d->policy, s, e, seed)) {
+    case WAY_ASKED_FAILED: note_policy_error(d, WAY_FN_TICK, e->now); break;
+    case WAY_ASKED_ABSENT: break;
+    case WAY_ASKED_ANSWERED:
+        for (unsigned i = 0; i < s->count; i++)
+            end_of_sweep(d, &s->seen[i], &s->proposal[i], e, out);
+        break;
+    }
+}
+
+void way_decide_tick(struct way_decider *d, struct way_event *e, struct way_swept *out)
+{
+    unsigned most = way_health_nodes(d->o.health);
+    memset(out, 0, sizeof *out);
+    way_decider_take(d);
+    if (way_decider_set_aside(d) || is_behind(d) || !most)
+        return;
+    struct way_snapshot *seen = way_alloc(most * sizeof *seen);
+    out->nodes = way_health_survey(d->o.health, e->now, d->seat->epoch, seen, most);
+    for (unsigned i = 0; i < out->nodes; i++)
+        add_counted(d, &seen[i]);
+    struct way_proposal *proposal = way_zalloc((out->nodes + 1) * sizeof *proposal);
+    struct way_sweep s = { out->nodes, seen, proposal };
+    if (s.count)
+        sweep(d, &s, e, out);
+    way_free(proposal);
+    way_free(seen);
 }

@@ -97,7 +97,7 @@ struct way_decision {
 void way_decide(struct way_decider *d, unsigned node, struct way_event *e,
                 struct way_decision *out);
 
-/* Does the policy have counters? Else nothing is to be reported. */
+/* Does the policy, or a shadow, have counters? Else nothing is to be reported. */
 bool way_decider_counts(const struct way_decider *d);
 /* Counts what was seen of a node in this pass, and asks mark about the edges that came true.
  * An event that fails commands is counted by way_decide. */
@@ -128,6 +128,16 @@ void way_decide_did(struct way_decider *d, struct way_entry *entry, const char *
 /* Asks probe: when a node is first seen, after each probe, after mark returned a table. */
 void way_decide_probe(struct way_decider *d, unsigned node, struct way_event *e,
                       struct way_probe *out);
+/* Asks route, where the policy has it: the candidate's number from 1; 0: `pick` decides. */
+unsigned way_decide_route(struct way_decider *d, struct way_choice *c);
+/* Asks tick of all nodes, and commits what it answered, node by node: one that changed
+ * meanwhile is left to the next sweep. e: of kind tick. One journal entry for each node
+ * that was given an answer. */
+struct way_swept {
+    unsigned nodes, marked, left; /* asked about, given an answer, of which left */
+    bool refresh;                 /* the topology should be looked at */
+};
+void way_decide_tick(struct way_decider *d, struct way_event *e, struct way_swept *out);
 /* Asks reconnect; given = false where the policy has none. */
 void way_decide_redial(struct way_decider *d, unsigned node, struct way_event *e,
                        struct way_redial *out);

@@ -582,7 +582,7 @@ static void send_on(struct way_dispatch *d, struct way_conn *c, struct way_reque
 bool way_upstream_route(struct way_dispatch *d, struct way_request *r, const char *bytes,
                         size_t n, struct way_route *to)
 {
-    *to = way_route_slow(&d->router, r, d->o.loop->now);
+    *to = way_route_ask(&d->router, r, (struct way_span){ bytes, n }, d->o.loop->now);
     if (to->node != WAY_NONE)
         return true;
     unsigned master = WAY_NONE;
@@ -627,8 +627,7 @@ static void send_slowly(struct way_dispatch *d, struct way_request *r, const cha
 void way_upstream_plain(struct way_dispatch *d, struct way_request *r, const char *bytes,
                         size_t n)
 {
-    bool plain = (d->router.pick == WAY_PICK_MASTER || r->flags & WAY_FLAG_WRITE) &&
-                 !(r->flags & WAY_FLAG_DETOUR);
+    bool plain = way_route_straight(&d->router, r) && !(r->flags & WAY_FLAG_DETOUR);
     if (plain && r->target == WAY_NONE_NODE && r->avoid == WAY_NONE_NODE && r->pipeline) {
         unsigned node = way_route_fast(&d->router, r->slot);
         struct way_conn *c =
@@ -857,7 +856,7 @@ struct way_dispatch *way_dispatch_new(const struct way_dispatch_options *o)
     d->epoch = way_health_epoch(o->health);
     d->cells = way_health_cells(o->health, o->row);
     d->up = way_zalloc(WAY_NODES_MAX * sizeof *d->up);
-    way_router_init(&d->router, o->health, o->decider, o->row);
+    way_router_init(&d->router, o->health, o->decider, o->stats, o->row);
     way_retry_init(d);
     return d;
 }

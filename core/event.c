@@ -1,6 +1,8 @@
 /* event - see event.h. */
 #include "event.h"
 
+#include <stdio.h>
+
 #define NAME(N, w) w,
 #define NAME3(N, w, b) w,
 #define NAMES(fn, list, none)                                                            \
@@ -75,6 +77,19 @@ bool way_event_straggles(const struct way_event *e, double since)
     bool may = e->kind == WAY_KIND_CONNECTION || e->kind == WAY_KIND_RESULT ||
                e->kind == WAY_KIND_PROBE;
     return may && e->began < since;
+}
+
+struct way_event way_event_of_edge(const char *counter, double now)
+{
+    struct way_event e = { .kind = WAY_KIND_EDGE,
+                           .phase = WAY_PHASE_READ,
+                           .step = WAY_STEP_REPLY,
+                           .now = now,
+                           .began = now,
+                           .unix_time = way_unix(),
+                           .deadline_left = -1 };
+    snprintf(e.counter, sizeof e.counter, "%s", counter);
+    return e;
 }
 
 struct reply_class {

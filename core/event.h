@@ -23,7 +23,7 @@
     X(REPLY, "reply")
 #define WAY_KINDS(X)                                                                     \
     X(CONNECTION, "connection") X(RESULT, "result") X(PROBE, "probe") X(EDGE, "edge")    \
-    X(EXPIRY, "expiry") X(CHANGE, "change") X(COMMANDS, "commands")
+    X(EXPIRY, "expiry") X(CHANGE, "change") X(COMMANDS, "commands") X(TICK, "tick")
 #define WAY_BLAMES(X)                                                                    \
     X(NONE, "none") X(NODE, "node") X(CONNECTION, "connection") X(ROUTE, "route")        \
     X(CONFIG, "config") X(HOST, "host") X(CALLER, "caller")
@@ -211,6 +211,9 @@ bool way_event_hard(const struct way_event *e);
 bool way_event_for_mark(const struct way_event *e);
 /* It began before the node's state last changed: of a fault that is known already. */
 bool way_event_straggles(const struct way_event *e, double since);
+
+/* What mark is asked about a counter that reached its edge: no error, and soft evidence. */
+struct way_event way_event_of_edge(const char *counter, double now);
 
 /* The class, blame and permanence that hold where no row of a policy matches. */
 void way_event_classify_default(struct way_event *e);

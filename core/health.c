@@ -530,27 +530,40 @@ static void count_node(struct way_counts *c, unsigned state, uint64_t inflight,
     c->retrying += retrying;
 }
 
+/* The rows that have an owner. */
+static unsigned list_rows(struct way_segment *s, uint16_t row[WAY_ROWS_MAX])
+{
+    unsigned rows = 0, used = atomic_load_explicit(&s->rows, ACQUIRE);
+    for (unsigned r = 0; r < used; r++)
+        if (atomic_load_explicit(&s->row_owner[r], RELAXED))
+            row[rows++] = (uint16_t)r;
+    return rows;
+}
+
+static void sum_rows(struct way_segment *s, unsigned node, const uint16_t *row,
+                     unsigned rows, uint64_t *inflight, uint64_t *retrying)
+{
+    *inflight = *retrying = 0;
+    for (unsigned r = 0; r < rows; r++) {
+        const struct way_cell *c = &s->cell[row[r]][node];
+        *inflight += atomic_load_explicit(&c->inflight, RELAXED);
+        *retrying += atomic_load_explicit(&c->retrying, RELAXED);
+    }
+}
+
 /* States from the route words, figures from the rows that have an owner. */
 static void count(struct way_health *h, unsigned node, struct way_view *v)
 {
     struct way_segment *s = h->s;
     uint16_t row[WAY_ROWS_MAX];
-    unsigned rows = 0, nodes = way_health_nodes(h);
-    unsigned used = atomic_load_explicit(&s->rows, ACQUIRE);
-    for (unsigned r = 0; r < used; r++)
-        if (atomic_load_explicit(&s->row_owner[r], RELAXED))
-            row[rows++] = (uint16_t)r;
+    unsigned rows = list_rows(s, row), nodes = way_health_nodes(h);
     memset(&v->of_shard, 0, sizeof v->of_shard);
     memset(&v->of_cluster, 0, sizeof v->of_cluster);
     v->inflight = 0;
     for (unsigned n = 0; n < nodes; n++) {
         uint32_t route = atomic_load_explicit(&s->node[n].route, RELAXED);
-        uint64_t inflight = 0, retrying = 0;
-        for (unsigned r = 0; r < rows; r++) {
-            const struct way_cell *c = &s->cell[row[r]][n];
-            inflight += atomic_load_explicit(&c->inflight, RELAXED);
-            retrying += atomic_load_explicit(&c->retrying, RELAXED);
-        }
+        uint64_t inflight, retrying;
+        sum_rows(s, n, row, rows, &inflight, &retrying);
         if (n == node)
             v->inflight = inflight;
         if (route & WAY_ROUTE_GONE)
@@ -562,21 +575,21 @@ static void count(struct way_health *h, unsigned node, struct way_view *v)
     }
 }
 
-void way_health_snapshot(struct way_health *h, unsigned node, double now,
-                         struct way_snapshot *out)
+uint64_t way_health_inflight(struct way_health *h, unsigned node)
 {
-    way_health_snapshot_of(h, node, now,
-                           atomic_load_explicit(&h->s->policy_epoch, ACQUIRE), out);
+    uint16_t row[WAY_ROWS_MAX];
+    uint64_t inflight, retrying;
+    sum_rows(h->s, node, row, list_rows(h->s, row), &inflight, &retrying);
+    return inflight;
 }
 
-void way_health_snapshot_of(struct way_health *h, unsigned node, double now,
-                            uint64_t policy_epoch, struct way_snapshot *out)
+void way_health_glance(struct way_health *h, unsigned node, double now,
+                       uint64_t policy_epoch, struct way_snapshot *out)
 {
     struct way_view *v = &out->view;
     struct way_node *n = &h->s->node[node];
     struct way_aux *aux = &h->s->aux[node];
 
-    way_health_reap_sometimes(h, now, 1);
     out->now = now;
     out->policy_epoch = policy_epoch;
     v->node = (uint16_t)node;
@@ -591,7 +604,64 @@ void way_health_snapshot_of(struct way_health *h, unsigned node, double now,
     v->link_up = replication == 2;
     v->last_io = way_load_double(&aux->last_io);
     v->behind = way_load_double(&aux->behind);
-    count(h, node, v);
+}
+
+void way_health_snapshot_of(struct way_health *h, unsigned node, double now,
+                            uint64_t policy_epoch, struct way_snapshot *out)
+{
+    way_health_reap_sometimes(h, now, 1);
+    way_health_glance(h, node, now, policy_epoch, out);
+    count(h, node, &out->view);
+}
+
+void way_health_snapshot(struct way_health *h, unsigned node, double now,
+                         struct way_snapshot *out)
+{
+    way_health_snapshot_of(h, node, now,
+                           atomic_load_explicit(&h->s->policy_epoch, ACQUIRE), out);
+}
+
+/* Of one node into the counts; `shard` has one of each. */
+static void survey_node(struct way_health *h, unsigned node, const uint16_t *row,
+                        unsigned rows, struct way_counts *cluster,
+                        struct way_counts *shard, struct way_snapshot *out)
+{
+    uint64_t retrying;
+    way_health_glance(h, node, out->now, out->policy_epoch, out);
+    sum_rows(h->s, node, row, rows, &out->view.inflight, &retrying);
+    uint8_t state = out->view.verdict.state;
+    count_node(cluster, state, out->view.inflight, retrying);
+    if (out->view.shard < WAY_SHARDS_MAX)
+        count_node(&shard[out->view.shard], state, out->view.inflight, retrying);
+}
+
+unsigned way_health_survey(struct way_health *h, double now, uint64_t policy_epoch,
+                           struct way_snapshot *out, unsigned max)
+{
+    uint16_t row[WAY_ROWS_MAX];
+    struct way_counts cluster = { .nodes = 0 };
+    struct way_counts *shard = way_zalloc(WAY_SHARDS_MAX * sizeof *shard);
+    unsigned n = 0, nodes = way_health_nodes(h);
+    way_health_reap_sometimes(h, now, 1);
+    unsigned rows = list_rows(h->s, row);
+    for (unsigned i = 0; i < nodes && n < max; i++) {
+        uint32_t route = atomic_load_explicit(&h->s->node[i].route, ACQUIRE);
+        if (route & WAY_ROUTE_GONE)
+            continue;
+        out[n].now = now;
+        out[n].policy_epoch = policy_epoch;
+        survey_node(h, i, row, rows, &cluster, shard, &out[n++]);
+    }
+    for (unsigned i = 0; i < n; i++) {
+        struct way_view *v = &out[i].view;
+        v->of_cluster = cluster;
+        if (v->shard < WAY_SHARDS_MAX)
+            v->of_shard = shard[v->shard];
+        else
+            memset(&v->of_shard, 0, sizeof v->of_shard);
+    }
+    way_free(shard);
+    return n;
 }
 
 void way_health_replication(struct way_health *h, unsigned node, bool link_up,

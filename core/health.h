@@ -214,6 +214,15 @@ void way_health_address(struct way_health *h, unsigned node, char *out, size_t b
 /* The same with memory as of that policy epoch: the one in charge, or the one before it. */
 void way_health_snapshot_of(struct way_health *h, unsigned node, double now,
                             uint64_t policy_epoch, struct way_snapshot *out);
+/* As that, without the counts of_shard and of_cluster and without `inflight`, for who asks
+ * often and seldom needs those: they are a walk over all nodes. */
+void way_health_glance(struct way_health *h, unsigned node, double now,
+                       uint64_t policy_epoch, struct way_snapshot *out);
+/* Commands in flight to the node, of all workers. */
+uint64_t way_health_inflight(struct way_health *h, unsigned node);
+/* Snapshots of all members, at most max, their counts made in one walk. Returns how many. */
+unsigned way_health_survey(struct way_health *h, double now, uint64_t policy_epoch,
+                           struct way_snapshot *out, unsigned max);
 /* The share of traffic a node gets now: weight and ramp. 0..1 */
 double way_verdict_weight(const struct way_verdict *v, double now);
 /* Clears WAY_ROUTE_WEIGHT of a node whose ramp is over, if the lock is free: for a router
@@ -338,6 +347,10 @@ void way_health_trial_end(struct way_health *h, unsigned node, int row, bool aga
 bool way_health_lease(struct way_health *h, unsigned node, uint64_t holder, double now,
                       double seconds);
 void way_health_release(struct way_health *h, unsigned node, uint64_t holder);
+/* The one lease on sweeps over all nodes. With true, *lapsed is how long ago the lease of
+ * another holder had run out, < 0 if there was none. */
+bool way_health_sweep_lease(struct way_health *h, uint64_t holder, double now,
+                            double seconds, double *lapsed);
 /* No dial to the node before this time, by any worker: 0 none. Claiming is atomic: true
  * for one caller, which moves the time to `next`. */
 double way_health_dial_at(struct way_health *h, unsigned node);

@@ -193,10 +193,10 @@ static uint64_t lease_holder(uint64_t holder)
     return (mixed ? mixed : 1) << 32;
 }
 
-bool way_health_lease(struct way_health *h, unsigned node, uint64_t holder, double now,
-                      double seconds)
+/* *was: what it was before, 0 for never taken. */
+static bool lease_take(_Atomic uint64_t *lease, uint64_t holder, double now,
+                       double seconds, uint64_t *was)
 {
-    _Atomic uint64_t *lease = &h->s->aux[node].lease;
     uint64_t me = lease_holder(holder), w = atomic_load(lease);
     uint64_t next = me | way_milliseconds(now + seconds);
     do {
@@ -204,6 +204,25 @@ bool way_health_lease(struct way_health *h, unsigned node, uint64_t holder, doub
         if (w && !expired && (w ^ me) >> 32)
             return false;
     } while (!atomic_compare_exchange_weak(lease, &w, next));
+    *was = w;
+    return true;
+}
+
+bool way_health_lease(struct way_health *h, unsigned node, uint64_t holder, double now,
+                      double seconds)
+{
+    uint64_t was;
+    return lease_take(&h->s->aux[node].lease, holder, now, seconds, &was);
+}
+
+bool way_health_sweep_lease(struct way_health *h, uint64_t holder, double now,
+                            double seconds, double *lapsed)
+{
+    uint64_t was;
+    if (!lease_take(&h->s->sweep_lease, holder, now, seconds, &was))
+        return false;
+    bool others = was && (was ^ lease_holder(holder)) >> 32;
+    *lapsed = others ? (int32_t)(way_milliseconds(now) - (uint32_t)was) / 1000.0 : -1;
     return true;
 }
 

@@ -45,8 +45,9 @@ struct taking {
     struct way_health *h;
     const struct way_takeover *t;
     struct way_err *err;
-    unsigned old, new; /* areas */
-    struct taken node[WAY_NODES_MAX], shard[WAY_SHARDS_MAX], cluster;
+    unsigned old, new;      /* areas */
+    unsigned nodes, shards; /* that were there in the beginning */
+    struct taken *node, *shard, cluster;
 };
 
 static double *of_scope(struct way_memory *m, enum way_memory_scope scope, size_t *bytes)
@@ -76,7 +77,8 @@ static int convert(struct taking *g, enum way_memory_scope scope, const double *
 static int take_node(struct taking *g, unsigned n, bool put)
 {
     struct way_segment *s = g->h->s;
-    struct taken *taken = &g->node[n];
+    struct taken new_one = { .there = false };
+    struct taken *taken = n < g->nodes ? &g->node[n] : &new_one;
     struct way_own own;
     uint64_t version = way_record_read(s->own[n], WAY_OWN_WORDS, WAY_OWN_WORDS, &own);
     if (!taken->there || taken->version != version) {
@@ -121,10 +123,12 @@ static int take_all(struct taking *g, bool put)
     for (unsigned n = 0; n < nodes; n++)
         if (take_node(g, n, put) < 0)
             return -1;
-    for (unsigned i = 0; i < shards; i++)
+    for (unsigned i = 0; i < shards; i++) {
+        struct taken new_one = { .there = false };
         if (take_memory(g, WAY_OF_SHARD, s->shard_memory[i], WAY_SHARD_MEMORY,
-                        &g->shard[i], put) < 0)
+                        i < g->shards ? &g->shard[i] : &new_one, put) < 0)
             return -1;
+    }
     return take_memory(g, WAY_OF_CLUSTER, s->cluster, WAY_CLUSTER_MEMORY, &g->cluster,
                        put);
 }
@@ -178,20 +182,24 @@ int way_health_take_over(struct way_health *h, const struct way_takeover *t,
                         "the policy and what it requires have %zu bytes together, "
                         "expected at most %d",
                         t->bundle.n, WAY_BUNDLE_BYTES);
-    struct taking *g = way_zalloc(sizeof *g);
-    *g = (struct taking){ .h = h,
-                          .t = t,
-                          .err = err,
-                          .old = way_area_of(t->from),
-                          .new = way_area_of(t->from + 1) };
-    int rc = take_all(g, false);
+    struct taking g = { .h = h,
+                        .t = t,
+                        .err = err,
+                        .old = way_area_of(t->from),
+                        .new = way_area_of(t->from + 1),
+                        .nodes = atomic_load_explicit(&h->s->nodes, ACQUIRE),
+                        .shards = atomic_load_explicit(&h->s->shards, ACQUIRE) };
+    g.node = way_zalloc((g.nodes + 1) * sizeof *g.node);
+    g.shard = way_zalloc((g.shards + 1) * sizeof *g.shard);
+    int rc = take_all(&g, false);
     if (rc == 0)
         rc = lock(h, err);
     if (rc == 0) {
-        rc = take_over_locked(g, epoch);
+        rc = take_over_locked(&g, epoch);
         way_health_unlock(h);
     }
-    way_free(g);
+    way_free(g.node);
+    way_free(g.shard);
     return rc;
 }
 

@@ -115,7 +115,7 @@ void way_history_add(struct way_history *h, const struct way_entry *e)
     place->entry.event.answer = (struct way_span){ NULL, 0 };
     if (counts_as_error(e))
         count_error(h, e);
-    if (e->function == WAY_FN_MARK && e->outcome.changed)
+    if (way_entry_marks(e) && e->outcome.changed)
         count_transition(h, e);
 }
 

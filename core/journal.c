@@ -119,8 +119,8 @@ void way_ring_pop(struct way_ring *r)
 
 const char *way_function_name(unsigned fn)
 {
-    static const char *const words[] = { "classify", "mark",      "backoff",
-                                         "probe",    "reconnect", "none" };
+    static const char *const words[] = { "classify",  "mark",  "backoff", "probe",
+                                         "reconnect", "route", "tick",    "none" };
     return fn < way_count(words) ? words[fn] : "?";
 }
 
@@ -426,11 +426,13 @@ static void redial_words(const struct way_redial *r, struct text *t)
 static void verdict_words(const struct way_entry *e, struct text *t)
 {
     switch ((enum way_asked_function)e->function) {
-    case WAY_FN_MARK: mark_words(&e->mark, t); break;
+    case WAY_FN_MARK:
+    case WAY_FN_TICK: mark_words(&e->mark, t); break;
     case WAY_FN_BACKOFF: retry_words(&e->retry, t); break;
     case WAY_FN_PROBE: probe_words(&e->probe, t); break;
     case WAY_FN_CLASSIFY: put(t, "%s", e->class_name); break;
     case WAY_FN_RECONNECT: redial_words(&e->redial, t); break;
+    case WAY_FN_ROUTE: break; /* asked per command, never journaled */
     case WAY_FN_NONE: put(t, "not asked"); break;
     }
 }
@@ -502,7 +504,7 @@ void way_entry_line(const struct way_entry *e, char *out, size_t n)
     put_value(&t, "verdict", verdict);
     put_value(&t, "where", e->where);
     put_value(&t, "did", e->did);
-    if (e->function == WAY_FN_MARK && e->outcome.changed)
+    if (way_entry_marks(e) && e->outcome.changed)
         put(&t, " from=%s to=%s", way_state_name(e->outcome.from),
             way_state_name(e->outcome.to));
     put_value(&t, "refused", way_refusal_name(e->outcome.refused));

@@ -22,6 +22,8 @@ enum way_asked_function {
     WAY_FN_BACKOFF,
     WAY_FN_PROBE,
     WAY_FN_RECONNECT,
+    WAY_FN_ROUTE,
+    WAY_FN_TICK,
     WAY_FN_NONE, /* an event that was not asked about: a straggler, an answer */
 };
 const char *way_function_name(unsigned fn); /* "mark", ...; "none" */
@@ -60,10 +62,11 @@ struct way_entry {
     uint8_t shadow;   /* 1: a candidate's answer, 2: the previous policy's, which nobody
                          obeys; 0: of the policy in charge */
     struct way_span input;      /* packed; empty: not kept. Valid as long as the entry */
-    struct way_mark mark;       /* of MARK */
+    struct way_mark mark;       /* of MARK and TICK */
     struct way_retry retry;     /* of BACKOFF */
     struct way_redial redial;   /* of RECONNECT */
-    struct way_outcome outcome; /* what was committed: of MARK a verdict, of all memory */
+    struct way_outcome outcome; /* what was committed: of MARK and TICK a verdict, of all
+                                   memory */
     enum way_commit commit;
     struct way_event event; /* without `answer` */
     char class_name[24];
@@ -85,6 +88,12 @@ void way_input_pack(struct way_buf *out, const struct way_view *view,
                     const char *version, struct way_span answer);
 /* False: the entry has none. What the layout does not use of memory is zero. */
 bool way_input_unpack(const struct way_entry *e, struct way_input *out);
+
+/* Is it a verdict on its node? */
+static inline bool way_entry_marks(const struct way_entry *e)
+{
+    return e->function == WAY_FN_MARK || e->function == WAY_FN_TICK;
+}
 
 struct way_ring; /* single producer, single consumer */
 struct way_ring *way_ring_new(unsigned entries);

@@ -316,7 +316,7 @@ static json_t *put_probe(const struct way_probe *p)
 
 static void put_verdict(json_t *o, const struct way_entry *e)
 {
-    if (e->function == WAY_FN_MARK && e->mark.given)
+    if (way_entry_marks(e) && e->mark.given)
         json_object_set_new_nocheck(o, "mark", put_mark(&e->mark));
     else if (e->function == WAY_FN_BACKOFF)
         json_object_set_new_nocheck(o, "backoff", PUT(retry_fields, &e->retry));
@@ -652,6 +652,7 @@ static int get_verdict(const json_t *o, struct way_entry *e, struct way_err *err
 {
     e->retry.within = 0;
     switch (e->function) {
+    case WAY_FN_TICK:
     case WAY_FN_MARK: return get_mark(json_object_get(o, "mark"), &e->mark, err);
     case WAY_FN_BACKOFF:
         return GET(json_object_get(o, "backoff"), retry_fields, &e->retry, "backoff",

@@ -149,13 +149,17 @@ static const struct way_setting settings[] = {
 
     /* the policy itself */
     LIMIT(instructions, "instructions", 100000, 1000, 1e9,
-          "Lua instructions that one call of a policy may take",
+          "Lua instructions that one call of a policy may take; a sweep (tick) may take "
+          "that "
+          "for each 64 nodes",
           "nothing; the built-in fallback decides, and the operator sees the error "
           "counted"),
-    LIMIT(policy_wall, "s", 0.002, 0.0001, 10,
-          "the time that one call of a policy may take, whatever it does",
-          "nothing; the built-in fallback decides, and the operator sees the error "
-          "counted"),
+    LIMIT(
+        policy_wall, "s", 0.002, 0.0001, 10,
+        "the time that one call of a policy may take, whatever it does; a sweep for each "
+        "64 nodes",
+        "nothing; the built-in fallback decides, and the operator sees the error "
+        "counted"),
     LIMIT(policy_memory, "bytes", 4 * MIB, 256 * KIB, 1 * GIB,
           "what the Lua state of one worker's policy may hold",
           "nothing; the built-in fallback decides, and the operator sees the error "

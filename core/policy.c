@@ -5,6 +5,7 @@
  * goes into a copy and is handed out only with an answer. */
 #include "policy_answer.h"
 #include "policy_load.h"
+#include "policy_many.h"
 #include "policy_parts.h"
 #include "policy_rows.h"
 #include "policy_view.h"
@@ -62,9 +63,8 @@ static void note_failure(struct way_policy *p, const struct way_asking *a)
     flatten(p->failure.text);
 }
 
-/* a->out must be set. */
-static enum way_asked ask(struct way_policy *p, struct way_asking *a, uint64_t seed,
-                          struct way_memory *m)
+enum way_asked way_policy_ask(struct way_policy *p, struct way_asking *a, uint64_t seed,
+                              struct way_memory *m, unsigned times)
 {
     enum way_question q = a->question;
     p->touches.count = a->touches.count = 0;
@@ -72,22 +72,33 @@ static enum way_asked ask(struct way_policy *p, struct way_asking *a, uint64_t s
         return WAY_ASKED_ABSENT;
     a->policy = p;
     a->bad_answer = false;
-    copy_memory(&p->plan.layout, &a->memory, m);
+    if (m)
+        copy_memory(&p->plan.layout, &a->memory, m);
     way_random_seed(&a->random, seed ? seed : 1);
     p->where = p->question[q].where;
     p->space = p->question[q].space;
     p->call++;
     p->asking = a;
-    int failed = way_script_call(p->script, ask_body, a);
+    int failed = way_script_call_times(p->script, ask_body, a, times);
     p->asking = NULL;
     if (failed) {
         note_failure(p, a);
         return WAY_ASKED_FAILED;
     }
-    copy_memory(&p->plan.layout, m, &a->memory);
+    if (m)
+        copy_memory(&p->plan.layout, m, &a->memory);
     if (a->touches.count)
         p->touches = a->touches;
     return WAY_ASKED_ANSWERED;
+}
+
+/* a->view, event and out must be set. */
+static enum way_asked ask(struct way_policy *p, struct way_asking *a, uint64_t seed,
+                          struct way_memory *m)
+{
+    a->choice = NULL;
+    a->sweep = NULL;
+    return way_policy_ask(p, a, seed, m, 1);
 }
 
 const struct way_touches *way_policy_touches(const struct way_policy *p)
@@ -241,6 +252,7 @@ void way_policy_free(struct way_policy *p)
     way_script_free(p->script);
     way_rows_fini(&p->rows);
     way_policy_files_fini(p);
+    way_many_fini(p);
     way_free(p);
 }
 

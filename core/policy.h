@@ -100,6 +100,8 @@ struct way_plan {
     bool watches_success;
     bool has_classify, has_mark, has_backoff, has_probe, has_reconnect;
     /* own or the default's; `none` has none */
+    bool has_route; /* asked for each command */
+    double every;   /* seconds between two sweeps of tick; 0: it has none */
     bool has_selftest, has_migrate;
     unsigned classes; /* names known, built-in ones included */
 };
@@ -159,6 +161,39 @@ union way_answer {
 enum way_asked way_policy_reconnect(struct way_policy *p, const struct way_view *node,
                                     const struct way_event *e, uint64_t seed,
                                     struct way_memory *m, struct way_redial *out);
+
+/* ---- questions about several nodes: policy_many.c ---- */
+
+/* What route is asked of one command. All borrowed for the time of the call. */
+struct way_choice {
+    struct way_health *health;
+    uint64_t policy_epoch; /* whose memory is shown */
+    double now;
+    uint16_t slot;
+    bool write;
+    uint32_t attempt;
+    unsigned count; /* of candidates, 1 to WAY_SHARD_REPLICAS + 1 */
+    const uint16_t *node;
+    const uint8_t *state;  /* as this worker sees them */
+    unsigned tried;        /* that failed it last: 1 for the first; 0: none of them */
+    struct way_span bytes; /* the request, a multi bulk */
+};
+/* *out: 1 for the first candidate; 0: nil, `pick` decides. Memory is read, not written. */
+enum way_asked way_policy_route(struct way_policy *p, const struct way_choice *c,
+                                uint64_t seed, unsigned *out);
+
+/* What tick is asked: each node's snapshot, and what is to become of it. */
+struct way_sweep {
+    unsigned count;
+    const struct way_snapshot *seen;
+    struct way_proposal *proposal; /* zeroed but for memory, which is as seen; mark, the
+                                      node's memory and touches are written */
+};
+/* Its budget is that of a call for each WAY_SWEEP_NODES nodes or part of them. With any
+ * result but WAY_ASKED_ANSWERED the proposals are to be dropped. */
+enum { WAY_SWEEP_NODES = 64 };
+enum way_asked way_policy_tick(struct way_policy *p, const struct way_sweep *s,
+                               const struct way_event *e, uint64_t seed);
 
 /* ---- before it is put in charge ---- */
 

@@ -22,7 +22,8 @@ enum mark_field {
     M_SHED,
     M_CONNECTIONS,
     M_REFRESH,
-    M_REASON
+    M_REASON,
+    M_NODE /* of tick alone */
 };
 enum backoff_field { B_RETRY = 1, B_AFTER, B_WITHIN, B_STALE, B_UNKNOWN };
 enum probe_field { P_AFTER = 1, P_COMMAND, P_TIMEOUT, P_CONNECTION };
@@ -30,16 +31,18 @@ enum redial_field { R_AFTER = 1, R_TIMEOUT };
 static const char *const mark_words[] = { "state",  "seconds", "trials",      "weight",
                                           "ramp",   "shed",    "connections", "refresh",
                                           "reason", NULL };
+static const char *const tick_words[] = { "state",  "seconds", "trials",      "weight",
+                                          "ramp",   "shed",    "connections", "refresh",
+                                          "reason", "node",    NULL };
 static const char *const backoff_words[] = { "retry",       "after",          "within",
                                              "stale_reads", "unknown_writes", NULL };
 static const char *const probe_words[] = { "after", "command", "timeout", "connection",
                                            NULL };
 static const char *const redial_words[] = { "after", "timeout", NULL };
 static const char *const *const words_of[WAY_ASK_COUNT] = {
-    [WAY_ASK_MARK] = mark_words,
-    [WAY_ASK_BACKOFF] = backoff_words,
-    [WAY_ASK_PROBE] = probe_words,
-    [WAY_ASK_RECONNECT] = redial_words,
+    [WAY_ASK_MARK] = mark_words,   [WAY_ASK_BACKOFF] = backoff_words,
+    [WAY_ASK_PROBE] = probe_words, [WAY_ASK_RECONNECT] = redial_words,
+    [WAY_ASK_TICK] = tick_words,
 };
 
 /* ---- complaints ---- */
@@ -126,7 +129,8 @@ static void read_reason(struct way_asking *a, lua_State *L, struct way_mark *m)
 static void mark_field(struct way_asking *a, lua_State *L, int field)
 {
     struct way_mark *m = a->out.mark;
-    m->has |= 1u << (field - 1); /* enum way_mark_field has the same order */
+    if (field != M_NODE)
+        m->has |= 1u << (field - 1); /* enum way_mark_field has the same order */
     switch ((enum mark_field)field) {
     case M_STATE:
         m->state =
@@ -147,6 +151,7 @@ static void mark_field(struct way_asking *a, lua_State *L, int field)
         break;
     case M_REFRESH: m->refresh = boolean(a, L, "refresh"); break;
     case M_REASON: read_reason(a, L, m); break;
+    case M_NODE: break; /* read first: it says whose mark this is */
     }
 }
 
@@ -278,6 +283,7 @@ static void read_class(struct way_asking *a, lua_State *L)
 static void read_field(struct way_asking *a, lua_State *L, int field)
 {
     switch (a->question) {
+    case WAY_ASK_TICK:
     case WAY_ASK_MARK: mark_field(a, L, field); break;
     case WAY_ASK_BACKOFF: backoff_field(a, L, field); break;
     case WAY_ASK_PROBE: probe_field(a, L, field); break;
@@ -304,10 +310,67 @@ static void read_fields(struct way_asking *a, lua_State *L)
     }
 }
 
+/* ---- route, tick ---- */
+
+static void read_index(struct way_asking *a, lua_State *L)
+{
+    char expected[64];
+    double n = lua_type(L, -1) == LUA_TNUMBER ? lua_tonumber(L, -1) : 0;
+    if (!(n >= 1 && n <= a->choice->count) || n != (double)(unsigned)n) {
+        snprintf(expected, sizeof expected, "an index from 1 to %u, or nil",
+                 a->choice->count);
+        bad(a, L, "the answer", expected);
+    }
+    *a->out.index = (unsigned)n;
+}
+
+/* One answer of a sweep, on top of the stack. */
+static void read_of_sweep(struct way_asking *a, lua_State *L)
+{
+    if (lua_type(L, -1) != LUA_TTABLE)
+        bad(a, L, "the answer", "a list of tables with node");
+    lua_getfield(L, -1, "node");
+    int index = way_view_index(a->policy, L);
+    if (index < 0)
+        bad(a, L, "node", "one of the nodes given");
+    if (a->sweep->proposal[index].mark.given)
+        bad(a, L, "node", "each node once at most");
+    lua_pop(L, 1);
+    a->out.mark = &a->sweep->proposal[index].mark;
+    read_fields(a, L);
+    mark_whole(a, L);
+}
+
+static void read_sweep(struct way_asking *a, lua_State *L)
+{
+    if (lua_type(L, -1) != LUA_TTABLE)
+        bad(a, L, "the answer", "a list or nil");
+    size_t n = lua_objlen(L, -1);
+    unsigned entries = 0;
+    for (lua_pushnil(L); lua_next(L, -2); lua_pop(L, 1)) {
+        double key = lua_type(L, -2) == LUA_TNUMBER ? lua_tonumber(L, -2) : 0;
+        if (!(key >= 1 && key <= (double)n) || key != (double)(size_t)key) {
+            lua_pushvalue(L, -2);
+            bad(a, L, "the answer", "a list");
+        }
+        if (++entries > a->sweep->count)
+            bad(a, L, "the answer", "one entry per node at most");
+        read_of_sweep(a, L);
+    }
+}
+
 void way_answer_read(struct way_asking *a, lua_State *L)
 {
     if (lua_isnil(L, -1))
         return;
+    if (a->question == WAY_ASK_ROUTE) {
+        read_index(a, L);
+        return;
+    }
+    if (a->question == WAY_ASK_TICK) {
+        read_sweep(a, L);
+        return;
+    }
     if (a->question == WAY_ASK_CLASSIFY) {
         read_class(a, L);
         return;

@@ -6,6 +6,7 @@
  * the commit, so that a question asked again does nothing twice. */
 #include "policy_counters.h"
 
+#include "policy_many.h"
 #include "policy_view.h"
 
 #include <lauxlib.h>
@@ -16,7 +17,8 @@ enum { ALL = -1 };
 struct handle {
     uint64_t call;
     enum way_scope scope;
-    int index; /* ALL: the counters of the scope */
+    int index;     /* ALL: the counters of the scope */
+    unsigned node; /* its place, where there are several */
 };
 
 static const char *const scope_texts[] = { "node.counters", "node.shard.counters",
@@ -146,20 +148,20 @@ static struct way_asking *alive(lua_State *L)
     return p->asking;
 }
 
-static int push(lua_State *L, enum way_scope scope, int index)
+static int push(lua_State *L, enum way_scope scope, int index, unsigned node)
 {
     struct way_policy *p = way_script_user(L);
     struct handle *h = lua_newuserdata(L, sizeof *h);
-    *h = (struct handle){ p->call, scope, index };
+    *h = (struct handle){ p->call, scope, index, node };
     lua_rawgeti(L, LUA_REGISTRYINDEX,
                 index == ALL ? p->counters_metatable : p->counter_metatable);
     lua_setmetatable(L, -2);
     return 1;
 }
 
-int way_counters_push(lua_State *L, enum way_scope scope)
+int way_counters_push(lua_State *L, enum way_scope scope, unsigned node)
 {
-    return push(L, scope, ALL);
+    return push(L, scope, ALL, node);
 }
 
 static const char *key_of(lua_State *L)
@@ -176,7 +178,7 @@ static int counters_index(lua_State *L)
     for (unsigned i = 0; i < l->count[h->scope]; i++) {
         known[i] = l->counter[h->scope][i].name;
         if (!strcmp(known[i], key))
-            return push(L, h->scope, (int)i);
+            return push(L, h->scope, (int)i, h->node);
     }
     way_view_unknown(L, scope_texts[h->scope], key, known);
 }
@@ -185,9 +187,13 @@ static struct way_touch *touch(lua_State *L)
 {
     struct way_asking *a = alive(L);
     const struct handle *h = lua_touserdata(L, 1);
-    if (a->touches.count == WAY_TOUCHES_MAX)
+    struct way_touches *all =
+        a->sweep ? &a->sweep->proposal[h->node].touches : &a->touches;
+    if (a->choice)
+        luaL_error(L, "%s are read-only in route", scope_texts[h->scope]);
+    if (all->count == WAY_TOUCHES_MAX)
         luaL_error(L, "more than %d resets and samples in one answer", WAY_TOUCHES_MAX);
-    struct way_touch *t = &a->touches.touch[a->touches.count++];
+    struct way_touch *t = &all->touch[all->count++];
     *t = (struct way_touch){ .scope = (uint8_t)h->scope, .index = (uint8_t)h->index };
     return t;
 }
@@ -229,10 +235,11 @@ static int counter_add(lua_State *L)
 
 static int counter_index(lua_State *L)
 {
-    const struct way_asking *a = alive(L);
+    struct way_asking *a = alive(L);
     const struct handle *h = lua_touserdata(L, 1);
+    const struct way_view *view = a->view ? a->view : way_many_view(a, h->node, false);
     const struct way_counter *c = &a->policy->plan.counters.counter[h->scope][h->index];
-    const struct way_counted *v = &a->view->counted[h->scope][h->index];
+    const struct way_counted *v = &view->counted[h->scope][h->index];
     const double figure[] = { v->value, v->failed,    v->volume,
                               v->mean,  v->deviation, v->last };
     const char *key = key_of(L);

@@ -15,7 +15,8 @@ void way_counters_take(struct way_policy *p, lua_State *L, int plan,
                        lua_CFunction refuse);
 /* Makes the metatables of handles. */
 void way_counters_open(struct way_policy *p, lua_State *L);
-/* Pushes node.counters, node.shard.counters or self.cluster.counters; returns 1. */
-int way_counters_push(lua_State *L, enum way_scope scope);
+/* Pushes node.counters, node.shard.counters or self.cluster.counters; returns 1. `node`: its
+ * place, where there are several. */
+int way_counters_push(lua_State *L, enum way_scope scope, unsigned node);
 
 #endif

@@ -29,6 +29,9 @@ struct host {
     int row;
     double random[RANDOM_MAX]; /* scripted: to be drawn next */
     unsigned randoms;
+    struct way_snapshot *seen; /* of the last sweep, as is what follows */
+    struct way_proposal *proposal[2];
+    unsigned zones;
 };
 
 /* ---- events and answers as tables ---- */
@@ -468,6 +471,191 @@ static int h_reconnect(lua_State *L)
     return question(L, 'r');
 }
 
+static bool same_sweep(const struct way_proposal *a, const struct way_proposal *b,
+                       unsigned n)
+{
+    for (unsigned i = 0; i < n; i++)
+        if (memcmp(&a[i].mark, &b[i].mark, sizeof a[i].mark) != 0 ||
+            memcmp(&a[i].memory, &b[i].memory, sizeof a[i].memory) != 0 ||
+            a[i].touches.count != b[i].touches.count)
+            return false;
+    return true;
+}
+
+/* The sweep, asked of both states. */
+static void sweep_both(lua_State *L, struct host *h, const struct way_sweep *s,
+                       struct way_proposal *again, const struct way_event *e,
+                       uint64_t seed)
+{
+    struct way_sweep other = { s->count, s->seen, again };
+    for (unsigned i = 0; i < s->count; i++)
+        s->proposal[i].memory = again[i].memory = s->seen[i].view.memory;
+    if (way_policy_tick(h->policy[0], s, e, seed) == WAY_ASKED_FAILED)
+        luaL_error(L, "%s", way_policy_failure(h->policy[0])->text);
+    (void)way_policy_tick(h->policy[1], &other, e, seed);
+    if (!same_sweep(s->proposal, again, s->count))
+        luaL_error(L,
+                   "%s: two states answer differently: it depends on more than it is "
+                   "given",
+                   way_policy_where(h->policy[0]));
+}
+
+static void push_swept(lua_State *L, const struct way_snapshot *seen,
+                       const struct way_proposal *p, const struct way_outcome *outcome)
+{
+    lua_newtable(L);
+    put_number(L, "node", seen->view.node);
+    put_flag(L, "refused", outcome->refused != WAY_REFUSED_NOT);
+    push_mark(L, &p->mark);
+    lua_setfield(L, -2, "mark");
+}
+
+/* What a sweep needs belongs to the host, for asking may raise. */
+static void end_sweep(struct host *h)
+{
+    way_free(h->seen);
+    way_free(h->proposal[0]);
+    way_free(h->proposal[1]);
+    h->seen = NULL;
+    h->proposal[0] = h->proposal[1] = NULL;
+}
+
+static struct way_sweep begin_sweep(struct host *h, double now)
+{
+    const struct way_counters_layout *l = &way_policy_plan(h->policy[0])->counters;
+    unsigned most = way_health_nodes(h->health) + 1;
+    end_sweep(h);
+    h->seen = way_alloc(most * sizeof *h->seen);
+    for (int i = 0; i < 2; i++)
+        h->proposal[i] = way_zalloc(most * sizeof *h->proposal[i]);
+    uint64_t epoch = atomic_load(way_health_policy_epoch(h->health));
+    unsigned n = way_health_survey(h->health, now, epoch, h->seen, most);
+    for (unsigned i = 0; i < n; i++) {
+        way_health_counted(h->health, l, &h->seen[i]);
+        h->proposal[0][i].counters = l;
+    }
+    return (struct way_sweep){ n, h->seen, h->proposal[0] };
+}
+
+/* host:tick(event, seed): what was answered, a list of { node =, mark =, refused = }. */
+static int h_tick(lua_State *L)
+{
+    struct host *h = host_of(L);
+    struct way_event e = read_event(L, 2);
+    uint64_t seed = whole(L, 3, 1e18);
+    struct way_sweep s = begin_sweep(h, e.now);
+    if (s.count)
+        sweep_both(L, h, &s, h->proposal[1], &e, seed);
+    lua_newtable(L);
+    for (unsigned i = 0, n = 0; i < s.count; i++) {
+        struct way_outcome outcome;
+        if (way_health_commit(h->health, &s.seen[i], &s.proposal[i], false, &outcome) !=
+            WAY_COMMIT_DONE)
+            luaL_error(L, "the table could not be written");
+        if (!s.proposal[i].mark.given)
+            continue;
+        push_swept(L, &s.seen[i], &s.proposal[i], &outcome);
+        lua_rawseti(L, -2, (int)++n);
+    }
+    return 1;
+}
+
+/* A whole number of the table at index. */
+static unsigned field_of(lua_State *L, int index, const char *name, unsigned otherwise,
+                         unsigned most)
+{
+    lua_getfield(L, index, name);
+    double n = luaL_optnumber(L, -1, otherwise);
+    if (!(n >= 0 && n <= most))
+        luaL_error(L, "%s: expected a number from 0 to %d", name, (int)most);
+    lua_pop(L, 1);
+    return (unsigned)n;
+}
+
+/* The list of numbers at index. */
+static unsigned read_nodes(lua_State *L, struct host *h, int index,
+                           uint16_t node[WAY_SHARD_REPLICAS + 1],
+                           uint8_t state[WAY_SHARD_REPLICAS + 1])
+{
+    unsigned n = (unsigned)lua_objlen(L, index);
+    luaL_argcheck(L, n && n <= WAY_SHARD_REPLICAS + 1, index, "1 to 32 nodes");
+    for (unsigned i = 0; i < n; i++) {
+        struct way_verdict v;
+        lua_rawgeti(L, index, (int)i + 1);
+        double number = luaL_checknumber(L, -1);
+        luaL_argcheck(L, number >= 0 && number < way_health_nodes(h->health), index,
+                      "no such node");
+        node[i] = (uint16_t)number;
+        way_health_verdict(h->health, node[i], &v);
+        state[i] = v.state;
+        lua_pop(L, 1);
+    }
+    return n;
+}
+
+/* host:route(request, nodes, now, seed): the index, or nil. */
+static int h_route(lua_State *L)
+{
+    struct host *h = host_of(L);
+    uint16_t node[WAY_SHARD_REPLICAS + 1];
+    uint8_t state[WAY_SHARD_REPLICAS + 1];
+    luaL_checktype(L, 2, LUA_TTABLE);
+    luaL_checktype(L, 3, LUA_TTABLE);
+    struct way_choice c = { .health = h->health, .node = node, .state = state };
+    c.now = luaL_checknumber(L, 4);
+    c.count = read_nodes(L, h, 3, node, state);
+    c.policy_epoch = atomic_load(way_health_policy_epoch(h->health));
+    c.slot = (uint16_t)field_of(L, 2, "slot", 0, WAY_SLOTS - 1);
+    c.attempt = field_of(L, 2, "attempt", 1, 1000000);
+    c.tried = field_of(L, 2, "tried", 0, c.count);
+    lua_getfield(L, 2, "write");
+    c.write = lua_toboolean(L, -1);
+    lua_getfield(L, 2, "command");
+    const char *name = luaL_optstring(L, -1, "get");
+    lua_pushfstring(L, "*1\r\n$%d\r\n%s\r\n", (int)strlen(name), name);
+    c.bytes.p = lua_tolstring(L, -1, &c.bytes.n);
+    uint64_t seed = whole(L, 5, 1e18);
+    unsigned index[2];
+    for (int i = 0; i < 2; i++)
+        if (way_policy_route(h->policy[i], &c, seed, &index[i]) == WAY_ASKED_FAILED)
+            luaL_error(L, "%s", way_policy_failure(h->policy[i])->text);
+    if (index[0] != index[1])
+        luaL_error(L, "route: two states answer differently");
+    if (!index[0])
+        return lua_pushnil(L), 1;
+    lua_pushinteger(L, (lua_Integer)index[0]);
+    return 1;
+}
+
+/* host:zone(address, zone), before the node is published. */
+static int h_zone(lua_State *L)
+{
+    struct host *h = host_of(L);
+    const char *address = luaL_checkstring(L, 2), *zone = luaL_checkstring(L, 3);
+    if (++h->zones > WAY_NODES_MAX)
+        return luaL_error(L, "more than %d zones", WAY_NODES_MAX);
+    way_health_zone(h->health, address, zone);
+    return 0;
+}
+
+/* host:latency(node, seconds, now): commands were answered in that time. */
+static int h_latency(lua_State *L)
+{
+    struct host *h = host_of(L);
+    way_health_latency(h->health, node_of(L, h), luaL_checknumber(L, 3),
+                       luaL_checknumber(L, 4));
+    return 0;
+}
+
+/* host:inflight(node, commands) */
+static int h_inflight(lua_State *L)
+{
+    struct host *h = host_of(L);
+    unsigned node = node_of(L, h);
+    atomic_store(&way_health_cells(h->health, h->row)[node].inflight, whole(L, 3, 1e9));
+    return 0;
+}
+
 /* host:heal(node, now): a mark's time is over and nobody said otherwise. */
 static int h_heal(lua_State *L)
 {
@@ -525,30 +713,6 @@ static int h_random(lua_State *L)
     }
     lua_pushinteger(L, (lua_Integer)h->randoms);
     return 1;
-}
-
-/* host:measure(node, now, latency, inflight): nil leaves as it is. */
-static int h_measure(lua_State *L)
-{
-    struct host *h = host_of(L);
-    unsigned node = node_of(L, h);
-    double now = luaL_checknumber(L, 3);
-    if (!lua_isnoneornil(L, 4)) {
-        atomic_store(&way_health_node(h->health, node)->latency, 0);
-        way_health_latency(h->health, node, luaL_checknumber(L, 4), now);
-    }
-    if (!lua_isnoneornil(L, 5))
-        atomic_store(&way_health_cells(h->health, h->row)[node].inflight,
-                     (uint64_t)luaL_checknumber(L, 5));
-    return 0;
-}
-
-/* host:zone(address, name): before the node is published. */
-static int h_zone(lua_State *L)
-{
-    struct host *h = host_of(L);
-    way_health_zone(h->health, luaL_checkstring(L, 2), luaL_checkstring(L, 3));
-    return 0;
 }
 
 /* host:publish(text, now): the nodes of a CLUSTER NODES text. */
@@ -650,12 +814,15 @@ static int h_plan(lua_State *L)
     put_number(L, "pick", p->pick);
     put_number(L, "load", p->load);
     put_flag(L, "watches_success", p->watches_success);
+    put_number(L, "every", p->every);
+    put_flag(L, "has_route", p->has_route);
     return 1;
 }
 
 static int h_close(lua_State *L)
 {
     struct host *h = host_of(L);
+    end_sweep(h);
     if (h->health)
         way_health_close(h->health);
     way_policy_free(h->policy[0]);
@@ -705,14 +872,25 @@ static int open_parts(struct host *h, struct way_err *err)
 }
 
 static const luaL_Reg methods[] = {
-    { "decide", h_decide }, { "backoff", h_backoff },
-    { "probe", h_probe },   { "reconnect", h_reconnect },
-    { "heal", h_heal },     { "answered", h_answered },
-    { "report", h_report }, { "replication", h_replication },
-    { "random", h_random }, { "measure", h_measure },
-    { "zone", h_zone },     { "publish", h_publish },
-    { "find", h_find },     { "view", h_view },
-    { "plan", h_plan },     { "__gc", h_close },
+    { "decide", h_decide },
+    { "backoff", h_backoff },
+    { "probe", h_probe },
+    { "reconnect", h_reconnect },
+    { "tick", h_tick },
+    { "route", h_route },
+    { "zone", h_zone },
+    { "latency", h_latency },
+    { "inflight", h_inflight },
+    { "heal", h_heal },
+    { "answered", h_answered },
+    { "report", h_report },
+    { "replication", h_replication },
+    { "random", h_random },
+    { "publish", h_publish },
+    { "find", h_find },
+    { "view", h_view },
+    { "plan", h_plan },
+    { "__gc", h_close },
     { NULL, NULL },
 };
 

@@ -12,6 +12,7 @@
 
 #include "luatext.h"
 #include "policy_counters.h"
+#include "policy_many.h"
 #include "policy_rows.h"
 #include "policy_view.h"
 #include "policy_answer.h"
@@ -23,8 +24,9 @@
 #include <lua.h>
 #include <stdio.h>
 
-static const char *const question_names[WAY_ASK_COUNT] = { "classify", "mark", "backoff",
-                                                           "probe", "reconnect" };
+static const char *const question_names[WAY_ASK_COUNT] = {
+    "classify", "mark", "backoff", "probe", "reconnect", "route", "tick"
+};
 static const char *const scope_names[WAY_SCOPE_COUNT] = { "node", "shard", "cluster" };
 static const unsigned scope_rooms[WAY_SCOPE_COUNT] = { WAY_NODE_MEMORY, WAY_SHARD_MEMORY,
                                                        WAY_CLUSTER_MEMORY };
@@ -435,6 +437,10 @@ static void take_plan(struct way_policy *p, lua_State *L, int plan)
     out->has_backoff = p->question[WAY_ASK_BACKOFF].fn != 0;
     out->has_probe = p->question[WAY_ASK_PROBE].fn != 0;
     out->has_reconnect = p->question[WAY_ASK_RECONNECT].fn != 0;
+    out->has_route = p->question[WAY_ASK_ROUTE].fn != 0;
+    get(L, plan, "every", NULL);
+    out->every = lua_tonumber(L, -1);
+    lua_pop(L, 1);
     out->has_selftest = p->selftest != 0;
     out->has_migrate = p->migrate != 0;
 }
@@ -597,5 +603,6 @@ int way_policy_load_body(lua_State *L, void *policy)
         settle_default(p, L);
     take_plan(p, L, PLAN);
     take_hash(p, L, PLAN);
+    way_many_open(p, L);
     return 0;
 }

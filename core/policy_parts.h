@@ -1,6 +1,6 @@
 /* policy_parts - what the files of policy share: the loaded policy, and a question being
- * asked. For policy, policy_load, policy_view, policy_counters, policy_answer and
- * policy_rows alone; the headers of all but policy are for each other and for policy.
+ * asked. For policy, policy_load, policy_view, policy_many, policy_counters, policy_answer
+ * and policy_rows alone; the headers of all but policy are for each other and for policy.
  *
  *   policy           entry points, one protected call per question, failures
  *   policy_text      the bytes: read, kept, packed
@@ -9,6 +9,7 @@
  *   policy_load      the file, what it requires, its plan
  *   policy_rows      the table of classes
  *   policy_view      node, event, self and memory as a script sees them
+ *   policy_many      the same of several nodes: route's candidates, tick's sweep
  *   policy_counters  counters as declared, and as a script sees them
  *   policy_answer    what a script returned, field by field */
 #ifndef WAY_POLICY_PARTS_H
@@ -25,7 +26,7 @@ enum {
     WAY_SIBLINGS_MAX = 16, /* files beside the policy that it requires */
     WAY_PATH_BYTES = 4096, /* what realpath needs */
     WAY_KEY_PLACES = 128,  /* a power of two: way_key_place */
-    WAY_HANDLES = 7,
+    WAY_HANDLES = 8,
     WAY_HANDLES_KEPT = 5, /* kinds of userdata: policy_view.c */
 };
 
@@ -35,6 +36,8 @@ enum way_question {
     WAY_ASK_BACKOFF,
     WAY_ASK_PROBE,
     WAY_ASK_RECONNECT,
+    WAY_ASK_ROUTE,
+    WAY_ASK_TICK,
     WAY_ASK_COUNT
 };
 /* Whose names hold: the policy's own, or those of the default that it calls. */
@@ -88,10 +91,12 @@ struct way_policy_file {
 struct way_asking {
     struct way_policy *policy;
     enum way_question question;
-    const struct way_view *view;
+    const struct way_view *view; /* of the one node; NULL: there are several */
     const struct way_event *event;
-    struct way_memory memory; /* working copy */
-    struct way_touches touches;
+    const struct way_choice *choice; /* of route, else NULL */
+    const struct way_sweep *sweep;   /* of tick, else NULL */
+    struct way_memory memory;        /* working copy, of the one node */
+    struct way_touches touches;      /* of the one node */
     struct way_random random;
     union {
         struct way_mark *mark;
@@ -99,6 +104,7 @@ struct way_asking {
         struct way_probe *probe;
         struct way_redial *redial;
         int *class; /* stays -1 where the answer was nil */
+        unsigned *index;
     } out;
     bool bad_answer; /* what it raised is about the answer */
 };
@@ -137,7 +143,9 @@ struct way_policy {
     struct way_keys keys[WAY_HANDLES]; /* their fields */
     int handle[WAY_HANDLES_KEPT];
     uint64_t handed[WAY_HANDLES_KEPT]; /* the call in which handle[i] was made */
+    int lasting;                       /* list of handles made once: route's */
     uint64_t call;                     /* counts; a handle of another call is dead */
+    struct way_candidates *candidates; /* of route; NULL: it has none */
     struct way_asking *asking;
     const double *scripted; /* random numbers to be drawn before others */
     unsigned scripts;
@@ -152,5 +160,11 @@ struct way_policy {
 
 const char *way_question_name(enum way_question q);
 const char *way_scope_name(enum way_scope scope);
+
+/* Asks, with a->question, event, out and either view, choice or sweep set; m: the one
+ * node's memory, read and, with WAY_ASKED_ANSWERED, written; NULL where there are several.
+ * The budget is that of `times` calls. */
+enum way_asked way_policy_ask(struct way_policy *p, struct way_asking *a, uint64_t seed,
+                              struct way_memory *m, unsigned times);
 
 #endif

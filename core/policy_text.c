@@ -17,6 +17,7 @@ static int read_file(const char *path, char **text, size_t *n, struct way_err *e
     if (!*n || **text != '\x1b')
         return 0;
     way_free(*text);
+    *text = NULL; /* who reads into a policy's text frees that */
     return way_fail(err, "%s: bytecode, expected Lua text", path);
 }
 

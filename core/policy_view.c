@@ -6,6 +6,7 @@
 #include "policy_view.h"
 
 #include "policy_counters.h"
+#include "policy_many.h"
 
 #include <ctype.h>
 #include <lauxlib.h>
@@ -13,11 +14,22 @@
 #include <math.h>
 #include <stdlib.h>
 
-enum kind { SHARD, CLUSTER, MEMORY, MEMORY_SHARD, MEMORY_CLUSTER, NODE, EVENT, KINDS };
+enum kind {
+    SHARD,
+    CLUSTER,
+    MEMORY,
+    MEMORY_SHARD,
+    MEMORY_CLUSTER,
+    NODE,
+    EVENT,
+    REQUEST,
+    KINDS
+};
 
 struct handle {
     struct way_policy *policy;
     uint64_t call;
+    unsigned index; /* of the node, where there are several */
 };
 
 /* Field names in the order of their numbers, from 1. */
@@ -48,10 +60,15 @@ struct handle {
     X(FAILING, "failing") X(PROBING, "probing") X(DRAINING, "draining")                  \
         X(NODES, "nodes") X(INFLIGHT, "inflight") X(RETRYING, "retrying")                \
             X(MEMORY, "memory") X(COUNTERS, "counters")
+#define REQUEST_FIELDS(X)                                                                \
+    X(SLOT, "slot") X(COMMAND, "command") X(WRITE, "write") X(ATTEMPT, "attempt")        \
+        X(TRIED, "tried")
 /* clang-format on */
 #define NODE_ENUM(N, w) NODE_##N,
 #define EVENT_ENUM(N, w) EVENT_##N,
 #define COUNT_ENUM(N, w) COUNT_##N,
+#define REQUEST_ENUM(N, w) REQUEST_##N,
+enum request_field { REQUEST_NONE, REQUEST_FIELDS(REQUEST_ENUM) };
 enum node_field { NODE_NONE, NODE_FIELDS(NODE_ENUM) };
 enum event_field { EVENT_NONE, EVENT_FIELDS(EVENT_ENUM) };
 enum count_field { COUNT_NONE, COUNT_FIELDS(COUNT_ENUM) };
@@ -59,10 +76,11 @@ enum count_field { COUNT_NONE, COUNT_FIELDS(COUNT_ENUM) };
 static const char *const node_words[] = { NODE_FIELDS(WORD) NULL };
 static const char *const event_words[] = { EVENT_FIELDS(WORD) NULL };
 static const char *const count_words[] = { COUNT_FIELDS(WORD) NULL };
+static const char *const request_words[] = { REQUEST_FIELDS(WORD) NULL };
 
 static const char *const kind_names[KINDS] = { "shard",        "cluster",        "memory",
                                                "shard.memory", "cluster.memory", "node",
-                                               "event" };
+                                               "event",        "request" };
 
 static struct way_policy *policy_of(lua_State *L)
 {
@@ -183,24 +201,64 @@ static void push_words(lua_State *L)
     put_words(L, CHANGES, way_change_name, WAY_CHANGE_COUNT);
 }
 
-static void push_handle(struct way_policy *p, lua_State *L, enum kind kind)
+static void push_handle(struct way_policy *p, lua_State *L, enum kind kind,
+                        unsigned index)
 {
     struct handle *h = lua_newuserdata(L, sizeof *h);
     h->policy = p;
     h->call = p->call;
+    h->index = index;
     lua_rawgeti(L, LUA_REGISTRYINDEX, p->metatable[kind]);
     lua_setmetatable(L, -2);
 }
 
-/* A handle that is made once in a call. */
-static int push_kept(lua_State *L, enum kind kind)
+/* A handle that is made once in the life of a state: per command none is made. */
+static int push_lasting(struct way_policy *p, lua_State *L, enum kind kind,
+                        unsigned index)
+{
+    int place = (int)(kind * (WAY_SHARD_REPLICAS + 1) + index + 1);
+    lua_rawgeti(L, LUA_REGISTRYINDEX, p->lasting);
+    lua_rawgeti(L, -1, place);
+    struct handle *h = lua_touserdata(L, -1);
+    if (!h) {
+        lua_pop(L, 1);
+        push_handle(p, L, kind, index);
+        lua_pushvalue(L, -1);
+        lua_rawseti(L, -3, place);
+    } else {
+        h->call = p->call;
+    }
+    lua_remove(L, -2);
+    return 1;
+}
+
+/* The place of the node that the handle at index 1 is of. */
+static unsigned index_of(lua_State *L)
+{
+    const struct handle *h = lua_touserdata(L, 1);
+    return h->index;
+}
+
+static const struct way_view *view_of(lua_State *L, struct way_asking *a, bool counts)
+{
+    return a->view ? a->view : way_many_view(a, index_of(L), counts);
+}
+
+/* A handle that is made once in a call, where there is one node. */
+static int push_kept(lua_State *L, enum kind kind, unsigned index)
 {
     struct way_policy *p = policy_of(L);
+    if (p->asking->choice)
+        return push_lasting(p, L, kind, index);
+    if (p->asking->sweep) {
+        push_handle(p, L, kind, index);
+        return 1;
+    }
     if (p->handed[kind] == p->call) {
         lua_rawgeti(L, LUA_REGISTRYINDEX, p->handle[kind]);
         return 1;
     }
-    push_handle(p, L, kind);
+    push_handle(p, L, kind, 0);
     lua_pushvalue(L, -1);
     lua_rawseti(L, LUA_REGISTRYINDEX, p->handle[kind]);
     p->handed[kind] = p->call;
@@ -220,11 +278,45 @@ static void push_replication(lua_State *L, const struct way_view *v)
     lua_setfield(L, -2, "behind");
 }
 
+/* What a candidate's choice asks most, without a view of it. */
+static bool push_of_candidate(lua_State *L, struct way_asking *a, enum node_field field)
+{
+    const struct way_choice *c = a->choice;
+    unsigned index = index_of(L), node = c->node[index];
+    const struct way_node *n = way_health_node(c->health, node);
+    double latency;
+    switch (field) {
+    case NODE_ID: way_many_text(a, L, index, WAY_MANY_ID); return true;
+    case NODE_ADDRESS: way_many_text(a, L, index, WAY_MANY_ADDRESS); return true;
+    case NODE_ZONE: way_many_text(a, L, index, WAY_MANY_ZONE); return true;
+    case NODE_STATE: push_word(L, STATES, c->state[index]); return true;
+    case NODE_ROLE:
+        push_word(L, ROLES, atomic_load_explicit(&n->role, memory_order_relaxed));
+        return true;
+    case NODE_INFLIGHT:
+        lua_pushnumber(L, (double)way_health_inflight(c->health, node));
+        return true;
+    case NODE_LATENCY:
+        latency = way_health_latency_get(c->health, node);
+        if (latency >= 0)
+            lua_pushnumber(L, latency);
+        else
+            lua_pushnil(L);
+        return true;
+    default: return false;
+    }
+}
+
 static int node_index(lua_State *L)
 {
-    const struct way_asking *a = alive(L, NODE);
-    const struct way_view *v = a->view;
-    switch ((enum node_field)field_of(L, a->policy, NODE, node_words)) {
+    struct way_asking *a = alive(L, NODE);
+    enum node_field field = (enum node_field)field_of(L, a->policy, NODE, node_words);
+    if (a->choice && push_of_candidate(L, a, field))
+        return 1;
+    if (field == NODE_MEMORY || field == NODE_SHARD)
+        return push_kept(L, field == NODE_MEMORY ? MEMORY : SHARD, index_of(L));
+    const struct way_view *v = view_of(L, a, false);
+    switch (field) {
     case NODE_ID: push_text(L, v->id); break;
     case NODE_ADDRESS: push_text(L, v->address); break;
     case NODE_ROLE: push_word(L, ROLES, v->role); break;
@@ -248,9 +340,9 @@ static int node_index(lua_State *L)
         break;
     case NODE_FAILURES: lua_pushnumber(L, v->failures); break;
     case NODE_REPLICATION: push_replication(L, v); break;
-    case NODE_COUNTERS: return way_counters_push(L, WAY_SCOPE_NODE);
-    case NODE_MEMORY: return push_kept(L, MEMORY);
-    case NODE_SHARD: return push_kept(L, SHARD);
+    case NODE_COUNTERS: return way_counters_push(L, WAY_SCOPE_NODE, index_of(L));
+    case NODE_MEMORY:
+    case NODE_SHARD:
     case NODE_NONE: return 0;
     }
     return 1;
@@ -258,17 +350,19 @@ static int node_index(lua_State *L)
 
 static int counts_index(lua_State *L, enum kind kind)
 {
-    const struct way_asking *a = alive(L, kind);
-    const struct way_counts *c =
-        kind == SHARD ? &a->view->of_shard : &a->view->of_cluster;
+    struct way_asking *a = alive(L, kind);
     int field = field_of(L, a->policy, kind, count_words);
+    if (field == COUNT_MEMORY)
+        return push_kept(L, kind == SHARD ? MEMORY_SHARD : MEMORY_CLUSTER, index_of(L));
+    const struct way_view *v = view_of(L, a, true);
+    const struct way_counts *c = kind == SHARD ? &v->of_shard : &v->of_cluster;
     switch ((enum count_field)field) {
     case COUNT_NODES: lua_pushnumber(L, c->nodes); break;
     case COUNT_INFLIGHT: lua_pushnumber(L, (double)c->inflight); break;
     case COUNT_RETRYING: lua_pushnumber(L, (double)c->retrying); break;
-    case COUNT_MEMORY: return push_kept(L, kind == SHARD ? MEMORY_SHARD : MEMORY_CLUSTER);
     case COUNT_COUNTERS:
-        return way_counters_push(L, kind == SHARD ? WAY_SCOPE_SHARD : WAY_SCOPE_CLUSTER);
+        return way_counters_push(L, kind == SHARD ? WAY_SCOPE_SHARD : WAY_SCOPE_CLUSTER,
+                                 index_of(L));
     default: lua_pushnumber(L, c->state[field - COUNT_HEALTHY]); break;
     }
     return 1;
@@ -428,6 +522,28 @@ static int event_index(lua_State *L)
     return 1;
 }
 
+/* ---- the request ---- */
+
+static int request_index(lua_State *L)
+{
+    const struct way_asking *a = alive(L, REQUEST);
+    const struct way_choice *c = a->choice;
+    switch ((enum request_field)field_of(L, a->policy, REQUEST, request_words)) {
+    case REQUEST_SLOT: lua_pushinteger(L, c->slot); break;
+    case REQUEST_COMMAND: way_many_command(c, L); break;
+    case REQUEST_WRITE: lua_pushboolean(L, c->write); break;
+    case REQUEST_ATTEMPT: lua_pushinteger(L, (lua_Integer)c->attempt); break;
+    case REQUEST_TRIED:
+        if (c->tried)
+            lua_pushinteger(L, (lua_Integer)c->tried);
+        else
+            lua_pushnil(L);
+        break;
+    case REQUEST_NONE: return 0;
+    }
+    return 1;
+}
+
 /* ---- memory ---- */
 
 static double *slot_of(lua_State *L, enum kind kind)
@@ -446,9 +562,10 @@ static double *slot_of(lua_State *L, enum kind kind)
         luaL_error(L, "%s '%s' is not declared in the policy's memory", kind_names[kind],
                    lua_type(L, 2) == LUA_TSTRING ? lua_tostring(L, 2)
                                                  : luaL_typename(L, 2));
-    double *first = scope == WAY_SCOPE_NODE    ? a->memory.node
-                    : scope == WAY_SCOPE_SHARD ? a->memory.shard
-                                               : a->memory.cluster;
+    struct way_memory *m = a->view ? &a->memory : way_many_memory(a, index_of(L));
+    double *first = scope == WAY_SCOPE_NODE    ? m->node
+                    : scope == WAY_SCOPE_SHARD ? m->shard
+                                               : m->cluster;
     return &first[slot - 1];
 }
 
@@ -461,6 +578,10 @@ static int memory_get(lua_State *L, enum kind kind)
 static int memory_set(lua_State *L, enum kind kind)
 {
     double *slot = slot_of(L, kind);
+    const struct way_asking *a = policy_of(L)->asking;
+    if (a->choice || (a->sweep && kind != MEMORY))
+        luaL_error(L, "%s is read-only in %s: can't set '%s'", kind_names[kind],
+                   way_question_name(a->question), lua_tostring(L, 2));
     if (lua_type(L, 3) != LUA_TNUMBER || !isfinite(lua_tonumber(L, 3)))
         luaL_error(L, "%s '%s': expected a finite number, got %s", kind_names[kind],
                    lua_tostring(L, 2),
@@ -498,7 +619,7 @@ static int self_index(lua_State *L)
         way_view_unknown(L, "self", key, known);
     if (!policy_of(L)->asking)
         luaL_error(L, "self.cluster: only while a question is asked");
-    return push_kept(L, CLUSTER);
+    return push_kept(L, CLUSTER, 0);
 }
 
 static int refuse_write(lua_State *L)
@@ -550,6 +671,7 @@ void way_view_open(struct way_policy *p, lua_State *L)
         [MEMORY_CLUSTER] = { memory_cluster_index, memory_cluster_newindex, NULL },
         [NODE] = { node_index, NULL, node_words },
         [EVENT] = { event_index, NULL, event_words },
+        [REQUEST] = { request_index, NULL, request_words },
     };
     push_words(L);
     for (int kind = 0; kind < KINDS; kind++) {
@@ -570,14 +692,52 @@ void way_view_open(struct way_policy *p, lua_State *L)
         }
     }
     lua_pop(L, 1);
+    lua_newtable(L);
+    p->lasting = luaL_ref(L, LUA_REGISTRYINDEX);
+}
+
+void way_view_member(lua_State *L, unsigned index)
+{
+    push_kept(L, NODE, index);
+}
+
+int way_view_index(const struct way_policy *p, lua_State *L)
+{
+    const struct handle *h = lua_touserdata(L, -1);
+    if (!h || !lua_getmetatable(L, -1))
+        return -1;
+    lua_rawgeti(L, LUA_REGISTRYINDEX, p->metatable[NODE]);
+    bool is_node = lua_rawequal(L, -1, -2);
+    lua_pop(L, 2);
+    return is_node && h->call == p->call ? (int)h->index : -1;
+}
+
+void way_view_guard_list(lua_State *L, const char *what)
+{
+    lua_createtable(L, 0, 1);
+    push_refusal(L, what);
+    lua_setfield(L, -2, "__newindex");
+    lua_setmetatable(L, -2);
+}
+
+void way_view_revive(const struct way_policy *p, void *handle)
+{
+    ((struct handle *)handle)->call = p->call;
 }
 
 int way_view_push(struct way_policy *p, lua_State *L, enum way_question question)
 {
     lua_rawgeti(L, LUA_REGISTRYINDEX, p->self[p->space]);
-    if (question != WAY_ASK_CLASSIFY)
-        push_handle(p, L, NODE);
-    push_handle(p, L, EVENT);
+    if (question == WAY_ASK_ROUTE) {
+        push_lasting(p, L, REQUEST, 0);
+        way_many_push(p, L);
+        return 3;
+    }
+    if (question == WAY_ASK_TICK)
+        way_many_push(p, L);
+    else if (question != WAY_ASK_CLASSIFY)
+        push_handle(p, L, NODE, 0);
+    push_handle(p, L, EVENT, 0);
     return question != WAY_ASK_CLASSIFY ? 3 : 2;
 }
 

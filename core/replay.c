@@ -41,7 +41,7 @@ struct replay {
     struct states *node;
     unsigned nodes;
     uint64_t of_function[WAY_FN_NONE + 1], differing[WAY_FN_NONE + 1];
-    uint64_t uncomparable, of_others, lost;
+    uint64_t uncomparable, swept, of_others, lost;
     bool gap_known;
     double told; /* progress, last */
 };
@@ -284,7 +284,7 @@ static void tell_answer(const struct way_entry *e, const struct answer *a,
 
 static bool is_comparable(const struct way_entry *e, const struct way_input *in)
 {
-    return e->function > WAY_FN_CLASSIFY && e->function < WAY_FN_NONE && e->asking &&
+    return e->function >= WAY_FN_MARK && e->function <= WAY_FN_RECONNECT && e->asking &&
            !e->by_operator && e->input.n && !in->answer_cut &&
            e->cause != WAY_CAUSE_DEADLINE;
 }
@@ -388,7 +388,7 @@ static void note_recorded(struct replay *r, const struct way_entry *e)
 {
     if (e->address[0])
         states_of(r, e->address);
-    if (e->function == WAY_FN_MARK && e->outcome.changed && e->address[0])
+    if (way_entry_marks(e) && e->outcome.changed && e->address[0])
         step(r, e, false);
 }
 
@@ -418,6 +418,10 @@ static void ask_again(struct replay *r, const struct way_entry *e)
     (void)way_input_unpack(e, &in);
     if (e->function >= WAY_FN_NONE || e->by_operator || !strcmp(e->where, "host"))
         return;
+    if (e->function == WAY_FN_TICK) {
+        r->swept++;
+        return;
+    }
     if (e->policy != way_policy_plan(r->policy)->layout.hash) {
         r->of_others++;
         return;
@@ -438,6 +442,7 @@ static void live_again(struct replay *r, struct way_world *w, const struct way_e
     char before[256], now[256], text[768];
     bool has = way_input_unpack(e, &in);
     const struct way_entry *own = way_world_live(w, e, has ? &in : NULL);
+    r->swept += e->function == WAY_FN_TICK;
     if (!own)
         return;
     r->t->asked++;
@@ -565,6 +570,9 @@ static void tell_totals(const struct replay *r)
                 "%llu could not be asked as they were: ended by the wall deadline, or "
                 "a part of their input was too long to be kept\n",
                 (unsigned long long)r->uncomparable);
+    if (r->swept)
+        fprintf(out, "%llu verdicts of sweeps (tick) are not asked again\n",
+                (unsigned long long)r->swept);
     if (r->of_others)
         fprintf(out, "%llu were asked of another policy\n",
                 (unsigned long long)r->of_others);

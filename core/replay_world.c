@@ -300,7 +300,7 @@ static const struct way_entry *own_entry(struct way_world *w)
         own->input = (struct way_span){ NULL, 0 };
         snprintf(own->address, sizeof own->address, "%s", w->about->address);
         found = &w->own;
-        if (own->function == WAY_FN_MARK && own->outcome.changed)
+        if (way_entry_marks(own) && own->outcome.changed)
             w->changed(w->arg, own);
         way_ring_pop(w->ring);
     }
@@ -455,6 +455,7 @@ const struct way_entry *way_world_live(struct way_world *w, const struct way_ent
     }
     w->counted = in && e->policy == w->hash;
     if (event.kind == WAY_KIND_EXPIRY || !strcmp(e->where, "host") ||
+        e->function == WAY_FN_TICK ||
         event.kind == WAY_KIND_EDGE) /* this policy's own come by what it counts */
         return NULL;
     event.answer = in ? in->answer : (struct way_span){ NULL, 0 };

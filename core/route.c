@@ -24,12 +24,15 @@ static void take_plan(struct way_router *r)
     if (r->has_load)
         r->load = plan->counters.counter[WAY_COUNTERS_NODE][plan->load - 1];
     r->policy_epoch = way_decider_epoch(r->decider);
+    r->asks = plan->has_route;
+    bool reads = plan->pick == WAY_PICK_MASTER;
+    r->straight = r->asks ? 0 : WAY_STRAIGHT_WRITES | (reads ? WAY_STRAIGHT_READS : 0);
 }
 
 void way_router_init(struct way_router *r, struct way_health *h, struct way_decider *d,
-                     int row)
+                     struct way_stats *stats, int row)
 {
-    *r = (struct way_router){ .health = h, .decider = d, .row = row };
+    *r = (struct way_router){ .health = h, .decider = d, .stats = stats, .row = row };
     r->slots = way_health_slots(h);
     r->in_zone = way_zalloc(WAY_NODES_MAX);
     take_plan(r);
@@ -300,6 +303,94 @@ struct way_route way_route_slow(struct way_router *w, const struct way_request *
     else
         list_for_read(w, r, s, &all);
     choose(w, &all, r, now, &out);
+    return out;
+}
+
+/* ---- the policy's own route ---- */
+
+/* The list that route is shown: the master if it may be used at all, then the replicas
+ * that are well; those that are suspect only if nobody is well. A probing node is in it
+ * with a trial that it may have: if it is not chosen, that is given back. */
+static void list_for_route(struct way_router *w, struct way_shard *s, double now,
+                           struct candidates *out)
+{
+    struct candidates all = { 0 };
+    bool well = false;
+    add_master(w, &all, s);
+    unsigned masters = all.count;
+    add_replicas(w, &all, s);
+    for (unsigned i = 0; i < all.count; i++)
+        well |= all.state[i] == WAY_STATE_HEALTHY;
+    for (unsigned i = 0; i < all.count; i++) {
+        unsigned state = all.state[i];
+        if (state == WAY_STATE_PROBING
+                ? !way_health_trial_take(w->health, all.node[i], w->row, now)
+                : state == WAY_STATE_SUSPECT && well && i >= masters)
+            continue;
+        out->node[out->count] = all.node[i];
+        out->state[out->count++] = all.state[i];
+    }
+}
+
+static void give_trials_back(struct way_router *w, const struct candidates *c,
+                             unsigned but)
+{
+    for (unsigned i = 0; i < c->count; i++)
+        if (c->state[i] == WAY_STATE_PROBING && i + 1 != but)
+            way_health_trial_end(w->health, c->node[i], w->row, true);
+}
+
+static unsigned tried(const struct candidates *c, unsigned avoid)
+{
+    for (unsigned i = 0; i < c->count; i++)
+        if (c->node[i] == avoid)
+            return i + 1;
+    return 0;
+}
+
+/* The candidate that route chose, from 1; 0: pick decides. */
+static unsigned ask(struct way_router *w, const struct way_request *r,
+                    struct way_span bytes, const struct candidates *c, unsigned master,
+                    double now)
+{
+    struct way_choice choice = { .health = w->health,
+                                 .now = now,
+                                 .slot = r->slot,
+                                 .write = r->flags & WAY_FLAG_WRITE,
+                                 .attempt = r->attempt + 1u,
+                                 .count = c->count,
+                                 .node = c->node,
+                                 .state = c->state,
+                                 .tried = tried(c, r->avoid),
+                                 .bytes = bytes };
+    unsigned index = way_decide_route(w->decider, &choice);
+    if (!index || !choice.write || c->node[index - 1] == master)
+        return index;
+    way_stat_add(w->stats, WAY_STAT_ROUTES_REFUSED, 1);
+    return 0;
+}
+
+struct way_route way_route_ask(struct way_router *w, const struct way_request *r,
+                               struct way_span bytes, double now)
+{
+    unsigned shard = atomic_load_explicit(&w->slots[r->slot], memory_order_acquire);
+    if (!w->asks || r->target < WAY_NODES_MAX ||
+        r->flags & (WAY_FLAG_ASKED | WAY_FLAG_MASTER) || r->kind == WAY_REQUEST_OWN ||
+        shard >= WAY_SHARDS_MAX)
+        return way_route_slow(w, r, now);
+    struct way_shard *s = way_health_shard(w->health, shard);
+    unsigned master = atomic_load_explicit(&s->master, memory_order_relaxed);
+    struct candidates all = { 0 };
+    list_for_route(w, s, now, &all);
+    unsigned index = all.count ? ask(w, r, bytes, &all, master, now) : 0;
+    give_trials_back(w, &all, index);
+    if (!index)
+        return way_route_slow(w, r, now);
+    struct way_route out = { .node = all.node[index - 1], .shard = shard };
+    out.trial = all.state[index - 1] == WAY_STATE_PROBING;
+    out.shed = !out.trial && sheds(w, out.node);
+    if (out.shed)
+        out.node = WAY_NONE;
     return out;
 }
 

@@ -1,8 +1,9 @@
 /* route - which node a command goes to: its slot's shard, then the policy's pick among
  * the nodes of the shard that may be used.
  *
- * No lock and no Lua. The fast case, a master with nothing against it, is four loads.
- * A router belongs to one worker. */
+ * No lock, and no Lua unless the policy has a `route` of its own, which is asked for each
+ * command then. The fast case, a master with nothing against it, is four loads. A router
+ * belongs to one worker. */
 #ifndef WAY_ROUTE_H
 #define WAY_ROUTE_H
 
@@ -24,11 +25,17 @@ struct way_router {
     struct way_counter load;
     uint64_t policy_epoch; /* that it is of */
     struct way_random random;
-    int row; /* the worker's, for trials */
+    int row;                 /* the worker's, for trials */
+    bool asks;               /* the policy has a route */
+    uint8_t straight;        /* WAY_STRAIGHT_...: what may take the fast way */
+    struct way_stats *stats; /* borrowed */
 };
 
+/* What need not be asked about: neither pick nor route has a say. */
+enum { WAY_STRAIGHT_READS = 1, WAY_STRAIGHT_WRITES = 2 };
+
 void way_router_init(struct way_router *r, struct way_health *h, struct way_decider *d,
-                     int row);
+                     struct way_stats *stats, int row);
 void way_router_fini(struct way_router *r);
 /* After the table's epoch rose, or another policy came. */
 void way_router_refresh(struct way_router *r);
@@ -42,6 +49,20 @@ struct way_route {
 /* Every case. r's slot, flags, avoid and target tell what it needs. */
 struct way_route way_route_slow(struct way_router *w, const struct way_request *r,
                                 double now);
+
+/* As way_route_slow, but where the policy has a route and r is free to go anywhere (no
+ * redirect, no order of backoff's, no connection of its own), that is asked first. bytes:
+ * the request. */
+struct way_route way_route_ask(struct way_router *w, const struct way_request *r,
+                               struct way_span bytes, double now);
+
+/* May r take the fast way? */
+static inline bool way_route_straight(const struct way_router *w,
+                                      const struct way_request *r)
+{
+    return w->straight &
+           (r->flags & WAY_FLAG_WRITE ? WAY_STRAIGHT_WRITES : WAY_STRAIGHT_READS);
+}
 
 /* The node, or WAY_NONE where the slow way must be asked. */
 static inline unsigned way_route_fast(const struct way_router *w, uint16_t slot)

@@ -396,6 +396,12 @@ int way_script_call(struct way_script *s, way_script_fn fn, void *arg)
     return enter(s, fn, arg, s->instructions, s->wall);
 }
 
+int way_script_call_times(struct way_script *s, way_script_fn fn, void *arg,
+                          unsigned times)
+{
+    return enter(s, fn, arg, s->instructions * times, s->wall * times);
+}
+
 int way_script_call_loading(struct way_script *s, way_script_fn fn, void *arg)
 {
     return enter(s, fn, arg, s->instructions * LOADING, s->wall * LOADING_WALL);

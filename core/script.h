@@ -45,6 +45,9 @@ typedef int (*way_script_fn)(struct lua_State *L, void *arg);
 
 /* 0, or -1: see way_script_failure. Not to be entered from within itself. */
 int way_script_call(struct way_script *s, way_script_fn fn, void *arg) WAY_MUST_CHECK;
+/* The same under a budget of so many calls: for what is done for many at once. */
+int way_script_call_times(struct way_script *s, way_script_fn fn, void *arg,
+                          unsigned times) WAY_MUST_CHECK;
 /* The same under the loader's budget. */
 int way_script_call_loading(struct way_script *s, way_script_fn fn,
                             void *arg) WAY_MUST_CHECK;

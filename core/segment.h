@@ -114,6 +114,7 @@ struct way_segment {
     _Atomic uint32_t nodes, rows, shards; /* records ever used */
     _Atomic uint32_t mapping;             /* shards and slots are being rewritten */
     _Atomic uint64_t topology_at, topology_began, adopted_at; /* doubles */
+    _Atomic uint64_t sweep_lease; /* packed as a node's: health_claims.c */
     _Alignas(64) struct way_redo redo;
     _Atomic uint64_t process[WAY_PROCESSES_MAX]; /* owners attached */
     _Atomic uint64_t row_owner[WAY_ROWS_MAX];

@@ -28,6 +28,7 @@ struct seat { /* a thread's, but for what is atomic */
     struct way_policy *policy;
     struct way_ring *ring; /* differences: pairs of entries; its reader is tend */
     struct way_gate gate;
+    uint64_t edges; /* of its counters, by this report; not yet asked about */
     _Atomic uint64_t count[COUNTS];
 };
 
@@ -203,8 +204,11 @@ static struct way_shadow *shadow_new(struct way_shadows *all, enum way_shadow_ki
     s->store = way_shadow_store_new(
         &(struct way_shadow_store_options){ .health = s->health,
                                             .layout = &s->plan->layout,
+                                            .counters = &s->plan->counters,
                                             .same_memory = of->same_memory });
     seed_store(s, of);
+    if (of->counters)
+        way_shadow_store_inherit(s->store, of->counters, of->counters_epoch);
     return s;
 }
 
@@ -349,7 +353,9 @@ struct question {
     uint64_t seed;
     bool skipped; /* it is none of the shadow's business */
     bool wanted;  /* the shadow is asked */
+    bool edge;    /* of an edge: its own counter has it, too */
     bool fallback;
+    struct way_touches touches;
     union way_answer answer;
     struct way_outcome outcome;
 };
@@ -378,6 +384,7 @@ static void ask(struct question *q, const struct way_view *view, struct way_memo
     add_stat(q->place, q->seat, WAY_STAT_SHADOW_ASKED);
     enum way_asked how = ask_policy(q, view, m);
     q->fallback = how != WAY_ASKED_ANSWERED;
+    q->touches = *way_policy_touches(q->seat->policy);
     if (how == WAY_ASKED_FAILED) {
         *m = before;
         note_failure(q->place, q->seat, q->event.now);
@@ -402,7 +409,7 @@ static bool is_wanted(const struct question *q, const struct way_shadow_look *lo
         if (look->own_verdict ? way_event_straggles(e, look->view->verdict.since)
                               : q->heard->straggler)
             return false;
-        return way_event_for_mark(e);
+        return e->kind == WAY_KIND_EDGE ? q->edge : way_event_for_mark(e);
     case WAY_FN_BACKOFF: return !e->permanent;
     case WAY_FN_RECONNECT: return plan->has_reconnect;
     default: return true;
@@ -459,8 +466,17 @@ static enum way_commit ask_once(struct question *q)
     struct way_shadow_look look;
     if (way_shadow_store_look(store, q->seen, &look) < 0)
         return WAY_COMMIT_BUSY;
+    if (q->seat->shadow->plan->counters.all) {
+        if (look.view != &look.own)
+            look.own = *look.view;
+        look.view = &look.own;
+        way_shadow_store_counted(store, q->seen->now, &look.own);
+    }
     struct way_memory m = look.view->memory;
-    struct way_shadow_change change = { .memory = &m, .table = q->table };
+    q->touches.count = 0;
+    struct way_shadow_change change = { .memory = &m,
+                                        .table = q->table,
+                                        .touches = &q->touches };
     q->outcome.from = q->outcome.to = (enum way_state)look.view->verdict.state;
     q->outcome.changed = false;
     if (q->event.kind == WAY_KIND_EXPIRY && look.own_verdict != q->own_end) {
@@ -669,6 +685,21 @@ static bool classed(const struct way_shadow *s, const struct way_shadow_heard *h
     return true;
 }
 
+/* Of an edge that was told: does the shadow have it by the same report? Once. */
+static bool take_edge(struct seat *seat, const struct way_event *e)
+{
+    const struct way_counters_layout *l = &seat->shadow->plan->counters;
+    for (uint64_t left = seat->edges; left; left &= left - 1) {
+        unsigned bit = (unsigned)__builtin_ctzll(left);
+        if (strcmp(l->counter[bit / WAY_COUNTERS_MAX][bit % WAY_COUNTERS_MAX].name,
+                   e->counter) != 0)
+            continue;
+        seat->edges &= ~(left & -left);
+        return true;
+    }
+    return false;
+}
+
 static void hear(struct way_shadow_place *p, struct seat *seat,
                  const struct way_shadow_heard *h, bool own_end)
 {
@@ -680,6 +711,8 @@ static void hear(struct way_shadow_place *p, struct seat *seat,
         return;
     if (h->event->watched && !p->drawn[seat->shadow->kind])
         return;
+    if (h->event->kind == WAY_KIND_EDGE && h->fn == WAY_FN_MARK)
+        q.edge = take_edge(seat, h->event);
     if (!h->asked)
         way_health_snapshot(seat->shadow->health, h->node, h->event->now, &seen);
     q.seen = h->asked ? h->seen : &seen;
@@ -770,6 +803,65 @@ void way_shadow_classified(struct way_shadow_place *p, struct way_event *e,
     for (int kind = 0; kind < WAY_SHADOW_KINDS; kind++)
         if (!is_off(p->seat[kind]))
             classify(p, p->seat[kind], e, class_name, where);
+}
+
+/* ---- counters ---- */
+
+static bool counts(const struct seat *seat)
+{
+    return seat && seat->shadow->plan->counters.all;
+}
+
+bool way_shadow_place_counts(const struct way_shadow_place *p)
+{
+    return p && (counts(p->seat[WAY_SHADOW_CANDIDATE]) ||
+                 counts(p->seat[WAY_SHADOW_PREVIOUS]));
+}
+
+void way_shadow_counted(struct way_shadow_place *p, uint64_t epoch, unsigned node,
+                        const struct way_report *good, const struct way_event *e)
+{
+    if (!way_shadow_place_taken(p))
+        return;
+    for (int kind = 0; kind < WAY_SHADOW_KINDS; kind++) {
+        struct seat *seat = p->seat[kind];
+        if (is_off(seat) || !counts(seat) || seat->shadow->epoch != epoch)
+            continue;
+        struct way_report r = *good;
+        if (e && e->shadow[kind].by == seat->shadow->serial) {
+            way_report_failure(&r, e);
+            r.class = e->shadow[kind].class;
+            r.blame = (enum way_blame)e->shadow[kind].blame;
+        }
+        seat->edges = way_shadow_store_count(seat->shadow->store, node, &r);
+    }
+}
+
+static void ask_edges(struct way_shadow_place *p, struct seat *seat, unsigned node,
+                      double now)
+{
+    struct way_shadow *s = seat->shadow;
+    while (seat->edges && !is_off(seat)) {
+        unsigned bit = (unsigned)__builtin_ctzll(seat->edges);
+        struct way_event e = way_event_of_edge(
+            s->plan->counters.counter[bit / WAY_COUNTERS_MAX][bit % WAY_COUNTERS_MAX]
+                .name,
+            now);
+        e.shadow[s->kind].by = s->serial; /* class ok */
+        hear(p, seat,
+             &(struct way_shadow_heard){
+                 .fn = WAY_FN_MARK, .node = node, .event = &e, .class_name = "ok" },
+             false);
+    }
+}
+
+void way_shadow_edges(struct way_shadow_place *p, uint64_t epoch, unsigned node,
+                      double now)
+{
+    for (int kind = 0; p && kind < WAY_SHADOW_KINDS; kind++)
+        if (p->seat[kind] && p->seat[kind]->edges &&
+            p->seat[kind]->shadow->epoch == epoch)
+            ask_edges(p, p->seat[kind], node, now);
 }
 
 /* ---- tending ---- */

@@ -55,6 +55,9 @@ struct way_shadow_of {
      * values. */
     void (*seed)(void *arg, unsigned node, struct way_memory *memory);
     void *arg;
+    /* What the policy of that epoch counts: what it has alike goes on. NULL: all begins */
+    const struct way_counters_layout *counters;
+    uint64_t counters_epoch;
     double now, unix_time;
 };
 /* Asked from each thread's next question on; takes the place of one of its kind. */
@@ -119,6 +122,17 @@ bool way_shadow_place_samples(struct way_shadow_place *p);
  * `class_name` as the policy in charge has it, `where` it has it from. */
 void way_shadow_classified(struct way_shadow_place *p, struct way_event *e,
                            const char *class_name, const char *where);
+
+/* Does a shadow count? */
+bool way_shadow_place_counts(const struct way_shadow_place *p);
+/* What was seen of a node, as way_report has it: `good`, and e, an event that failed
+ * commands (NULL: none; classified). Before the policy in charge is asked about it, and
+ * about the edges that it has of it. `epoch`: of the one in charge. */
+void way_shadow_counted(struct way_shadow_place *p, uint64_t epoch, unsigned node,
+                        const struct way_report *good, const struct way_event *e);
+/* The shadow is asked about those of its own edges that the policy in charge had not too. */
+void way_shadow_edges(struct way_shadow_place *p, uint64_t epoch, unsigned node,
+                      double now);
 
 /* What the policy in charge was asked, and what it said. */
 struct way_shadow_heard {

@@ -39,6 +39,9 @@ struct record {
 struct way_shadow_store {
     struct way_health *health;
     struct way_layout layout;
+    struct way_counters_layout counters;
+    _Atomic uint64_t *tally; /* blocks of nodes, of shards, of the cluster; NULL: none */
+    _Atomic uint32_t counted_of[WAY_NODES_MAX]; /* generation of the node, by record */
     bool same_memory;
     pthread_mutex_t lock;
     _Atomic unsigned own_verdicts;
@@ -71,11 +74,107 @@ static void begin_node(struct way_shadow_store *s, unsigned node)
                  s->layout.node);
 }
 
+/* ---- counters ---- */
+
+static void begin_counters(struct way_shadow_store *s,
+                           const struct way_counters_layout *l)
+{
+    s->counters = *l;
+    s->tally = way_zalloc((l->words[WAY_COUNTERS_NODE] * (size_t)WAY_NODES_MAX +
+                           l->words[WAY_COUNTERS_SHARD] * (size_t)WAY_SHARDS_MAX +
+                           l->words[WAY_COUNTERS_CLUSTER]) *
+                          sizeof *s->tally);
+    for (unsigned n = 0; n < WAY_NODES_MAX; n++)
+        atomic_store_explicit(&s->counted_of[n], generation_of(s, n), RELAXED);
+}
+
+static void find_blocks(struct way_shadow_store *s, unsigned node, unsigned shard,
+                        struct way_counter_blocks *b)
+{
+    const unsigned *words = s->counters.words;
+    _Atomic uint64_t *shards =
+        s->tally + words[WAY_COUNTERS_NODE] * (size_t)WAY_NODES_MAX;
+    b->of[WAY_COUNTERS_NODE] = s->tally + words[WAY_COUNTERS_NODE] * (size_t)node;
+    b->of[WAY_COUNTERS_SHARD] = shard < WAY_SHARDS_MAX
+                                    ? shards + words[WAY_COUNTERS_SHARD] * (size_t)shard
+                                    : NULL;
+    b->of[WAY_COUNTERS_CLUSTER] =
+        shards + words[WAY_COUNTERS_SHARD] * (size_t)WAY_SHARDS_MAX;
+}
+
+static unsigned shard_of(struct way_shadow_store *s, unsigned node)
+{
+    return atomic_load_explicit(&way_health_node(s->health, node)->shard, RELAXED);
+}
+
+/* The record was given to another node: of that one nothing was counted. */
+static void renew_block(struct way_shadow_store *s, unsigned node,
+                        const struct way_counter_blocks *b)
+{
+    uint32_t now = generation_of(s, node);
+    if (atomic_load_explicit(&s->counted_of[node], RELAXED) == now ||
+        atomic_exchange_explicit(&s->counted_of[node], now, RELAXED) == now)
+        return;
+    for (unsigned i = 0; i < s->counters.words[WAY_COUNTERS_NODE]; i++)
+        atomic_store_explicit(b->of[WAY_COUNTERS_NODE] + i, 0, RELAXED);
+}
+
+void way_shadow_store_inherit(struct way_shadow_store *s,
+                              const struct way_counters_layout *of, uint64_t policy_epoch)
+{
+    unsigned nodes = way_health_nodes(s->health);
+    struct way_counter_blocks own, table;
+    for (unsigned n = 0; n < nodes && s->tally; n++) {
+        find_blocks(s, n, shard_of(s, n), &own);
+        way_health_counter_blocks(s->health, n, shard_of(s, n), policy_epoch, &table);
+        for (int scope = 0; scope < WAY_COUNTER_SCOPES; scope++)
+            if (own.of[scope])
+                way_counters_inherit(&s->counters, own.of[scope], of, table.of[scope],
+                                     (enum way_counter_scope)scope);
+    }
+}
+
+uint64_t way_shadow_store_count(struct way_shadow_store *s, unsigned node,
+                                const struct way_report *r)
+{
+    struct way_counter_blocks b;
+    if (!s->tally)
+        return 0;
+    find_blocks(s, node, shard_of(s, node), &b);
+    renew_block(s, node, &b);
+    return way_counters_report(&s->counters, &b, r);
+}
+
+void way_shadow_store_counted(struct way_shadow_store *s, double now, struct way_view *v)
+{
+    struct way_counter_blocks b;
+    if (!s->tally)
+        return;
+    find_blocks(s, v->node, v->shard, &b);
+    renew_block(s, v->node, &b);
+    for (int scope = 0; scope < WAY_COUNTER_SCOPES; scope++)
+        way_counters_read(&s->counters, (enum way_counter_scope)scope, b.of[scope], now,
+                          v->counted[scope]);
+}
+
+/* Under the lock. */
+static void touch(struct way_shadow_store *s, const struct way_shadow_look *l,
+                  const struct way_touches *t)
+{
+    struct way_counter_blocks b;
+    if (!t || !t->count)
+        return;
+    find_blocks(s, l->node, l->shard, &b);
+    way_counters_touch(&s->counters, &b, t);
+}
+
 struct way_shadow_store *way_shadow_store_new(const struct way_shadow_store_options *o)
 {
     struct way_shadow_store *s = way_zalloc(sizeof *s);
     s->health = o->health;
     s->layout = *o->layout;
+    if (o->counters && o->counters->all)
+        begin_counters(s, o->counters);
     s->same_memory = o->same_memory;
     pthread_mutex_init(&s->lock, NULL);
     for (unsigned i = 0; i < WAY_NODES_MAX; i++)
@@ -95,6 +194,7 @@ void way_shadow_store_free(struct way_shadow_store *s)
     if (!s)
         return;
     pthread_mutex_destroy(&s->lock);
+    way_free((void *)s->tally);
     way_free(s);
 }
 
@@ -344,6 +444,8 @@ static void commit_verdict(struct way_shadow_store *s, const struct way_shadow_l
 static bool changes_anything(struct way_shadow_store *s, const struct way_shadow_look *l,
                              const struct way_shadow_change *c)
 {
+    if (c->touches && c->touches->count)
+        return true;
     for (int part = NODE; part <= CLUSTER; part++) {
         struct part p = part_of(s, l, c, part);
         if (fate_of(s, &p, l->own_memory[part]) != STAYS)
@@ -368,6 +470,8 @@ enum way_commit way_shadow_store_commit(struct way_shadow_store *s,
         commit_memory(s, look, c, part);
     if (c->verdict_own && !old)
         commit_verdict(s, look, &c->verdict);
+    if (!old)
+        touch(s, look, c->touches);
     unlock(s);
     return old ? WAY_COMMIT_CONFLICT : WAY_COMMIT_DONE;
 }

@@ -1,5 +1,5 @@
-/* shadow_store - the nodes as a policy that is not in charge would have them: verdicts and
- * declared memory that nobody routes by.
+/* shadow_store - the nodes as a policy that is not in charge would have them: verdicts,
+ * declared memory and counters that nobody routes by.
  *
  * What it holds is only what differs. As long as the shadow's answers are those of the
  * policy in charge, a record follows the node table: nothing is kept of it, and the shadow
@@ -19,7 +19,8 @@ struct way_shadow_store;
 
 struct way_shadow_store_options {
     struct way_health *health;
-    const struct way_layout *layout; /* of the shadow's policy; copied */
+    const struct way_layout *layout; /* of the shadow's policy; copied, as the next */
+    const struct way_counters_layout *counters;
     /* Its memory has the names, in the places, that the policy in charge has: it follows.
      * Else it begins with the layout's first values. */
     bool same_memory;
@@ -34,6 +35,18 @@ void way_shadow_store_seed_node(struct way_shadow_store *s, unsigned node,
 void way_shadow_store_seed_shard(struct way_shadow_store *s, unsigned shard,
                                  const double *memory);
 void way_shadow_store_seed_cluster(struct way_shadow_store *s, const double *memory);
+
+/* ---- its counters: it counts by itself, for it classes by itself ---- */
+/* Those that the policy of that epoch declared alike go on from there; once, before threads
+ * use it. */
+void way_shadow_store_inherit(struct way_shadow_store *s,
+                              const struct way_counters_layout *of,
+                              uint64_t policy_epoch);
+/* As way_health_count. */
+uint64_t way_shadow_store_count(struct way_shadow_store *s, unsigned node,
+                                const struct way_report *r);
+/* All of v's node, its shard and the cluster, into v. */
+void way_shadow_store_counted(struct way_shadow_store *s, double now, struct way_view *v);
 
 /* A node as the shadow sees it. */
 struct way_shadow_look {
@@ -55,6 +68,7 @@ struct way_shadow_change {
     const struct way_memory *memory; /* as the shadow left it */
     const struct way_memory
         *table; /* as the policy in charge left its own, or found it */
+    const struct way_touches *touches; /* of its counters; NULL: none */
 };
 /* CONFLICT: it changed since the look; BUSY: the lock is not to be had. */
 enum way_commit way_shadow_store_commit(struct way_shadow_store *s,

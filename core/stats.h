@@ -57,11 +57,18 @@
     WAY_STATS_OF_FUNCTION(X, BACKOFF, "backoff")                                         \
     WAY_STATS_OF_FUNCTION(X, PROBE, "probe")                                             \
     WAY_STATS_OF_FUNCTION(X, RECONNECT, "reconnect")                                     \
+    WAY_STATS_OF_FUNCTION(X, ROUTE, "route")                                             \
+    WAY_STATS_OF_FUNCTION(X, TICK, "tick")                                               \
     X(FALLBACK, "policy_fallback_total", "", "questions the fallback answered")          \
     X(REFUSED_LAST, "marks_refused_total", "limit=\"guard\"",                             \
       "marks that a limit, or an operator's mark, bounded")                               \
     X(REFUSED_SHARE, "marks_refused_total", "limit=\"failing_share\"", "")               \
     X(REFUSED_OPERATOR, "marks_refused_total", "limit=\"operator\"", "")                 \
+    X(ROUTES_REFUSED, "routes_refused_total", "",                                        \
+      "writes that route wanted at another node than the master")                        \
+    X(TICKS, "ticks_total", "", "sweeps over all nodes by the policy's tick")            \
+    X(TICK_LEFT, "tick_nodes_left_total", "",                                            \
+      "verdicts of a sweep left to the next one: the node changed meanwhile")            \
     X(COMMITS, "commits_total", "", "verdicts committed to the node table")              \
     X(CONFLICTS, "commit_conflicts_total", "", "questions asked again: the node changed")\
     X(JOURNAL_LOST, "journal_lost_total", "", "journal entries that found no room")      \
@@ -109,7 +116,7 @@ static inline uint64_t way_stat_get(const struct way_stats *s, enum way_stat whi
 enum way_stat way_stat_of_failure(unsigned function, const char *cause);
 enum { /* all of them */
        WAY_STAT_POLICY_FIRST = WAY_STAT_POLICY_CLASSIFY_ERROR,
-       WAY_STAT_POLICY_LAST = WAY_STAT_POLICY_RECONNECT_ANSWER,
+       WAY_STAT_POLICY_LAST = WAY_STAT_POLICY_TICK_ANSWER,
 };
 
 struct way_stat_info {

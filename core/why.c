@@ -31,7 +31,7 @@ static void say(struct words *w, const char *fmt, ...)
 
 static bool leaves_healthy(const struct way_entry *e)
 {
-    return e->function == WAY_FN_MARK && e->outcome.changed &&
+    return way_entry_marks(e) && e->outcome.changed &&
            e->outcome.from == WAY_STATE_HEALTHY;
 }
 
@@ -55,7 +55,7 @@ static void collect(const struct way_history *h, unsigned node, struct chain *ch
     const struct way_entry *e, *first = NULL;
     chain->count = 0;
     for (unsigned i = 0; (e = way_history_at(h, node, i)); i++) {
-        bool changed = e->function == WAY_FN_MARK && e->outcome.changed;
+        bool changed = way_entry_marks(e) && e->outcome.changed;
         if (e->function == WAY_FN_PROBE || e->function == WAY_FN_RECONNECT)
             continue; /* leads to no state */
         if (first && (changed || first->event.now - e->event.now > BEFORE))
@@ -105,6 +105,7 @@ static void say_event(const struct way_event *v, struct words *w)
     case WAY_KIND_PROBE: say(w, failed ? "a probe failed: " : "a probe succeeded"); break;
     case WAY_KIND_EDGE: say(w, "the counter %s reached its edge", v->counter); break;
     case WAY_KIND_EXPIRY: say(w, "the mark's time was over"); break;
+    case WAY_KIND_TICK: say(w, "a sweep over all nodes"); break;
     case WAY_KIND_CHANGE:
         say(w, "the topology changed: %s", way_change_name(v->change));
         break;
@@ -149,7 +150,7 @@ static void say_answer(const struct way_entry *e, struct words *w)
         say(w, "; the host said %s", verdict);
     else
         say_who(e, verdict, w);
-    if (e->function == WAY_FN_MARK && !e->outcome.changed &&
+    if (way_entry_marks(e) && !e->outcome.changed &&
         e->outcome.refused == WAY_REFUSED_NOT)
         return;
     if (e->did[0])

@@ -33,6 +33,8 @@ return {
 
   -- Who decides when something fails. The path is meant from this file's folder; "default"
   -- is the policy that is built in, "none" the fallback alone. Options are the policy's own.
+  -- With watch = true they are loaded anew whenever the policy's files have changed; else by
+  -- SIGHUP, `wayside reload` or WAYSIDE RELOAD on the console.
   policy = { file = "../policies/go_redis.lua", options = { failing_timeout = 15 } },
 
   -- How long each step may take. None starts while a command is queued.
@@ -109,6 +111,14 @@ return {
     -- policy_errors = 10,           -- errors of a policy in policy_window after which
     --                               -- the fallback decides until the next window
     -- policy_window = 60,           -- the window of policy_errors
+    -- probation = 30,               -- how long a policy is on probation after a reload,
+    --                               -- while the one before it is kept; 0: not at all
+    -- probation_errors = 5,         -- errors of a policy on probation
+    -- probation_marks = 50,         -- how often a policy on probation may take a node
+    --                               -- out of use
+    -- probation_ratio = 3,          -- how many times as often a policy on probation may
+    --                               -- take a node out of use as the one before it would
+    --                               -- have; a few are always allowed
   },
 
   -- Share what is known of the nodes with every process that names this file. Absent: it is

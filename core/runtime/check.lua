@@ -522,15 +522,25 @@ local function pick(value, counters_of_node)
     return bits and out
 end
 
-local questions = { "classify", "mark", "backoff", "probe", "reconnect" }
+--- How often tick is asked, in seconds; 0: never, there is none.
+local function every(value, tick)
+    if value == nil then
+        if tick then host.refuse("tick", "expected every = seconds beside it") end
+        return 0
+    end
+    if not tick then host.refuse("every", "expected a function tick beside it") end
+    if not finite(value) or value < 0.01 or value > 86400 then refuse("every", "a number of seconds from 0.01 to 86400", value) end
+    return value
+end
+
+local questions = { "classify", "mark", "backoff", "probe", "reconnect", "route", "tick" }
 local proofs = { "migrate", "selftest" }
-local unserved = { route = true, tick = true, every = true }
 local policy_fields = {
     name = true, version = true, options = true, classes = true, memory = true, counters = true, pick = true, watch = true,
+    every = true,
 }
 for _, name in ipairs(questions) do policy_fields[name] = true end
 for _, name in ipairs(proofs) do policy_fields[name] = true end
-for name in pairs(unserved) do policy_fields[name] = true end
 
 --- The plan of a policy.
 ---@param policy any what the file returned
@@ -540,14 +550,12 @@ for name in pairs(unserved) do policy_fields[name] = true end
 ---@return table
 function check.policy(policy, given, room, standard)
     fields("", policy, policy_fields, "one table, as wayside.policy { ... } gives it")
-    for name in pairs(unserved) do
-        if policy[name] ~= nil then host.refuse(name, "not served by this version") end
-    end
     local plan = { name = name_of("name", policy.name, 63), version = "", functions = {} }
     if policy.version ~= nil then plan.version = name_of("version", policy.version, 31) end
     plan.options = options(policy.options, given)
     plan.canonical = canonical(plan.options)
     for _, name in ipairs(questions) do plan.functions[name] = optional(name, policy[name], "function") end
+    plan.every = every(resolved(policy.every, plan.options), plan.functions.tick)
     for _, name in ipairs(proofs) do plan.functions[name] = optional(name, policy[name], "function") end
     plan.memory = memory(resolved(policy.memory, plan.options), room)
     local list = resolved(policy.classes, plan.options)

@@ -46,6 +46,7 @@ end
 function test.attach(opened)
     local t = setmetatable({ host = opened, now = 1000, nodes = {}, shards = 0, seed = 0 }, kit)
     t.plan = opened:plan()
+    t.swept_at = t.plan.every > 0 and t.now + t.plan.every or math.huge
     return t
 end
 
@@ -95,7 +96,7 @@ function kit:node(wanted)
     if node.shard_number == self.shards then self.shards = self.shards + 1 end
     self.nodes[index] = node
     if wanted.zone then self.host:zone(node.where, wanted.zone) end
-    self.host:publish(topology(self), self.now)
+    self:publish()
     node.number = self.host:find("10.0.0." .. index, 7000)
     setmetatable(node, node_meta)
     if not wanted.silent then self:change(node, "added") end
@@ -108,13 +109,9 @@ function kit:random(numbers)
     return self.host:random(numbers)
 end
 
---- What the host measured of a node: latency in seconds, inflight.
-function kit:measure(node, figures)
-    self.host:measure(node.number, self.now, figures.latency, figures.inflight)
-    local replication = figures.replication
-    if replication then
-        self.host:replication(node.number, replication.link_up, replication.last_io or 0, replication.behind or 0)
-    end
+--- The topology is read again: `master` and `shard_number` of the nodes, and t.masters, may have been changed.
+function kit:publish()
+    self.host:publish(topology(self), self.now)
 end
 
 function kit:next_seed()
@@ -232,7 +229,59 @@ local function expire(t, node)
     t.host:heal(node.number, t.now)
 end
 
---- Time passes: marks end and probes run when they are due.
+--- What the last probe with INFO replication told of a node.
+---@param node table
+---@param told table link_up (true), last_io (0), behind (0)
+function kit:replication(node, told)
+    self.host:replication(node.number, told.link_up ~= false, told.last_io or 0, told.behind or 0)
+end
+
+--- A command is answered in that time: the first one's is the node's average.
+function kit:latency(node, seconds)
+    self.host:latency(node.number, seconds, self.now + 1e-3)
+end
+
+--- So many commands are in flight to the node.
+function kit:inflight(node, commands)
+    self.host:inflight(node.number, commands)
+end
+
+--- A command is routed: what `route` says.
+---@param request table slot, command ("get"), write, attempt (1), tried
+---@param nodes table|nil the candidates: by default the first node's shard, without what fails or drains
+---@return table|nil node nil: `pick` decides
+function kit:route(request, nodes)
+    local numbers, list = {}, {}
+    for _, node in ipairs(nodes or self.nodes) do
+        local usable = node.state ~= "failing" and node.state ~= "draining"
+        if usable and (nodes or node.shard_number == self.nodes[1].shard_number) then
+            list[#list + 1], numbers[#numbers + 1] = node, node.number
+        end
+    end
+    local index = self.host:route(request, numbers, self.now, self:next_seed())
+    return index and list[index]
+end
+
+--- A sweep, whether it was due or not: tick is asked of all nodes.
+---@return table answers a list of { node =, mark =, refused = (by the guard) }
+function kit:tick(late)
+    local answers = self.host:tick({ kind = "tick", now = self.now, began = self.now, unix = 1.7e9 + self.now, late = late or 0 },
+        self:next_seed())
+    for _, answer in ipairs(answers) do
+        for _, node in ipairs(self.nodes) do
+            if node.number == answer.node then answer.node = node break end
+        end
+        self:ask_probe(answer.node, event_of(self, nil, { kind = "tick" }))
+    end
+    return answers
+end
+
+local function sweep(t)
+    t:tick()
+    t.swept_at = t.swept_at + t.plan.every
+end
+
+--- Time passes: marks end, probes run and sweeps are made when they are due.
 ---@param seconds number
 function kit:advance(seconds)
     local target = self.now + seconds
@@ -243,6 +292,7 @@ function kit:advance(seconds)
             if ends and ends <= at then due, what, at = node, expire, ends end
             if pending and pending.at <= at then due, what, at = node, run_probe, pending.at end
         end
+        if self.swept_at <= at then due, what, at = self.nodes[1], sweep, self.swept_at end
         if not due then break end
         self.now = math.max(self.now, at)
         what(self, due)

@@ -2,8 +2,10 @@
 -- none, in pairs; and what one fault costs. See README.md. BENCH=full takes more rounds.
 local figures = require "tests.bench.figures"
 local load = require "tests.bench.load"
+local pairs_of = require "tests.bench.pairs"
 local process = require "tests.support.process"
 local resp = require "tests.support.resp"
+local route = require "tests.bench.route"
 local socket = require "socket"
 local targets = require "tests.bench.targets"
 
@@ -19,7 +21,7 @@ local IDLE_CLIENTS = 500
 
 -- What wayside may cost, as a ratio to the floor's CPU seconds; its memory after load, and the default policy's share.
 local RATIO = { [1] = 1.25, [16] = 1.6, [64] = 2.2 }
-local MEMORY_KIB, POLICY_RATIO, POLICY_WIDTH = 16 * 1024, 1.03, 0.03
+local MEMORY_KIB, POLICY_RATIO = 16 * 1024, 1.03
 
 local began = socket.gettime()
 local function say(...)
@@ -115,21 +117,9 @@ end
 
 -- ---- pairs ----
 
---- CPU of the default policy against none, in rounds of two short loads whose order turns.
-local function run_pairs(with, without)
-  local cell = { command = "get", pipeline = 16, bytes = 64, requests = 80000 }
-  local ratios, start = {}, socket.gettime()
-  load.run(cell, with)
-  load.run(cell, without)
-  for i = 1, PAIRS do
-    if i > PAIRS_LEAST and socket.gettime() - start > PAIRS_SECONDS then break end
-    local first, second = with, without
-    if i % 2 == 0 then first, second = without, with end
-    local a, b = load.run(cell, first).cpu, load.run(cell, second).cpu
-    ratios[i] = i % 2 == 0 and b / a or a / b
-    if i % 10 == 0 then say("pair %d: default / none so far %.3f", i, figures.median(ratios)) end
-  end
-  return ratios
+local function how(what)
+  return { pairs = PAIRS, least = PAIRS_LEAST, seconds = PAIRS_SECONDS,
+    tell = function(i, ratio) say("pair %d: %s so far %.3f", i, what, ratio) end }
 end
 
 -- ---- one event ----
@@ -188,8 +178,9 @@ end
 local function event_table(events)
   local rows = { { "one refused dial, ns", "nodes", "mark", "backoff", "both", "of mark, in Lua" } }
   for _, one in ipairs(events) do
-    rows[#rows + 1] = { "policy " .. one.policy .. (one.shadow and ", in its shadow " .. one.shadow or ""), ("%d"):format(one.nodes), ("%d"):format(one.mark), ("%d"):format(one.backoff),
-      ("%d"):format(one.event), one.policy == "none" and "" or ("%d"):format(one.lua) }
+    local name = "policy " .. one.policy .. (one.shadow and ", in its shadow " .. one.shadow or "")
+    rows[#rows + 1] = { name, ("%d"):format(one.nodes), ("%d"):format(one.mark), ("%d"):format(one.backoff), ("%d"):format(one.event),
+      one.policy == "none" and "" or ("%d"):format(one.lua) }
   end
   return figures.markdown(rows, 1)
 end
@@ -218,12 +209,9 @@ local function ratio_goal(cells, pipeline)
 end
 
 local function policy_goal(ratios)
-  local low, high = figures.median_interval(ratios)
-  local middle = figures.median(ratios)
-  local verdict = met(middle <= POLICY_RATIO)
-  if (high - low) / 2 > POLICY_WIDTH then verdict = "inconclusive, the interval is too wide" end
-  return ("policy         default / none %.3f, 95%% of the median in %.3f..%.3f, %d pairs, goal %.2f: %s"):format(middle, low,
-    high, #ratios, POLICY_RATIO, verdict)
+  local words, wide = pairs_of.words(ratios)
+  local verdict = wide and "inconclusive, the interval is too wide" or met(figures.median(ratios) <= POLICY_RATIO)
+  return ("policy         default / none %s, goal %.2f: %s"):format(words, POLICY_RATIO, verdict)
 end
 
 local function goals(cells, memory, ratios)
@@ -264,14 +252,15 @@ local function bench(folder)
   local memory = measure_memory(list)
   local with, without = targets.wayside(folder, of, "default"), targets.wayside(folder, of, "none")
   local idle = idle_cost(with)
-  local ratios = run_pairs(with, without)
+  local ratios = pairs_of.run(with, without, how "default / none")
+  local price = route.price(folder, how "route / none")
   say("the cost of one event")
   local events = run_events()
   say("the cost of counters")
   local counters = run_counters()
   report { versions(), ("%d clients, %d random keys, %d rounds; medians, the ratio with its least and most.\n"):format(load.clients,
     load.keys, rounds), main_table(cells, list), memory_table(memory, idle), event_table(events), counter_table(counters),
-    goals(cells, memory, ratios) }
+    goals(cells, memory, ratios) .. price .. "\n" }
   for _, target in ipairs { list[#list], with, without } do target.daemon:stop() end
 end
 

@@ -27,6 +27,16 @@ static int set_up_probes(void **state)
     return 0;
 }
 
+static int set_up_sweeps(void **state)
+{
+    start(state, "return { name = 'sweeps', every = 0.1, tick = function(self, nodes) "
+                 "for _, node in ipairs(nodes) do "
+                 "if node.role == 'replica' and node.state == 'healthy' then "
+                 "return { { node = node, state = 'failing', reason = 'swept' } } "
+                 "end end end, mark = function() end, probe = function() end }");
+    return 0;
+}
+
 static int tear_down(void **state)
 {
     kit_control_stop(*state);
@@ -177,7 +187,46 @@ static void a_dead_node_is_told_by_the_topology_too(void **state)
     assert_true(kit_transitions(k, WAY_STATE_HEALTHY, WAY_STATE_FAILING, "refused") >= 1);
 }
 
+static unsigned sweeps(struct kit_control *k)
+{
+    return (unsigned)way_control_stat(k->control, WAY_STAT_TICKS);
+}
+
+static void sweeps_come_every_so_often_and_are_acted_on(void **state)
+{
+    struct kit_control *k = *state;
+    double began = way_clock();
+    unsigned before = sweeps(k);
+    AWAIT(&k->loop, 3, sweeps(k) >= before + 5);
+    double took = way_clock() - began;
+    if (took < 0.35 || took > 1.5)
+        fail_msg("five sweeps at 0.1 s took %.3f s", took);
+    AWAIT(&k->loop, 1, kit_state(k, KIT_REPLICA) == WAY_STATE_FAILING);
+    AWAIT(&k->loop, 1,
+          kit_transitions(k, WAY_STATE_HEALTHY, WAY_STATE_FAILING, "swept") == 1);
+    assert_true(entries(k, WAY_KIND_TICK, NULL) >= 1);
+}
+
+/* Another process holds the lease: nothing here. It dies: this one follows. */
+static void one_that_died_is_followed_within_two_intervals(void **state)
+{
+    struct kit_control *k = *state;
+    double lapsed, every = 0.1;
+    AWAIT(&k->loop, 2, sweeps(k) > 0);
+    while (!way_health_sweep_lease(k->health, 4711, way_clock(), 5 * every, &lapsed))
+        usleep(1000); /* the loop stands still: its lease runs out */
+    unsigned before = sweeps(k);
+    double taken = way_clock();
+    kit_pass_time(&k->loop, 4 * every);
+    assert_int_equal(sweeps(k), before);
+    AWAIT(&k->loop, 2, sweeps(k) > before);
+    double after = way_clock() - taken; /* the other's last sweep: 3.5 intervals later */
+    if (after < 5 * every || after > 5.5 * every + 0.1)
+        fail_msg("the next sweep came after %.3f s", after);
+}
+
 #define EXPIRES(name) cmocka_unit_test_setup_teardown(name, set_up_expires, tear_down)
+#define SWEEPS(name) cmocka_unit_test_setup_teardown(name, set_up_sweeps, tear_down)
 #define PROBES(name) cmocka_unit_test_setup_teardown(name, set_up_probes, tear_down)
 int main(void)
 {
@@ -191,6 +240,8 @@ int main(void)
         PROBES(a_mark_of_another_process_is_probed_too),
         EXPIRES(a_node_that_left_is_forgotten),
         PROBES(a_dead_node_is_told_by_the_topology_too),
+        SWEEPS(sweeps_come_every_so_often_and_are_acted_on),
+        SWEEPS(one_that_died_is_followed_within_two_intervals),
     };
     struct way_err err;
     way_log_level(WAY_ERROR);

@@ -683,6 +683,124 @@ static void one_that_differs_keeps_its_own_world_while_threads_contend(void **st
     end(&b);
 }
 
+/* ---- counters ---- */
+
+static void fail_often(struct bed *b, unsigned n)
+{
+    for (unsigned i = 0; i < n; i++)
+        decide(b, A0, replied(b, "BUSY x"));
+}
+
+static void reports(struct bed *b, unsigned good)
+{
+    struct way_report r = { .now = b->now, .good = good, .requests = good };
+    struct way_decision d;
+    if (way_decider_counts(b->decider[0]))
+        way_decide_report(b->decider[0], b->node[A0], &r, &d);
+}
+
+/* The policy in charge counts nothing; the candidate by its own classes. */
+static void a_candidate_counts_by_itself(void **state)
+{
+    (void)state;
+    struct bed b;
+    begin(&b, POLICY("mark = function() end"), 1);
+    reports(&b, 5);
+    struct way_shadow *s = candidate(
+        &b, POLICY("classes = { { error = 'reply', reply = 'BUSY', class = 'slow' }, "
+                   "wayside.default.classes }, "
+                   "counters = { row = wayside.consecutive { classes = 'slow', edge = { "
+                   "at_least = 3 } } }, mark = function(_, node, e) if e.kind == 'edge' "
+                   "then return { state = 'failing', reason = e.counter .. "
+                   "node.counters.row.value } end end"));
+    fail_often(&b, 2);
+    reports(&b, 5);
+    fail_often(&b, 2);
+    assert_int_equal(counts(s).disagreed[WAY_FN_MARK], 0);
+    fail_often(&b, 1);
+    assert_int_equal(counts(s).disagreed[WAY_FN_MARK], 1);
+    struct way_verdict v;
+    assert_true(way_shadow_verdict(s, b.node[A0], &v));
+    assert_int_equal(v.state, WAY_STATE_FAILING);
+    assert_string_equal(v.reason, "row3");
+    assert_int_equal(kit_state(b.health, b.node[A0]), WAY_STATE_HEALTHY);
+    tend(&b);
+    const struct way_entry *charge, *own;
+    assert_true(way_shadow_difference(s, 0, &charge, &own));
+    assert_int_equal(own->event.kind, WAY_KIND_EDGE);
+    assert_string_equal(own->event.counter, "row");
+    assert_string_equal(charge->where, "not asked");
+    fail_often(&b, 5); /* once until it was false */
+    assert_int_equal(counts(s).disagreed[WAY_FN_MARK], 1);
+    end(&b);
+}
+
+static void an_edge_that_only_the_policy_in_charge_has_is_not_the_candidates(void **state)
+{
+    (void)state;
+    struct bed b;
+    static const char body[] =
+        "counters = { row = wayside.consecutive { edge = { at_least = %u } } }, "
+        "mark = function(_, node, e) if e.kind == 'edge' then return { weight = 0.5 } "
+        "end "
+        "end";
+    char text[512], inner[384];
+    snprintf(inner, sizeof inner, body, 3u);
+    snprintf(text, sizeof text, POLICY("%s"), inner);
+    begin(&b, text, 1);
+    snprintf(inner, sizeof inner, body, 5u);
+    snprintf(text, sizeof text, POLICY("%s"), inner);
+    struct way_shadow *s = candidate(&b, text);
+    fail_often(&b, 3);
+    assert_int_equal(counts(s).disagreed[WAY_FN_MARK], 1);
+    fail_often(&b, 2); /* now the candidate's alone */
+    assert_int_equal(counts(s).disagreed[WAY_FN_MARK], 2);
+    end(&b);
+}
+
+static void an_equal_policy_agrees_on_what_was_counted(void **state)
+{
+    (void)state;
+    static const char policy[] = POLICY(
+        "counters = { row = wayside.consecutive { edge = { at_least = 4 } }, rate = "
+        "wayside.ring { size = 20, edge = { above = 0.5, min_volume = 10 } }, gaps = "
+        "wayside.samples { size = 8 } }, "
+        "mark = function(_, node, e) local c = node.counters c.gaps:add(e.now % 7) "
+        "if e.kind == 'edge' then c[e.counter]:reset() end "
+        "return { weight = c.rate.value, reason = c.row.value .. '_' .. c.gaps.volume .. "
+        "'_' .. c.gaps.deviation } end");
+    struct bed b;
+    struct way_random random;
+    way_random_seed(&random, 11);
+    begin(&b, policy, 1);
+    struct way_shadow *s = put(&b, WAY_SHADOW_CANDIDATE, policy, true);
+    for (int i = 0; i < 400; i++) {
+        uint64_t dice = way_random_next(&random);
+        b.now += 1;
+        if (dice & 1)
+            fail_often(&b, 1 + (dice >> 8 & 3));
+        else
+            reports(&b, 1 + (dice >> 8 & 7));
+        while (way_ring_peek(b.ring[0]))
+            way_ring_pop(b.ring[0]);
+        tend(&b);
+    }
+    struct way_shadow_counts c = counts(s);
+    const struct way_entry *charge, *own;
+    if (way_shadow_difference(s, 0, &charge, &own)) {
+        char words[2][128];
+        way_entry_verdict(charge, words[0], sizeof words[0]);
+        way_entry_verdict(own, words[1], sizeof words[1]);
+        fail_msg("%s %s at %.0f: %s (%s), the candidate %s (%s)",
+                 way_kind_name(own->event.kind), own->event.counter, own->event.now,
+                 words[0], charge->where, words[1], own->where);
+    }
+    assert_true(c.agreed > 400);
+    assert_int_equal(disagreements(s), 0);
+    assert_int_equal(way_shadow_errors(&c), 0);
+    end(&b);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -703,6 +821,10 @@ int main(void)
         cmocka_unit_test(a_share_of_the_successes_that_its_watch_wants_is_put_to_it),
         cmocka_unit_test(an_equal_policy_agrees_while_threads_contend),
         cmocka_unit_test(one_that_differs_keeps_its_own_world_while_threads_contend),
+        cmocka_unit_test(a_candidate_counts_by_itself),
+        cmocka_unit_test(
+            an_edge_that_only_the_policy_in_charge_has_is_not_the_candidates),
+        cmocka_unit_test(an_equal_policy_agrees_on_what_was_counted),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -579,6 +579,129 @@ static void decisions_of_many_threads_are_each_a_transaction(void **state)
     end(&b);
 }
 
+/* ---- sweeps ---- */
+
+static struct way_swept swept(struct bed *b)
+{
+    struct way_swept out;
+    struct way_event e = {
+        .kind = WAY_KIND_TICK, .now = b->now, .began = b->now, .late = 0.5
+    };
+    way_decide_tick(b->decider, &e, &out);
+    return out;
+}
+
+static void a_sweep_is_written_down_for_each_node_that_was_given_an_answer(void **state)
+{
+    (void)state;
+    struct bed b;
+    begin(&b, POLICY("every = 1, memory = { node = { n = 0 } }, "
+                     "tick = function(self, nodes, event) local out = {} "
+                     "for _, node in ipairs(nodes) do node.memory.n = node.memory.n + 1 "
+                     "if node.role == 'replica' or node.memory.n > 1 then "
+                     "out[#out + 1] = { node = node, state = 'failing', reason = 'late' "
+                     ".. event.late } end end return out end"));
+    struct way_swept s = swept(&b);
+    assert_int_equal(s.nodes, 3);
+    assert_int_equal(s.marked, 1);
+    assert_int_equal(s.left, 0);
+    assert_true(s.refresh);
+    struct way_entry e = entry(&b);
+    assert_int_equal(e.function, WAY_FN_TICK);
+    assert_int_equal(e.node, b.node[A0]);
+    assert_int_equal(e.event.kind, WAY_KIND_TICK);
+    assert_string_equal(e.did, "healthy -> failing");
+    assert_string_equal(e.mark.reason, "late0.5");
+    assert_non_null(strstr(e.where, "test.lua:"));
+    assert_no_entry(&b);
+    s = swept(&b); /* masters are the last that take writes: the guard */
+    assert_int_equal(s.marked, 3);
+    assert_string_equal(entry(&b).did,
+                        "healthy -> suspect (guard: the last node that serves)");
+    assert_int_equal(stat_of(&b, WAY_STAT_REFUSED_LAST), 2);
+    assert_int_equal(stat_of(&b, WAY_STAT_TICKS), 2);
+    end(&b);
+}
+
+static void a_sweep_that_fails_changes_nothing(void **state)
+{
+    (void)state;
+    struct bed b;
+    begin(&b, POLICY("every = 1, memory = { node = { n = 0 } }, "
+                     "tick = function(self, nodes) local out = {} "
+                     "for i, node in ipairs(nodes) do node.memory.n = 7 "
+                     "out[i] = { node = node, state = i == 3 and 'dead' or 'failing' } "
+                     "end return out end"));
+    struct way_swept s = swept(&b);
+    assert_int_equal(s.marked, 0);
+    assert_int_equal(stat_of(&b, WAY_STAT_POLICY_TICK_ANSWER), 1);
+    assert_no_entry(&b);
+    for (unsigned i = 0; i < NODES; i++) {
+        struct way_snapshot seen;
+        way_health_snapshot(b.health, b.node[i], b.now, &seen);
+        assert_int_equal(seen.view.verdict.state, WAY_STATE_HEALTHY);
+        assert_true(seen.view.memory.node[0] < 1);
+    }
+    for (unsigned i = 0; i < b.limits.policy_errors; i++)
+        swept(&b);
+    assert_true(way_decider_set_aside(b.decider));
+    assert_int_equal(swept(&b).nodes, 0);
+    end(&b);
+}
+
+static void a_node_that_cannot_be_committed_is_left_to_the_next_sweep(void **state)
+{
+    (void)state;
+    struct bed b;
+    begin(&b, POLICY("every = 1, tick = function(self, nodes) "
+                     "return { { node = nodes[1], state = 'suspect' } } end"));
+    assert_int_equal(way_health_lock(b.health), 0);
+    struct way_swept s = swept(&b);
+    assert_int_equal(s.marked, 1);
+    assert_int_equal(s.left, 1);
+    assert_string_equal(entry(&b).did, "left to the next sweep: it changed");
+    way_health_unlock(b.health);
+    assert_int_equal(stat_of(&b, WAY_STAT_TICK_LEFT), 1);
+    assert_int_equal(kit_state(b.health, b.node[A]), WAY_STATE_HEALTHY);
+    assert_int_equal(swept(&b).left, 0);
+    assert_int_equal(kit_state(b.health, b.node[A]), WAY_STATE_SUSPECT);
+    end(&b);
+}
+
+/* What sweeps and other threads' answers add to the same number: none lost, none twice. */
+static void a_sweep_and_decisions_of_others_are_each_a_transaction(void **state)
+{
+    (void)state;
+    struct bed b;
+    struct counter c = { .bed = &b, .ring = way_ring_new(16) };
+    struct way_err err;
+    pthread_t id;
+    begin(&b, POLICY("every = 1, memory = { node = { n = 0 } }, "
+                     "mark = function(self, node) node.memory.n = node.memory.n + 1 end, "
+                     "tick = function(self, nodes) for _, node in ipairs(nodes) do "
+                     "node.memory.n = node.memory.n + 1 end end"));
+    struct way_decider_options o = { .health = b.health,
+                                     .text = &b.text,
+                                     .limits = &b.limits,
+                                     .stats = &c.stats,
+                                     .ring = c.ring };
+    must(way_decider_new(&c.decider, &o, &err), &err);
+    assert_int_equal(pthread_create(&id, NULL, count_up, &c), 0);
+    unsigned sweeps = 0, left = 0;
+    struct way_snapshot seen;
+    do {
+        left += swept(&b).left;
+        sweeps++;
+    } while (pthread_tryjoin_np(id, NULL) != 0);
+    way_health_snapshot(b.health, b.node[A], b.now, &seen);
+    assert_int_equal((int)seen.view.memory.node[0], c.done + sweeps - left);
+    way_health_snapshot(b.health, b.node[B], b.now, &seen);
+    assert_int_equal((int)seen.view.memory.node[0], sweeps);
+    way_decider_free(c.decider);
+    way_ring_free(c.ring);
+    end(&b);
+}
+
 /* ---- counters ---- */
 
 static struct way_counted counted(struct bed *b, unsigned node, unsigned index)
@@ -773,6 +896,137 @@ static void samples_of_many_threads_are_each_added_once(void **state)
     end(&b);
 }
 
+/* ---- another policy ---- */
+
+#define OTHER                                                                            \
+    POLICY("classes = { { error = 'refused', class = 'gone_away', blame = 'node' },\n"   \
+           "wayside.default.classes },\n"                                                \
+           "mark = function(self, node, event) if event.error then\n"                    \
+           "return { state = 'failing', seconds = 7, reason = event.class } end end")
+
+static struct way_seat *seat_of(struct bed *b, const char *policy, uint64_t epoch,
+                                struct way_aside *aside)
+{
+    struct way_err err;
+    struct way_seat *s = way_zalloc(sizeof *s);
+    struct way_policy_text t;
+    way_policy_text_copy(&t, &b->text);
+    way_free(t.text);
+    t.text = way_strdup(policy);
+    t.n = strlen(policy);
+    must(way_policy_load(&s->policy, &t, &err), &err);
+    way_policy_text_fini(&t);
+    s->epoch = epoch;
+    s->aside = aside;
+    return s;
+}
+
+static int keep_all(void *arg, enum way_memory_scope scope,
+                    const struct way_memory *before, struct way_memory *after,
+                    struct way_err *err)
+{
+    (void)arg, (void)scope, (void)err;
+    *after = *before;
+    return 0;
+}
+
+static void put_in_charge(struct bed *b, const struct way_policy *p)
+{
+    struct way_err err;
+    uint64_t epoch = atomic_load(way_health_policy_epoch(b->health));
+    struct way_takeover t = { .from = epoch,
+                              .layout = &way_policy_plan(p)->layout,
+                              .convert = keep_all };
+    must(way_health_take_over(b->health, &t, &epoch, &err), &err);
+}
+
+static void verdict_is(struct bed *b, unsigned node, const char *reason)
+{
+    struct way_verdict v;
+    way_health_verdict(b->health, b->node[node], &v);
+    assert_int_equal(v.state, WAY_STATE_FAILING);
+    assert_string_equal(v.reason, reason);
+}
+
+static void another_policy_is_taken_between_two_events(void **state)
+{
+    (void)state;
+    struct bed b;
+    struct way_aside aside = { .errors = 0 };
+    struct way_decision d;
+    begin(&b, POLICY("mark = function(self, node, event) if event.error then\n"
+                     "return { state = 'failing', seconds = 60, reason = 'old' } end end"));
+    struct way_seat *seat = seat_of(&b, OTHER, 2, &aside);
+    struct way_event e = refused(&b);
+    assert_null(way_decider_offer(b.decider, seat));
+    way_decide(b.decider, b.node[A], &e, &d); /* it is not yet in charge */
+    verdict_is(&b, A, "old");
+    assert_null(way_decider_left(b.decider));
+    put_in_charge(&b, seat->policy);
+    e = refused(&b);
+    way_decide(b.decider, b.node[B], &e, &d);
+    verdict_is(&b, B, "gone_away");
+    assert_int_equal(way_decider_epoch(b.decider), 2);
+    assert_int_equal(atomic_load(&aside.marks), 1);
+    struct way_seat *left = way_decider_left(b.decider);
+    assert_non_null(left);
+    assert_string_equal(way_policy_plan(left->policy)->name, "test");
+    way_seat_free(left);
+    assert_null(way_decider_left(b.decider));
+    end(&b);
+}
+
+static void an_event_classified_before_is_classified_anew(void **state)
+{
+    (void)state;
+    struct bed b;
+    struct way_aside aside = { .errors = 0 };
+    struct way_retry retry;
+    struct way_entry entry;
+    begin(&b, POLICY("classes = { { error = 'refused', class = 'mine', blame = 'node' } }"));
+    struct way_event e = refused(&b);
+    e.kind = WAY_KIND_COMMANDS;
+    e.commands = WAY_COMMANDS_READS;
+    e.attempt = 1;
+    way_decide_classify(b.decider, &e);
+    struct way_seat *seat = seat_of(&b, OTHER, 2, &aside);
+    way_decider_offer(b.decider, seat);
+    put_in_charge(&b, seat->policy);
+    way_decide_retry(b.decider, b.node[A], &e, &retry, &entry);
+    assert_string_equal(entry.class_name, "gone_away");
+    way_decide_did(b.decider, &entry, "nothing");
+    end(&b);
+}
+
+/* Another process has put a policy in charge that this one has not loaded yet. */
+static void what_can_t_be_committed_yet_is_asked_of_the_new_policy(void **state)
+{
+    (void)state;
+    struct bed b;
+    struct way_aside aside = { .errors = 0 };
+    struct way_decision d;
+    struct way_verdict v;
+    enum way_state pending;
+    begin(&b, POLICY("mark = function(self, node, event) if event.error then\n"
+                     "return { state = 'suspect', seconds = 60, reason = 'old' } end end"));
+    struct way_seat *seat = seat_of(&b, OTHER, 2, &aside);
+    struct way_event e = refused(&b);
+    put_in_charge(&b, seat->policy);
+    way_decide(b.decider, b.node[A], &e, &d);
+    assert_int_equal(d.commit, WAY_COMMIT_BUSY);
+    way_health_verdict(b.health, b.node[A], &v);
+    assert_int_equal(v.state, WAY_STATE_HEALTHY);
+    assert_true(way_decider_pending_state(b.decider, b.node[A], &pending));
+    assert_int_equal(pending, WAY_STATE_SUSPECT); /* as the old one says */
+    way_decide_pass(b.decider, b.now);
+    assert_int_equal(way_decider_pending(b.decider), 1);
+    way_decider_offer(b.decider, seat);
+    way_decide_pass(b.decider, b.now);
+    assert_int_equal(way_decider_pending(b.decider), 0);
+    verdict_is(&b, A, "gone_away");
+    end(&b);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -793,6 +1047,10 @@ int main(void)
         cmocka_unit_test(
             a_verdict_that_finds_the_lock_taken_holds_here_until_it_can_be_committed),
         cmocka_unit_test(decisions_of_many_threads_are_each_a_transaction),
+        cmocka_unit_test(a_sweep_is_written_down_for_each_node_that_was_given_an_answer),
+        cmocka_unit_test(a_sweep_that_fails_changes_nothing),
+        cmocka_unit_test(a_node_that_cannot_be_committed_is_left_to_the_next_sweep),
+        cmocka_unit_test(a_sweep_and_decisions_of_others_are_each_a_transaction),
         cmocka_unit_test(what_failed_is_counted_before_mark_is_asked),
         cmocka_unit_test(an_edge_is_an_event_of_its_own_behind_what_caused_it),
         cmocka_unit_test(successes_ask_only_at_an_edge),
@@ -800,6 +1058,9 @@ int main(void)
         cmocka_unit_test(a_policy_that_fails_at_an_edge_changes_nothing),
         cmocka_unit_test(a_reset_that_finds_the_lock_taken_is_done_later),
         cmocka_unit_test(samples_of_many_threads_are_each_added_once),
+        cmocka_unit_test(another_policy_is_taken_between_two_events),
+        cmocka_unit_test(an_event_classified_before_is_classified_anew),
+        cmocka_unit_test(what_can_t_be_committed_yet_is_asked_of_the_new_policy),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -742,6 +742,56 @@ static void one_holder_at_a_time_has_the_lease(void **state)
     assert_true(way_health_lease(w->h, A, 1, 20, 5));
 }
 
+static void one_holder_at_a_time_sweeps(void **state)
+{
+    struct world *w = *state;
+    double lapsed = 9;
+    assert_true(way_health_sweep_lease(w->h, 1, 10, 1.5, &lapsed));
+    assert_true(lapsed < 0); /* it is the first */
+    assert_false(way_health_sweep_lease(w->h, 2, 11.4, 1.5, &lapsed));
+    assert_true(way_health_sweep_lease(w->h, 1, 11, 1.5, &lapsed)); /* renewed */
+    assert_true(lapsed < 0);
+    assert_true(way_health_lease(w->h, A, 2, 11, 5)); /* probes are another matter */
+    assert_false(way_health_sweep_lease(w->h, 2, 12.4, 1.5, &lapsed));
+    assert_true(way_health_sweep_lease(w->h, 2, 12.75, 1.5, &lapsed));
+    if (lapsed < 0.24 || lapsed > 0.26)
+        fail_msg("it ran out 0.25 s ago, told was %.3f", lapsed);
+    assert_false(way_health_sweep_lease(w->h, 1, 13, 1.5, &lapsed));
+}
+
+static void a_survey_is_what_snapshots_are(void **state)
+{
+    struct world *w = *state;
+    enum { MEMBERS = 6 };
+    struct way_snapshot all[MEMBERS + 1], one;
+    uint64_t epoch = atomic_load(way_health_policy_epoch(w->h));
+    struct way_err err;
+    int row = way_health_row_attach(w->h, &err);
+    kit_hard(w->h, B0, 20, WAY_STATE_FAILING, 5);
+    kit_soft(w->h, C, 21, WAY_STATE_SUSPECT, 0);
+    for (unsigned n = 0; n < MEMBERS; n++) {
+        atomic_store(&way_health_cells(w->h, row)[n].inflight, n + 1);
+        atomic_store(&way_health_cells(w->h, row)[n].retrying, 2 * n);
+    }
+    assert_int_equal(way_health_survey(w->h, 22, epoch, all, MEMBERS + 1), MEMBERS);
+    for (unsigned n = 0; n < MEMBERS; n++) {
+        const struct way_view *v = &all[n].view;
+        assert_int_equal(v->node, n);
+        way_health_snapshot(w->h, n, 22, &one);
+        assert_memory_equal(&v->of_shard, &one.view.of_shard, sizeof v->of_shard);
+        assert_memory_equal(&v->of_cluster, &one.view.of_cluster, sizeof v->of_cluster);
+        assert_memory_equal(&v->verdict, &one.view.verdict, sizeof v->verdict);
+        assert_memory_equal(&v->memory, &one.view.memory, sizeof v->memory);
+        assert_string_equal(v->address, one.view.address);
+        assert_int_equal(v->inflight, n + 1);
+        assert_int_equal(way_health_inflight(w->h, n), n + 1);
+        assert_int_equal(all[n].node_version, one.node_version);
+    }
+    assert_int_equal(all[0].view.of_cluster.state[WAY_STATE_FAILING], 1);
+    assert_int_equal(way_health_survey(w->h, 22, epoch, all, 2), 2);
+    way_health_row_detach(w->h, row);
+}
+
 static void one_worker_claims_a_dial(void **state)
 {
     struct world *w = *state;
@@ -833,6 +883,8 @@ int main(void)
         T(a_worker_that_leaves_gives_its_trials_back),
         T(a_new_mark_is_a_new_allotment),
         T(one_holder_at_a_time_has_the_lease),
+        T(one_holder_at_a_time_sweeps),
+        T(a_survey_is_what_snapshots_are),
         T(one_worker_claims_a_dial),
         T(what_a_mark_costs),
     };

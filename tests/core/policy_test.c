@@ -257,9 +257,9 @@ static void says_what_is_wrong_with_a_table(void **state)
         { HEAD "clases = {} }",
           "t.lua:3: clases: no such field, did you mean 'classes'?" },
         { HEAD "mark = 5 }", "t.lua:3: mark: expected a function, got 5" },
-        { HEAD "every = 5 }", "t.lua:3: every: not served by this version" },
+        { HEAD "every = 5 }", "t.lua:3: every: expected a function tick beside it" },
         { HEAD "selftest = true }", "t.lua:3: selftest: expected a function, got true" },
-        { HEAD "route = function() end }", "t.lua:3: route: not served by this version" },
+        { HEAD "route = 5 }", "t.lua:3: route: expected a function, got 5" },
         { HEAD "pick = 'nearby' }", "t.lua:3: pick: expected one of least_inflight, "
                                     "master, nearest, p2c, random, replica, "
                                     "replica_only, round_robin, got \"nearby\"" },

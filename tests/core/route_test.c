@@ -42,11 +42,11 @@ static void publish(struct bed *b)
         b->node[i] = kit_find(b->health, ids[i]);
 }
 
-/* pick: as it stands in a policy. */
+/* pick: as it stands in a policy, and what else it has behind it. */
 static void begin(struct bed *b, const char *pick)
 {
     struct way_err err;
-    char text[256];
+    char text[1024];
     memset(b, 0, sizeof *b);
     b->now = 1000;
     snprintf(text, sizeof text,
@@ -76,7 +76,7 @@ static void begin(struct bed *b, const char *pick)
                                      .ring = b->ring };
     must(way_decider_new(&b->decider, &o, &err), &err);
     publish(b);
-    way_router_init(&b->router, b->health, b->decider, b->row);
+    way_router_init(&b->router, b->health, b->decider, &b->stats, b->row);
     way_router_refresh(&b->router);
     way_random_seed(&b->router.random, 42);
 }
@@ -477,6 +477,206 @@ static void a_slot_is_served_by_its_shard(void **st)
     end(&b);
 }
 
+/* ---- the policy's own route ---- */
+
+static const char get_x[] = "*2\r\n$3\r\nGeT\r\n$1\r\nx\r\n";
+
+static struct way_route ask(struct bed *b, const struct way_request *r)
+{
+    return way_route_ask(&b->router, r, (struct way_span){ get_x, sizeof get_x - 1 },
+                         b->now);
+}
+
+static uint64_t stat_of(struct bed *b, enum way_stat which)
+{
+    return way_stat_get(&b->stats, which);
+}
+
+static void a_route_is_asked_and_nil_leaves_it_to_pick(void **st)
+{
+    (void)st;
+    struct bed b;
+    begin(&b, "'master', route = function(self, request, nodes) "
+              "if request.command ~= 'get' or #nodes ~= 3 then return nil end "
+              "return ({ 3, 2, 1, [9] = nil })[request.attempt] end");
+    struct way_request r = request(SLOT_A, 0);
+    assert_false(way_route_straight(&b.router, &r));
+    assert_int_equal(ask(&b, &r).node, b.node[A1]);
+    r.attempt = 1;
+    assert_int_equal(ask(&b, &r).node, b.node[A0]);
+    r.attempt = 8;
+    assert_int_equal(ask(&b, &r).node, b.node[A]);
+    assert_int_equal(stat_of(&b, WAY_STAT_POLICY_CALLS), 3);
+    assert_int_equal(stat_of(&b, WAY_STAT_FALLBACK), 0);
+    struct way_route none =
+        ask(&b, &(struct way_request){
+                    .slot = SLOT_NONE, .avoid = WAY_NONE_NODE, .target = WAY_NONE_NODE });
+    assert_int_equal(none.node, WAY_NONE);
+    assert_int_equal(none.shard, WAY_NONE);
+    end(&b);
+}
+
+static void a_policy_without_route_keeps_the_fast_way(void **st)
+{
+    (void)st;
+    struct bed b;
+    struct way_request read = request(SLOT_A, 0), write = request(SLOT_A, WAY_FLAG_WRITE);
+    begin(&b, "'master'");
+    assert_true(way_route_straight(&b.router, &read));
+    assert_true(way_route_straight(&b.router, &write));
+    assert_int_equal(ask(&b, &read).node, b.node[A]);
+    assert_int_equal(stat_of(&b, WAY_STAT_POLICY_CALLS), 0);
+    end(&b);
+    begin(&b, "'random'");
+    assert_false(way_route_straight(&b.router, &read));
+    assert_true(way_route_straight(&b.router, &write));
+    end(&b);
+}
+
+static void a_write_goes_to_the_master_whatever_route_says(void **st)
+{
+    (void)st;
+    struct bed b;
+    begin(&b, "'random', route = function(self, request, nodes) "
+              "return request.write and (request.attempt == 2 and 1 or 2) end");
+    struct way_request r = request(SLOT_A, WAY_FLAG_WRITE);
+    assert_int_equal(ask(&b, &r).node, b.node[A]);
+    assert_int_equal(stat_of(&b, WAY_STAT_ROUTES_REFUSED), 1);
+    r.attempt = 1;
+    assert_int_equal(ask(&b, &r).node, b.node[A]);
+    assert_int_equal(stat_of(&b, WAY_STAT_ROUTES_REFUSED), 1);
+    state(&b, A, WAY_STATE_FAILING); /* the first is a replica now */
+    assert_int_equal(ask(&b, &r).node, WAY_NONE);
+    assert_int_equal(stat_of(&b, WAY_STAT_ROUTES_REFUSED), 2);
+    end(&b);
+}
+
+static void a_route_that_fails_leaves_it_to_pick_and_is_counted(void **st)
+{
+    (void)st;
+    static const struct {
+        const char *body;
+        enum way_stat counted;
+    } cases[] = {
+        { "local x = nil; x()", WAY_STAT_POLICY_ROUTE_ERROR },
+        { "while true do end", WAY_STAT_POLICY_ROUTE_BUDGET },
+        { "local t = {} while true do t[#t + 1] = {} end", WAY_STAT_POLICY_ROUTE_MEMORY },
+        { "return 4", WAY_STAT_POLICY_ROUTE_ANSWER },
+        { "return 0/0", WAY_STAT_POLICY_ROUTE_ANSWER },
+        { "nodes[1].memory.seen = 1", WAY_STAT_POLICY_ROUTE_ERROR },
+    };
+    for (unsigned i = 0; i < way_count(cases); i++) {
+        struct bed b;
+        char text[256];
+        snprintf(text, sizeof text,
+                 "'replica', memory = { node = { seen = 0 } }, "
+                 "route = function(self, request, nodes) %s end",
+                 cases[i].body);
+        begin(&b, text);
+        struct way_request r = request(SLOT_A, 0);
+        unsigned node = ask(&b, &r).node;
+        assert_true(node == b.node[A0] || node == b.node[A1]);
+        assert_int_equal(stat_of(&b, cases[i].counted), 1);
+        assert_int_equal(stat_of(&b, WAY_STAT_FALLBACK), 1);
+        for (unsigned k = 1; k < b.limits.policy_errors; k++)
+            assert_int_not_equal(ask(&b, &r).node, WAY_NONE);
+        assert_true(way_decider_set_aside(b.decider));
+        uint64_t calls = stat_of(&b, WAY_STAT_POLICY_CALLS);
+        assert_int_not_equal(ask(&b, &r).node, WAY_NONE);
+        assert_int_equal(stat_of(&b, WAY_STAT_POLICY_CALLS), calls);
+        end(&b);
+    }
+}
+
+static void what_has_its_way_is_not_put_to_route(void **st)
+{
+    (void)st;
+    struct bed b;
+    begin(&b, "'master', route = function() return 2 end");
+    struct way_request r = request(SLOT_A, WAY_FLAG_MASTER);
+    assert_int_equal(ask(&b, &r).node, b.node[A]);
+    r = request(SLOT_A, 0);
+    r.target = (uint16_t)b.node[A1];
+    assert_int_equal(ask(&b, &r).node, b.node[A1]);
+    r = request(SLOT_A, 0);
+    r.kind = WAY_REQUEST_OWN;
+    assert_int_equal(ask(&b, &r).node, b.node[A]);
+    assert_int_equal(stat_of(&b, WAY_STAT_POLICY_CALLS), 0);
+    r.kind = WAY_REQUEST_PART;
+    assert_int_equal(ask(&b, &r).node, b.node[A0]);
+    end(&b);
+}
+
+static void route_is_shown_who_is_well_and_the_master(void **st)
+{
+    (void)st;
+    struct bed b;
+    begin(&b, "'master', route = function(self, request, nodes) "
+              "local s = '' for i = 1, #nodes do s = s .. nodes[i].state:sub(1, 1) .. "
+              "nodes[i].role:sub(1, 1) end "
+              "if s == ({ [0] = 'hmhrhr', 'smhr', 'hmhr', 'smsr', 'hr' })"
+              "[request.attempt - 1] then return #nodes end return nil end");
+    struct way_request r = request(SLOT_A, 0);
+    assert_int_equal(ask(&b, &r).node, b.node[A1]);
+    state(&b, A, WAY_STATE_SUSPECT);
+    state(&b, A0, WAY_STATE_SUSPECT);
+    r.attempt = 1;
+    assert_int_equal(ask(&b, &r).node, b.node[A1]);
+    state(&b, A, WAY_STATE_HEALTHY);
+    r.attempt = 2;
+    assert_int_equal(ask(&b, &r).node, b.node[A1]);
+    state(&b, A, WAY_STATE_SUSPECT);
+    state(&b, A1, WAY_STATE_FAILING);
+    r.attempt = 3;
+    assert_int_equal(ask(&b, &r).node, b.node[A0]);
+    state(&b, A, WAY_STATE_DRAINING);
+    state(&b, A0, WAY_STATE_HEALTHY);
+    r.attempt = 4;
+    assert_int_equal(ask(&b, &r).node, b.node[A0]);
+    end(&b);
+}
+
+static void a_probing_node_is_shown_while_it_has_trials(void **st)
+{
+    (void)st;
+    struct bed b;
+    begin(&b, "'master', route = function(self, request, nodes) "
+              "for i = 1, #nodes do if nodes[i].state == 'probing' then "
+              "return request.attempt == 1 and i or 1 end end end");
+    struct way_request other = request(SLOT_A, 0), r = request(SLOT_A, 0);
+    trials(&b, A0, 2);
+    other.attempt = 1; /* sees it and takes another */
+    for (unsigned i = 0; i < 5; i++)
+        assert_int_equal(ask(&b, &other).node, b.node[A]);
+    for (unsigned i = 0; i < 2; i++) {
+        struct way_route to = ask(&b, &r);
+        assert_int_equal(to.node, b.node[A0]);
+        assert_true(to.trial);
+    }
+    struct way_route to = ask(&b, &r);
+    assert_int_equal(to.node, b.node[A]);
+    assert_false(to.trial);
+    way_health_trial_end(b.health, b.node[A0], b.row, true);
+    assert_true(ask(&b, &r).trial);
+    end(&b);
+}
+
+static void route_is_told_what_failed_the_command(void **st)
+{
+    (void)st;
+    struct bed b;
+    begin(&b, "'master', route = function(self, request, nodes) "
+              "return request.tried and request.tried % #nodes + 1 end");
+    struct way_request r = request(SLOT_A, 0);
+    r.avoid = (uint16_t)b.node[A];
+    assert_int_equal(ask(&b, &r).node, b.node[A0]);
+    r.avoid = (uint16_t)b.node[A1];
+    assert_int_equal(ask(&b, &r).node, b.node[A]);
+    r.avoid = (uint16_t)b.node[B]; /* of another shard by now */
+    assert_int_equal(ask(&b, &r).node, b.node[A]);
+    end(&b);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -496,6 +696,14 @@ int main(void)
         cmocka_unit_test(a_probing_node_gets_its_trials_and_no_more),
         cmocka_unit_test(a_trial_avoids_the_node_that_failed_the_command),
         cmocka_unit_test(a_slot_is_served_by_its_shard),
+        cmocka_unit_test(a_route_is_asked_and_nil_leaves_it_to_pick),
+        cmocka_unit_test(a_policy_without_route_keeps_the_fast_way),
+        cmocka_unit_test(a_write_goes_to_the_master_whatever_route_says),
+        cmocka_unit_test(a_route_that_fails_leaves_it_to_pick_and_is_counted),
+        cmocka_unit_test(what_has_its_way_is_not_put_to_route),
+        cmocka_unit_test(route_is_shown_who_is_well_and_the_master),
+        cmocka_unit_test(a_probing_node_is_shown_while_it_has_trials),
+        cmocka_unit_test(route_is_told_what_failed_the_command),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

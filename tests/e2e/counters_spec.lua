@@ -68,7 +68,7 @@ local function count_received(scripted, name)
   return n
 end
 
-describe("a node that answers PING but no real read", function()
+describe("43: a node that answers PING but no real read", function()
   it("stays where only PING is looked at, and every other read runs into it", function()
     local scripted = be_sick ""
     local way = serve(PING_ONLY)
@@ -142,6 +142,41 @@ describe("a counter", function()
     assert.equal(told, math.floor(failures / 3), ("%d edges of %d failures"):format(told, failures))
     assert.equal("healthy", way:node(replica).state)
   end)
+end)
+
+it("a reload goes on counting where the next policy declares the same, and a candidate counts by itself", function()
+  be_sick "-BUSY Redis is busy running a script\r\n"
+  local row = "wayside.consecutive { edge = { at_least = 12 } }"
+  local way = serve(COUNTING:format(row), { limits = { retry_burst = 10000, probation = 0 } })
+  local client = way:client()
+  local function fail_until(n)
+    kit.wait_for(function()
+      local seen = 0
+      for _, event in ipairs(way:events { kind = "result", class = "busy", ["function"] = "mark" }) do seen = seen + event.n end
+      if seen >= n then return true end
+      client:call("GET", key())
+      return false, seen .. " failures"
+    end, 10, n .. " failures")
+  end
+  fail_until(4)
+  local eager = kit.file("eager.lua", (COUNTING:gsub("counting", "eager"):format "wayside.consecutive { edge = { at_least = 2 } }"))
+  local reply = way:ask("WAYSIDE", "SHADOW", eager)
+  assert.is_false(kit.is_error(reply), kit.show(reply))
+  fail_until(8)
+  local shadow, told = {}, way:ask("WAYSIDE", "SHADOW")
+  for i = 1, #told, 2 do shadow[told[i]] = told[i + 1] end
+  assert.equal(1, shadow.would_have_taken_out, kit.show(told))
+  assert.equal(0, shadow.took_out, kit.show(told))
+  assert.equal("healthy", way:node(replica).state)
+
+  local same = kit.file("same.lua", (COUNTING:gsub('"counting"', '"again"'):format(row)))
+  reply = way:ask("WAYSIDE", "RELOAD", same)
+  assert.is_false(kit.is_error(reply), kit.show(reply))
+  fail_until(12)
+  way:wait_state(replica, "failing")
+  local edges = way:events { kind = "edge" }
+  assert.equal(1, #edges, way:show_events())
+  assert.is_truthy(edges[1].where:find("same.lua", 1, true), edges[1].where)
 end)
 
 it("a policy whose counters are wrong is refused at start, with the field", function()

@@ -264,7 +264,7 @@ kit.matrix(function(workers, how)
   it("9: a replica that is new and still loading is left out until it has answered a probe", function()
     fill(TWO)
     local keys, replica = filled(TWO, 20), cluster:replicas_of(TWO)[1]
-    replica:load(0.8)
+    replica:load(1.5)
     local began, before = socket.gettime(), replica:calls "get"
     -- Asked as soon as it serves, whatever it knows by then.
     local way = kit.wayside { cluster = cluster, policy = policy, options = { pick = "replica" }, workers = workers, how = how }

@@ -8,6 +8,13 @@ local function serve(options)
   options.http = "127.0.0.1:" .. ports.free()
   local way = kit.wayside(options)
   way.http = options.http
+  -- New replicas are in doubt until a first look; a test that delays answers does not mean that one.
+  kit.wait_for(function()
+    for _, node in ipairs(way:nodes()) do
+      if node.state ~= "healthy" then return false, node.address .. " is " .. node.state end
+    end
+    return #way:nodes() > 0
+  end, 5, "every node to be healthy")
   return way
 end
 

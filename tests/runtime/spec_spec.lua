@@ -148,7 +148,9 @@ describe("the kit", function()
             return { state = "suspect", reason = node.zone .. "_" .. node.inflight .. "_" .. math.floor(node.latency * 1000 + 0.5)
               .. "_" .. tostring(node.replication.link_up) } end ]]
         local node = t:node { silent = true, zone = "west" }
-        t:measure(node, { latency = 0.025, inflight = 7, replication = { link_up = false } })
+        t:latency(node, 0.025)
+        t:inflight(node, 7)
+        t:replication(node, { link_up = false })
         assert.equal("west_7_25_false", t:fail(node, { error = "timeout" }).mark.reason)
     end)
 end)

@@ -61,7 +61,7 @@ describe("wayside.test", function()
 
     it("refuses what the daemon would refuse, in its words", function()
         assert.is_truthy(test.refused(policy "mark = 5"):find(":3: mark: expected a function, got 5", 1, true))
-        assert.is_truthy(test.refused(policy "every = 1"):find("every: not served by this version", 1, true))
+        assert.is_truthy(test.refused(policy "every = 1"):find("every: expected a function tick beside it", 1, true))
         assert.is_nil(test.refused("default"))
         assert.has_error(function() test.start("no/such/file.lua") end)
     end)
@@ -142,5 +142,50 @@ describe("wayside.test", function()
         local answer = t:reconnect(t:node { silent = true }, { error = "refused", attempt = 3 })
         assert.equal(8, answer.after)
         assert.equal(3, answer.timeout)
+    end)
+
+    it("counts as the daemon does, and asks about edges", function()
+        local t = test.start(policy [[
+            counters = {
+              row = wayside.consecutive { edge = { at_least = 3 } },
+              all = wayside.window { scope = "cluster", seconds = 10, buckets = 10 },
+              seen = wayside.samples { size = 4 },
+            },
+            mark = function(_, node, event)
+              if event.kind ~= "edge" then return end
+              node.counters.seen:add(node.counters.row.value)
+              node.counters.row:reset()
+              return { weight = 0.5, reason = event.counter }
+            end,
+            probe = function() end]])
+        local master = t:node {}
+        local node = t:node { role = "replica" }
+        t:fail(node, { error = "timeout", phase = "read", n = 2 })
+        assert.equal(2, node.counters.row.value)
+        assert.same({}, t:succeed(master, { n = 8 }).edges)
+        local what = t:fail(node, { error = "timeout", phase = "read", n = 2 })
+        assert.equal("row", what.edges[1].counter)
+        assert.equal(0.5, what.edges[1].mark.weight)
+        assert.equal(0.5, node.weight)
+        assert.equal(0, node.counters.row.value)
+        assert.equal(4, node.counters.seen.last)
+        assert.equal(1 / 3, node.cluster_counters.all.value)
+        t:advance(11)
+        assert.equal(0, master.cluster_counters.all.volume)
+        t:probe(node, { error = "timeout" })                     -- probes don't count
+        t:fail(node, { error = "timeout", began = t.now - 100, phase = "read" })         -- a straggler
+        assert.equal(0, node.counters.row.value)
+    end)
+
+    it("fails where two states touch counters differently", function()
+        local t = test.start(file_of [[
+            local wayside = require "wayside"
+            local seen = 0
+            return { name = "t", classes = {}, probe = function() end,
+              counters = { gaps = wayside.samples { size = 4 } },
+              classify = function() seen = seen + 1 end,
+              mark = function(_, node) node.counters.gaps:add(seen) end }]])
+        local node = t:node { silent = true }
+        assert.error_matches(function() t:fail(node, { error = "refused" }) end, "two states answer differently")
     end)
 end)

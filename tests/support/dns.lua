@@ -46,6 +46,12 @@ local function answer(packet, names)
   return packet:sub(1, 2) .. flags .. "\0\1\0" .. (record == "" and "\0" or "\1") .. "\0\0\0\0" .. question .. record
 end
 
+--- Whole at every moment, for who reads it meanwhile.
+local function replace(path, text)
+  process.write_file(path .. ".new", text)
+  assert(os.rename(path .. ".new", path))
+end
+
 local function run(sock, path)
   local questions = 0
   while true do
@@ -53,7 +59,7 @@ local function run(sock, path)
     local reply = packet and answer(packet, names_of(path))
     if reply then
       questions = questions + 1
-      process.write_file(path .. ".asked", tostring(questions))
+      replace(path .. ".asked", tostring(questions))
       sock:sendto(reply, ip, port)
     end
   end
@@ -77,12 +83,11 @@ function dns.start(options)
   return self
 end
 
---- Whole at every moment: the server reads it for each question.
+--- For the server, which reads it at each question.
 function Dns:write()
   local lines = {}
   for name, ip in pairs(self.names) do lines[#lines + 1] = name .. " " .. ip .. "\n" end
-  process.write_file(self.path .. ".new", table.concat(lines))
-  assert(os.rename(self.path .. ".new", self.path))
+  replace(self.path, table.concat(lines))
 end
 
 function Dns:set(name, ip)
