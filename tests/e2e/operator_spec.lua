@@ -17,7 +17,7 @@ return wayside.policy {
     if event.kind == "probe" then return { state = "healthy", reason = "probed" } end
   end,
   backoff = function(self, node, event) if event.attempt < 3 then return { retry = "other" } end end,
-  probe = function(self, node) if node.state ~= "healthy" then return { after = 0.05 } end end,
+  probe = function(self, node) if node.state ~= "healthy" then return { after = 0.05, command = { "PING" } } end end,
 }
 ]]
 
@@ -28,7 +28,7 @@ describe("an operator's mark", function()
     replica = cluster:node(2)
     http = "127.0.0.1:" .. ports.free()
     way = kit.wayside { cluster = cluster, policy = kit.file("eager.lua", POLICY), workers = 2, http = http,
-      segment = kit.folder() .. "/operator.seg", timeouts = { dial = 0.3, read = 0.5 } }
+      segment = kit.folder() .. "/operator.seg", timeouts = { dial = 0.3, hello = 3, read = 5 } }
     cluster:node(1):call("SET", kit.key_in(1, "v"), "v")
     cluster:node(1):call("WAIT", 1, 2000)
   end)
@@ -51,6 +51,7 @@ describe("an operator's mark", function()
   end
 
   after_each(function()
+    replica.mitm:clear()
     way:ask("WAYSIDE", "UNMARK", replica.address)
     way:ask("WAYSIDE", "UNMARK", cluster:node(1).address)
     way:wait_state(replica, "healthy")
@@ -125,10 +126,13 @@ describe("an operator's mark", function()
   end)
 
   it("DRAIN: a node finishes what it has, and gets nothing new", function()
-    replica.mitm:rule { dir = "down", act = "delay", at = "+0", ms = 400 }
     local clients = {}
     for i = 1, 8 do
       clients[i] = way:client()
+      for _ = 1, 10 do clients[i]:call("GET", kit.key_in(1, "v")) end -- both workers are connected to both nodes
+    end
+    replica.mitm:rule { dir = "down", act = "delay", at = "+0", ms = 400 }
+    for i = 1, 8 do
       clients[i]:send_raw("*2\r\n$3\r\nGET\r\n$" .. #kit.key_in(1, "v") .. "\r\n" .. kit.key_in(1, "v") .. "\r\n")
     end
     kit.wait_for(function()
