@@ -667,10 +667,9 @@ void way_config_fini(struct way_config *c)
     }
     way_free(c->option);
     way_free(c->zones);
-    char **strings[] = { &c->file,   &c->user,      &c->password,
-                         &c->policy, &c->segment,   &c->console,
-                         &c->http,   &c->log_level, &c->name_servers,
-                         &c->journal };
+    char **strings[] = { &c->file,         &c->user,    &c->password, &c->policy,
+                         &c->segment,      &c->console, &c->http,     &c->log_level,
+                         &c->name_servers, &c->journal };
     for (unsigned i = 0; i < way_count(strings); i++)
         way_config_replace(strings[i], NULL);
 }

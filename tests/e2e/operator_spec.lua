@@ -128,6 +128,7 @@ describe("an operator's mark", function()
   end)
 
   it("DRAIN: a node finishes what it has, and gets nothing new", function()
+    kit.wait_for(function() return gets_of(replica, 10) > 0, way:show_events() end, 5, "reads from the replica")
     local clients = {}
     for i = 1, 8 do
       clients[i] = way:client()
