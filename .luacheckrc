@@ -7,6 +7,7 @@ max_line_length = 144
 
 std = "luajit"
 files["policies"] = { std = "sandbox" }
+files["examples/*_spec.lua"] = { std = "luajit+busted" }
 files["tests"] = { std = "luajit+busted" }
 files["tests/bench/gateway_floor.lua"] = { read_globals = { "ngx" } }
 files["core/runtime/resty"] = { read_globals = { "ngx" } }

@@ -34,6 +34,9 @@ endif
 PREFIX ?= /usr/local
 MANDIR ?= $(PREFIX)/share/man
 LIBDIR ?= $(PREFIX)/lib
+# Where luajit looks for modules.
+LUA_DIR ?= $(PREFIX)/share/lua/5.1
+LUA_CDIR ?= $(PREFIX)/lib/lua/5.1
 OUT ?= .
 VARIANT ?=
 
@@ -219,9 +222,10 @@ export BUSTED BUILD_ROOT
 # What the specs start besides the daemon, and what the benches compare with.
 TOOLS := $(patsubst tests/support/%.c,$(BUILD_ROOT)/support/%,$(wildcard tests/support/*.c)) \
     $(patsubst tests/support/preload/%.c,$(BUILD_ROOT)/support/%.so,$(wildcard tests/support/preload/*.c))
-# The policy kit is a module for luajit, whose own Lua it uses: so it is not linked with one.
-POLICY_HOST := $(BUILD_ROOT)/support/policy_host.so
-TOOLS += $(POLICY_HOST)
+# The policy kit, laid out as it is installed. It is a module for luajit, whose own Lua it uses: so it is not linked with
+# one.
+KIT := $(BUILD_ROOT)/lua/wayside/test_host.so $(BUILD_ROOT)/lua/wayside/test.lua
+TOOLS += $(KIT)
 BENCH_TOOLS := $(patsubst tests/bench/%.c,$(BUILD_ROOT)/bench/%,$(wildcard tests/bench/*.c))
 tools: $(TOOLS)
 $(BUILD_ROOT)/support/%: tests/support/%.c
@@ -230,13 +234,16 @@ $(BUILD_ROOT)/support/%: tests/support/%.c
 $(BUILD_ROOT)/support/%.so: tests/support/preload/%.c
 	@mkdir -p $(@D)
 	@$(CC) $(STANDARD) $(OPTIMIZE) $(WARNINGS) -shared -fPIC -o $@ $< -ldl
-POLICY_HOST_SOURCES = $(patsubst %,core/%.c,$(filter-out runtime_files,$(shell command -v luajit >/dev/null && luajit \
+KIT_SOURCES = $(patsubst %,core/%.c,$(filter-out runtime_files,$(shell command -v luajit >/dev/null && luajit \
     $(SUPPORT)/layers closure core/policy_host.c)))
-$(POLICY_HOST): $(SOURCES) $(HEADERS) $(GENERATED)
+$(BUILD_ROOT)/lua/wayside/test_host.so: $(SOURCES) $(HEADERS) $(GENERATED)
 	@mkdir -p $(@D)
-	@echo "link  $@"
-	@$(CC) $(STANDARD) $(OPTIMIZE) $(WARNINGS) -shared -fPIC -Icore $(PKG_CFLAGS) -o $@ $(POLICY_HOST_SOURCES) $(GENERATED) \
-	    $(filter -lhiredis%,$(PKG_LIBS))
+	@echo "cc    $@"
+	@$(CC) $(STANDARD) $(OPTIMIZE) $(WARNINGS) -shared -fPIC -fvisibility=hidden -iquote core $(PKG_CFLAGS) -o $@ $(KIT_SOURCES) \
+	    $(GENERATED) $(filter -lhiredis%,$(PKG_LIBS))
+$(BUILD_ROOT)/lua/wayside/test.lua: core/runtime/test.lua
+	@mkdir -p $(@D)
+	@cp $< $@
 $(BUILD_ROOT)/bench/%: tests/bench/%.c $(BUILD)/flags $(LIB)
 	@mkdir -p $(@D)
 	@$(CC) $(ALL_CFLAGS) $(ALL_LDFLAGS) -o $@ $< $(LIB) $(LIBS)
@@ -332,7 +339,7 @@ lint-lua:
 
 # --- installing ----------------------------------------------------------------------------------------
 install: all
-	@$(MAKE) lib
+	@$(MAKE) lib $(KIT)
 	install -D -m 755 $(BIN) $(DESTDIR)$(PREFIX)/bin/wayside
 	install -D -m 644 core/runtime/resty/wayside.lua $(DESTDIR)$(PREFIX)/share/lua/5.1/resty/wayside.lua
 	install -D -m 644 core/wayside.h $(DESTDIR)$(PREFIX)/include/wayside.h
@@ -342,6 +349,8 @@ install: all
 	install -D -m 644 $(BUILD)/lib/wayside.pc $(DESTDIR)$(LIBDIR)/pkgconfig/wayside.pc
 	$(foreach page,$(wildcard core/*.1),install -D -m 644 $(page) $(DESTDIR)$(MANDIR)/man1/$(notdir $(page));)
 	$(foreach page,$(wildcard core/*.5),install -D -m 644 $(page) $(DESTDIR)$(MANDIR)/man5/$(notdir $(page));)
+	install -D -m 755 $(BUILD_ROOT)/lua/wayside/test_host.so $(DESTDIR)$(LUA_CDIR)/wayside/test_host.so
+	install -D -m 644 core/runtime/test.lua $(DESTDIR)$(LUA_DIR)/wayside/test.lua
 	$(foreach file,$(wildcard policies/*.lua),install -D -m 644 $(file) $(DESTDIR)$(PREFIX)/share/wayside/policies/$(notdir $(file));)
 
 clean:

@@ -42,7 +42,8 @@ struct key {
 
 static read_fn read_listen, read_workers, read_segment, read_seeds, read_user,
     read_password, read_password_file, read_zones, read_name_servers, read_policy,
-    read_policy_file, read_options, read_watch, read_console, read_http, read_log_level;
+    read_policy_file, read_options, read_watch, read_console, read_http, read_log_level,
+    read_journal_file, read_journal_bytes, read_journal_keep;
 
 static const struct key keys[] = {
     { "", "listen", read_listen },
@@ -64,6 +65,10 @@ static const struct key keys[] = {
     { "", "admin", NULL },
     { "admin", "console", read_console },
     { "admin", "http", read_http },
+    { "", "journal", NULL },
+    { "journal", "file", read_journal_file },
+    { "journal", "max_bytes", read_journal_bytes },
+    { "journal", "keep", read_journal_keep },
     { "", "log", NULL },
     { "log", "level", read_log_level },
 };
@@ -334,6 +339,30 @@ static int read_console(struct reader *r)
 static int read_http(struct reader *r)
 {
     return read_local(r, &r->c->http);
+}
+
+static int read_journal_file(struct reader *r)
+{
+    return read_string(r, &r->c->journal, "a path");
+}
+
+static int read_number(struct reader *r, const char *expected,
+                       int (*set)(struct way_config *, double, struct way_err *))
+{
+    struct way_err why;
+    if (lua_type(r->L, -1) != LUA_TNUMBER)
+        return bad_type(r, expected);
+    return told(r, set(r->c, lua_tonumber(r->L, -1), &why), &why);
+}
+
+static int read_journal_bytes(struct reader *r)
+{
+    return read_number(r, "bytes (number, 16384 to 1e12)", way_config_set_journal_bytes);
+}
+
+static int read_journal_keep(struct reader *r)
+{
+    return read_number(r, "files (integer, 0 to 1000)", way_config_set_journal_keep);
 }
 
 static int read_log_level(struct reader *r)
@@ -634,7 +663,9 @@ bool way_config_is_policy(const char *file)
 
 void way_config_init(struct way_config *c)
 {
-    *c = (struct way_config){ .workers = 1 };
+    *c = (struct way_config){ .workers = 1,
+                              .journal_max_bytes = 64 * 1024 * 1024,
+                              .journal_keep = 4 };
     way_timeouts_default(&c->timeouts);
     way_limits_default(&c->limits);
 }
@@ -653,9 +684,9 @@ void way_config_fini(struct way_config *c)
     }
     way_free(c->option);
     way_free(c->zones);
-    char **strings[] = { &c->file,   &c->user,      &c->password,
-                         &c->policy, &c->segment,   &c->console,
-                         &c->http,   &c->log_level, &c->name_servers };
+    char **strings[] = { &c->file,         &c->user,    &c->password, &c->policy,
+                         &c->segment,      &c->console, &c->http,     &c->log_level,
+                         &c->name_servers, &c->journal };
     for (unsigned i = 0; i < way_count(strings); i++)
         way_config_replace(strings[i], NULL);
 }

@@ -43,9 +43,11 @@ struct way_config {
     bool watch; /* policy.watch: reload when its files change */
     struct way_timeouts timeouts;
     struct way_limits limits;
-    char *segment;                      /* NULL: private */
-    char *console;                      /* NULL: none */
-    char *http;                         /* NULL: none */
+    char *segment; /* NULL: private */
+    char *console; /* NULL: none */
+    char *http;    /* NULL: none */
+    char *journal; /* file; NULL: none */
+    double journal_max_bytes, journal_keep;
     char *log_level;                    /* NULL: info */
     bool flagged_listen, flagged_seeds; /* private: a flag has emptied the file's list */
 };

@@ -177,6 +177,11 @@ static int flag_http(struct way_config *c, const char *value, struct way_err *er
     return flag_string(&c->http, value, err);
 }
 
+static int flag_journal(struct way_config *c, const char *value, struct way_err *err)
+{
+    return flag_string(&c->journal, value, err);
+}
+
 static int flag_user(struct way_config *c, const char *value, struct way_err *err)
 {
     return flag_string(&c->user, value, err);
@@ -207,6 +212,8 @@ static const struct flag {
       flag_console },
     { { "http", "ADDRESS", "/metrics and /healthz: HOST:PORT, unix:/PATH, or none" },
       flag_http },
+    { { "journal", "FILE", "write the journal there, as lines of JSON, or none" },
+      flag_journal },
     { { "log-level", "LEVEL", "debug, info, warn or error (info)" },
       way_config_set_log_level },
 };

@@ -194,6 +194,26 @@ int way_config_set_workers(struct way_config *c, double n, struct way_err *err)
     return 0;
 }
 
+int way_config_set_journal_bytes(struct way_config *c, double n, struct way_err *err)
+{
+    char text[32];
+    if (!(n >= 16384 && n <= 1e12))
+        return way_fail(err, "expected bytes (number, 16384 to 1e12), got %s",
+                        way_config_number(n, text, sizeof text));
+    c->journal_max_bytes = n;
+    return 0;
+}
+
+int way_config_set_journal_keep(struct way_config *c, double n, struct way_err *err)
+{
+    char text[32];
+    if (!(n >= 0 && n <= 1000) || n != floor(n))
+        return way_fail(err, "expected files (integer, 0 to 1000), got %s",
+                        way_config_number(n, text, sizeof text));
+    c->journal_keep = n;
+    return 0;
+}
+
 bool way_config_is_bool(const struct way_setting *s)
 {
     return !strcmp(s->unit, "bool");

@@ -28,6 +28,11 @@ int way_config_add_zone(struct way_config *c, const char *address, const char *z
                         struct way_err *err) WAY_MUST_CHECK;
 int way_config_set_workers(struct way_config *c, double n,
                            struct way_err *err) WAY_MUST_CHECK;
+/* Bytes of a journal's file before it is rotated; old files that are kept. */
+int way_config_set_journal_bytes(struct way_config *c, double n,
+                                 struct way_err *err) WAY_MUST_CHECK;
+int way_config_set_journal_keep(struct way_config *c, double n,
+                                struct way_err *err) WAY_MUST_CHECK;
 int way_config_set_log_level(struct way_config *c, const char *s,
                              struct way_err *err) WAY_MUST_CHECK;
 /* The password becomes the first line of the file at `path`. */

@@ -62,6 +62,8 @@ static void tell_node(struct way_control *c, unsigned node, struct way_tell *t)
     if (v->verdict.ends > 0)
         way_tell_field_number(t, &m, "ends", v->verdict.ends - now);
     way_tell_field(t, &m, "reason", v->verdict.reason);
+    if (way_verdict_by_operator(&v->verdict, now))
+        way_tell_field(t, &m, "by", "operator");
     way_tell_field_integer(t, &m, "failures", v->failures);
     if (v->latency >= 0)
         way_tell_field_number(t, &m, "latency", v->latency);
@@ -92,13 +94,6 @@ static void run_nodes(struct way_control *c, unsigned argc, char *const *argv,
 }
 
 /* --- events --- */
-
-static const char *refusal_name(enum way_refusal r)
-{
-    return r == WAY_REFUSED_LAST_NODE ? "last_node"
-           : r == WAY_REFUSED_SHARE   ? "share"
-                                      : "";
-}
 
 static void tell_fault(const struct way_event *v, struct way_tell *t,
                        struct way_tell_open *m)
@@ -145,7 +140,7 @@ static void tell_answer(const struct way_entry *e, struct way_tell *t,
     if (way_entry_marks(e)) {
         way_tell_field(t, m, "from", way_state_name(e->outcome.from));
         way_tell_field(t, m, "to", way_state_name(e->outcome.to));
-        way_tell_field(t, m, "refused", refusal_name(e->outcome.refused));
+        way_tell_field(t, m, "refused", way_refusal_name(e->outcome.refused));
     }
     if (e->straggler)
         way_tell_field_bool(t, m, "straggler", true);
@@ -164,8 +159,8 @@ static void tell_entry(const struct way_entry *e, struct way_tell *t)
     else
         way_tell_integer(t, e->thread);
     way_tell_field(t, &m, "node", e->address);
-    way_tell_field(t, &m, "kind", way_kind_name(v->kind));
-    if (v->kind == WAY_KIND_CHANGE)
+    way_tell_field(t, &m, "kind", way_entry_kind(e));
+    if (v->kind == WAY_KIND_CHANGE && !e->by_operator)
         way_tell_field(t, &m, "change", way_change_name(v->change));
     if (v->kind == WAY_KIND_EDGE)
         way_tell_field(t, &m, "counter", v->counter);
@@ -537,6 +532,110 @@ static void run_why(struct way_control *c, unsigned argc, char *const *argv,
     way_buf_fini(&lines.buf);
 }
 
+/* --- an operator's marks --- */
+
+/* A number of seconds above zero, to the end of the word. */
+static bool seconds_of(const char *word, double *out)
+{
+    char *end;
+    *out = strtod(word, &end);
+    return end != word && !*end && *out > 0 && *out <= 1e9 && !strpbrk(word, "xXnN");
+}
+
+static unsigned node_or_error(struct way_control *c, const char *word, struct way_tell *t)
+{
+    unsigned node = find_node(c, word);
+    if (node == WAY_NONE)
+        way_resp_put_error(t->out, "ERR no node '%.64s': WAYSIDE NODES lists them", word);
+    return node;
+}
+
+/* The reply to a mark: what the node was and is. */
+static void apply_mark(struct way_control *c, unsigned node, const struct way_mark *m,
+                       bool taken_back, struct way_tell *t)
+{
+    struct way_outcome outcome;
+    struct way_err err;
+    char address[WAY_ADDRESS_MAX];
+    if (way_control_mark(c, node, m, taken_back, &outcome, &err) < 0) {
+        way_resp_put_error(t->out, "ERR %s", err.text);
+        return;
+    }
+    way_health_address(way_control_health(c), node, address, sizeof address);
+    struct way_tell_open map = way_tell_begin(t);
+    way_tell_field(t, &map, "node", address);
+    way_tell_field(t, &map, "from", way_state_name(outcome.from));
+    way_tell_field(t, &map, "to", way_state_name(outcome.to));
+    if (m->has & WAY_MARK_SECONDS)
+        way_tell_field_number(t, &map, "seconds", m->seconds);
+    way_tell_end(t, &map);
+}
+
+static void mark_node(struct way_control *c, const char *word, int state,
+                      const char *seconds, struct way_tell *t)
+{
+    struct way_mark m = { .given = true,
+                          .has = WAY_MARK_STATE | WAY_MARK_REASON,
+                          .state = (enum way_state)state,
+                          .reason = "operator" };
+    if (seconds && !seconds_of(seconds, &m.seconds)) {
+        way_resp_put_error(t->out, "ERR expected seconds (number, above 0), got '%.64s'",
+                           seconds);
+        return;
+    }
+    if (seconds)
+        m.has |= WAY_MARK_SECONDS;
+    if (state == WAY_STATE_DRAINING) {
+        m.has |= WAY_MARK_CONNECTIONS;
+        m.connections = WAY_CONNECTIONS_DRAIN;
+    }
+    unsigned node = node_or_error(c, word, t);
+    if (node != WAY_NONE)
+        apply_mark(c, node, &m, false, t);
+}
+
+static void run_mark(struct way_control *c, unsigned argc, char *const *argv,
+                     struct way_tell *t)
+{
+    int state = way_word(way_state_name, WAY_STATE_COUNT, argv[1]);
+    if (state < 0)
+        way_resp_put_error(t->out,
+                           "ERR no state '%.64s': expected healthy, suspect, failing, "
+                           "probing or draining",
+                           argv[1]);
+    else
+        mark_node(c, argv[0], state, argc > 2 ? argv[2] : NULL, t);
+}
+
+static void run_drain(struct way_control *c, unsigned argc, char *const *argv,
+                      struct way_tell *t)
+{
+    mark_node(c, argv[0], WAY_STATE_DRAINING, argc > 1 ? argv[1] : NULL, t);
+}
+
+static void run_unmark(struct way_control *c, unsigned argc, char *const *argv,
+                       struct way_tell *t)
+{
+    (void)argc;
+    unsigned node = node_or_error(c, argv[0], t);
+    struct way_verdict v;
+    struct way_mark m = { .given = true,
+                          .has = WAY_MARK_STATE | WAY_MARK_REASON,
+                          .state = WAY_STATE_HEALTHY,
+                          .reason = "unmarked" };
+    if (node == WAY_NONE)
+        return;
+    way_health_verdict(way_control_health(c), node, &v);
+    if (way_verdict_by_operator(&v, way_control_loop(c)->now))
+        apply_mark(c, node, &m, true, t);
+    else
+        way_resp_put_error(
+            t->out,
+            "ERR no operator's mark stands on %.64s: what the policy marked "
+            "ends as the policy says",
+            argv[0]);
+}
+
 /* --- all commands --- */
 
 static void run_help(struct way_control *c, unsigned argc, char *const *argv,
@@ -553,6 +652,12 @@ static const struct {
     { "EVENTS", "[node] [n]", "the last n entries of the journal (20), newest last", 0, 2,
       run_events },
     { "WHY", "node", "what led to the node's present state, in words", 1, 1, run_why },
+    { "MARK", "node state [seconds]",
+      "the node is that for so long, or until UNMARK, whatever the policy says", 2, 3,
+      run_mark },
+    { "DRAIN", "node [seconds]", "MARK draining: it gets nothing new", 1, 2, run_drain },
+    { "UNMARK", "node", "takes an operator's mark back: healthy, the policy decides", 1,
+      1, run_unmark },
     { "POLICY", "", "the policy in charge, its options, how often it was asked", 0, 0,
       run_policy },
     { "RELOAD", "[file] [option=value ...]",

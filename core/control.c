@@ -21,10 +21,11 @@
 #include "decide.h"
 #include "log.h"
 #include "probe.h"
+#include "spool.h"
 
 #include <stdio.h>
 
-enum { DRAIN_MOST = 4096, HEAL_TRIES = 4 };
+enum { DRAIN_MOST = 4096, HEAL_TRIES = 4, OPERATOR_TRIES = 100 };
 static const double TICK = 0.05, RESCAN = 1, SETTLED = 0.04, BUSY_AGAIN = 0.01;
 
 struct watch {
@@ -168,31 +169,55 @@ static void arm_ends(struct way_control *c, struct watch *w, double at)
     ev_timer_start(c->o.loop->ev, &w->ends);
 }
 
-static void journal_healing(struct way_control *c, const struct way_snapshot *seen,
-                            const struct way_proposal *p,
-                            const struct way_outcome *outcome, const struct way_event *e,
-                            const char *did)
+/* What the host, or an operator, did to a node without asking the policy. */
+static void journal_own(struct way_control *c, const struct way_snapshot *seen,
+                        const struct way_proposal *p, const struct way_outcome *outcome,
+                        const struct way_event *e, const char *did)
 {
     struct way_entry entry = { .thread = WAY_NONE,
                                .node = seen->view.node,
                                .function = WAY_FN_MARK,
+                               .policy = way_decider_plan(c->decider)->layout.hash,
+                               .by_operator = p->by_operator,
                                .event = *e,
                                .mark = p->mark,
                                .outcome = *outcome,
                                .commit = WAY_COMMIT_DONE,
-                               .class_name = "ok",
-                               .where = "host" };
-    struct way_ring *own = c->o.rings[c->o.threads - 1];
-    struct way_entry *place = way_ring_place(own);
+                               .class_name = "ok" };
+    snprintf(entry.where, sizeof entry.where, "%s", p->by_operator ? "operator" : "host");
     snprintf(entry.address, sizeof entry.address, "%.63s", seen->view.address);
     snprintf(entry.did, sizeof entry.did, "%s", did);
-    if (!place) {
+    if (!way_ring_put(c->o.rings[c->o.threads - 1], &entry))
         way_stat_add(c->o.stats[c->o.threads - 1], WAY_STAT_JOURNAL_LOST, 1);
-        return;
-    }
-    *place = entry;
-    way_ring_push(own);
     way_loop_later(c->o.loop, &c->drain);
+}
+
+/* The operator's words win over whatever else was being committed meanwhile. */
+int way_control_mark(struct way_control *c, unsigned node, const struct way_mark *m,
+                     bool taken_back, struct way_outcome *out, struct way_err *err)
+{
+    enum way_commit commit = WAY_COMMIT_CONFLICT;
+    for (unsigned i = 0; i < OPERATOR_TRIES && commit != WAY_COMMIT_DONE; i++) {
+        struct way_snapshot seen;
+        way_health_snapshot(c->o.health, node, now_of(c), &seen);
+        struct way_proposal p = { .mark = *m,
+                                  .by_operator = true,
+                                  .taken_back = taken_back };
+        p.memory = seen.view.memory;
+        commit = way_health_commit(c->o.health, &seen, &p, false, out);
+        if (commit != WAY_COMMIT_DONE)
+            continue;
+        struct way_event e = event_now(c, WAY_KIND_CHANGE);
+        char did[64];
+        if (out->changed)
+            snprintf(did, sizeof did, "%s -> %s", way_state_name(out->from),
+                     way_state_name(out->to));
+        else
+            snprintf(did, sizeof did, "stays %s", way_state_name(out->to));
+        journal_own(c, &seen, &p, out, &e, did);
+        return 0;
+    }
+    return way_fail(err, "the node table is busy: nothing was changed, try again");
 }
 
 /* mark said nil: the node is healthy. False: to be tried again. */
@@ -209,14 +234,14 @@ static bool heal(struct way_control *c, unsigned node, const struct way_event *e
                       .state = WAY_STATE_HEALTHY,
                       .reason = "expired",
                       .has = WAY_MARK_STATE | WAY_MARK_REASON },
-            .memory = seen.view.memory,
             .host = true,
         };
+        p.memory = seen.view.memory;
         enum way_commit commit =
             way_health_commit(c->o.health, &seen, &p, false, &outcome);
         if (commit == WAY_COMMIT_DONE)
-            journal_healing(c, &seen, &p, &outcome, e,
-                            "the mark's time was over, mark said nil: healthy");
+            journal_own(c, &seen, &p, &outcome, e,
+                        "the mark's time was over, mark said nil: healthy");
         if (commit != WAY_COMMIT_CONFLICT)
             return commit == WAY_COMMIT_DONE;
     }
@@ -248,8 +273,8 @@ static void relieve(struct way_control *c, unsigned node, const struct way_event
         };
         commit = way_health_commit(c->o.health, &seen, &p, false, &outcome);
         if (commit == WAY_COMMIT_DONE)
-            journal_healing(c, &seen, &p, &outcome, e,
-                            "the host tried the last node that serves, and it answered");
+            journal_own(c, &seen, &p, &outcome, e,
+                        "the host tried the last node that serves, and it answered");
     }
 }
 
@@ -451,14 +476,16 @@ static void log_change(struct way_control *c, const struct way_entry *e)
                  way_kind_name(v->kind), way_phase_name(v->phase), way_step_name(v->step),
                  way_error_name(v->error));
     else
-        snprintf(what, sizeof what, "kind=%s", way_kind_name(v->kind));
+        snprintf(what, sizeof what, "kind=%s", way_entry_kind(e));
     way_log(WAY_INFO,
             "node=%s from=%s to=%s reason=%s%s %s%s policy=%s version=%s where=%s",
             e->address, way_state_name(e->outcome.from), way_state_name(e->outcome.to),
             m->has & WAY_MARK_REASON && m->reason[0] ? m->reason : "none", seconds, what,
             e->outcome.refused == WAY_REFUSED_NOT ? "" : " bounded_by=guard",
-            e->fallback ? "fallback" : plan->name,
-            plan->version[0] ? plan->version : "none", e->where);
+            e->by_operator ? "operator"
+            : e->fallback  ? "fallback"
+                           : plan->name,
+            plan->version[0] && !e->by_operator ? plan->version : "none", e->where);
 }
 
 static void take_entry(struct way_control *c, const struct way_entry *e)
@@ -466,6 +493,8 @@ static void take_entry(struct way_control *c, const struct way_entry *e)
     way_history_add(c->history, e);
     if (c->o.told)
         c->o.told(c->o.told_arg, e);
+    if (c->o.spool)
+        way_spool_put(c->o.spool, e);
     if (!way_entry_marks(e) || e->node >= WAY_NODES_MAX)
         return;
     if (e->outcome.changed)
@@ -507,6 +536,8 @@ static void drain_rings(struct way_control *c)
         take_entry(c, way_ring_peek(r));
         way_ring_pop(r);
     }
+    if (c->o.spool)
+        way_spool_flush(c->o.spool);
     ask_probes(c);
 }
 
@@ -683,7 +714,8 @@ struct way_decider *way_control_decider(struct way_control *c)
 
 void way_control_take(struct way_control *c)
 {
-    way_decider_take(c->decider);
+    if (way_decider_take(c->decider) && c->o.spool)
+        way_spool_policy(c->o.spool, way_decider_plan(c->decider), c->o.text, now_of(c));
 }
 
 void way_control_policy_changed(struct way_control *c)
@@ -749,6 +781,11 @@ bool way_control_set_aside(const struct way_control *c)
 const struct way_history *way_control_history(const struct way_control *c)
 {
     return c->history;
+}
+
+const struct way_spool *way_control_spool(const struct way_control *c)
+{
+    return c->o.spool;
 }
 
 uint64_t way_control_stat(const struct way_control *c, enum way_stat which)

@@ -24,6 +24,7 @@
 
 struct way_resolver;
 struct way_control;
+struct way_spool;
 struct way_candidate;
 struct way_shadows;
 struct way_reload;
@@ -43,7 +44,8 @@ struct way_control_options {
     /* Hears of each journal entry; NULL: nobody does. */
     void (*told)(void *arg, const struct way_entry *e);
     void *told_arg;
-    struct way_shadows *shadows; /* borrowed; NULL: there will be none */
+    struct way_spool *spool;            /* borrowed: the journal on disk; NULL: none */
+    struct way_shadows *shadows;        /* borrowed; NULL: there will be none */
     void (*taken)(void *arg, const struct way_seat *seat); /* as a decider's; or NULL */
     void *taken_arg;
 };
@@ -52,6 +54,13 @@ int way_control_new(struct way_control **out, const struct way_control_options *
                     struct way_err *err) WAY_MUST_CHECK;
 /* In the loop's thread, or after it ended; before way_loop_fini. */
 void way_control_free(struct way_control *c);
+
+/* In the loop's thread: an operator's mark, which outranks policy and guard until it ends
+ * or is taken back (`taken_back`: then m says what the node is from now on). It is written
+ * down in the journal. -1: the table's lock was busy. */
+int way_control_mark(struct way_control *c, unsigned node, const struct way_mark *m,
+                     bool taken_back, struct way_outcome *out,
+                     struct way_err *err) WAY_MUST_CHECK;
 
 /* Any thread: the topology should be asked for again (a MOVED, a failure, a policy). */
 void way_control_refresh(struct way_control *c);
@@ -78,6 +87,7 @@ const struct way_policy_text *way_control_text(const struct way_control *c);
 const struct way_plan *way_control_plan(const struct way_control *c);
 bool way_control_set_aside(const struct way_control *c); /* the policy, by its errors */
 const struct way_history *way_control_history(const struct way_control *c);
+const struct way_spool *way_control_spool(const struct way_control *c);      /* or NULL */
 uint64_t way_control_stat(const struct way_control *c, enum way_stat which); /* summed */
 unsigned way_control_threads(const struct way_control *c);
 /* Of a node of the table; NULL: not yet greeted, or gone. Valid until the loop's next

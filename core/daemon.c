@@ -19,6 +19,7 @@
 #include "reload.h"
 #include "reload_watch.h"
 #include "resolve.h"
+#include "spool.h"
 
 #include <errno.h>
 #include <malloc.h>
@@ -76,6 +77,7 @@ struct way_daemon {
     struct way_ring **rings;
     struct way_stats **stats;
     struct way_aside aside;
+    struct way_spool *spool; /* NULL: no journal on disk */
     struct way_shadows *shadows;
     _Atomic uint64_t clients;
     double started;
@@ -359,6 +361,22 @@ static void on_rest(struct ev_loop *ev, ev_timer *t, int events)
     w->requests = requests;
 }
 
+static int build_spool(struct way_daemon *w, struct way_err *err)
+{
+    const struct way_config *c = w->config;
+    struct way_spool_options o = { .file = c->journal,
+                                   .max_bytes = c->journal_max_bytes,
+                                   .keep = c->journal_keep,
+                                   .wayside = WAY_VERSION };
+    if (!c->journal)
+        return 0;
+    if (way_spool_new(&w->spool, &o, err) < 0)
+        return -1;
+    way_spool_policy(w->spool, way_decider_plan(w->worker[0].decider), w->text,
+                     way_clock());
+    return 0;
+}
+
 static void build_reload(struct way_daemon *w)
 {
     w->deciders[w->workers] = way_control_decider(w->control);
@@ -396,6 +414,7 @@ static int build_control(struct way_daemon *w, struct way_err *err)
         .stats = w->stats,
         .threads = w->workers + 1,
         .aside = &w->aside,
+        .spool = w->spool,
         .shadows = w->shadows,
         .taken = on_control_taken,
         .taken_arg = w,
@@ -438,7 +457,7 @@ static int build(struct way_daemon *w, struct way_err *err)
     for (unsigned i = 0; i < w->workers; i++)
         if (worker_init(&w->worker[i], w, i, err) < 0)
             return -1;
-    return build_control(w, err);
+    return build_spool(w, err) < 0 ? -1 : build_control(w, err);
 }
 
 static void say_what_serves(const struct way_daemon *w)
@@ -451,6 +470,8 @@ static void say_what_serves(const struct way_daemon *w)
         way_log(WAY_INFO, "console=%s", c->console);
     if (c->http)
         way_log(WAY_INFO, "http=%s", c->http);
+    if (c->journal)
+        way_log(WAY_INFO, "journal=%s", c->journal);
     way_log(WAY_INFO, "policy=%s version=%s hash=%016llx file=%s", plan->name,
             plan->version[0] ? plan->version : "none",
             (unsigned long long)plan->layout.hash, w->text->path);
@@ -482,6 +503,7 @@ int way_daemon_start(struct way_daemon **out, const struct way_config *c,
     sigaddset(&w->signals, SIGINT);
     sigaddset(&w->signals, SIGQUIT);
     sigaddset(&w->signals, SIGHUP);
+    sigaddset(&w->signals, SIGUSR1);
     pthread_sigmask(SIG_BLOCK, &w->signals, &w->old_signals); /* threads inherit it */
     int rc = build(w, err);
     if (rc == 0) {
@@ -505,6 +527,11 @@ void way_daemon_wait(struct way_daemon *w)
         struct signalfd_siginfo info;
         if (!(p[1].revents & POLLIN) || read(fd, &info, sizeof info) != sizeof info)
             continue;
+        if (info.ssi_signo == SIGUSR1) {
+            if (w->spool)
+                way_spool_reopen(w->spool);
+            continue;
+        }
         if (info.ssi_signo != SIGHUP) {
             way_log(WAY_INFO, "signal=%s stopping=true",
                     sigabbrev_np((int)info.ssi_signo));
@@ -545,6 +572,7 @@ void way_daemon_free(struct way_daemon *w)
         way_http_free(w->http);
     if (w->control)
         way_control_free(w->control);
+    way_spool_free(w->spool);
     if (w->control_thread.daemon)
         thread_fini(&w->control_thread);
     way_shadows_free(w->shadows);

@@ -9,6 +9,8 @@
 #include <stdio.h>
 
 enum { ASKS_BEFORE_LOCK = 3, PENDING_MAX = 64 };
+/* Answers of backoff that wait for way_decide_did: a broken connection has 30 groups. */
+enum { KEPT = 32 };
 
 struct pending {
     uint16_t node;
@@ -28,12 +30,14 @@ struct way_decider {
     _Atomic(struct way_seat *) offered, left;
     struct way_random random;
     struct way_gate gate;
-    uint64_t entries; /* journal entries published */
+    uint64_t entries;          /* journal entries published */
+    struct way_buf kept[KEPT]; /* their inputs, the oldest overwritten */
+    unsigned keeps;
     struct way_aside own_aside, *aside;
     struct way_shadow_place *shadows;
     struct way_snapshot seen; /* of the question asked last */
-    struct way_memory after;  /* as its answer left it, if shadows are to be told */
-    bool told;                /* they are */
+    struct way_memory after;  /* as its answer left it */
+    bool told;                /* shadows are to be */
     unsigned pending_count;
     struct pending pending[PENDING_MAX];
 };
@@ -76,6 +80,8 @@ void way_decider_free(struct way_decider *d)
     way_seat_free(d->seat);
     way_seat_free(atomic_load(&d->offered));
     way_seat_free(atomic_load(&d->left));
+    for (unsigned i = 0; i < KEPT; i++)
+        way_buf_fini(&d->kept[i]);
     way_free(d);
 }
 
@@ -169,8 +175,10 @@ struct question {
     struct way_event *event;
     uint64_t seed;
     union way_answer answer;
+    unsigned asking; /* from 1; 0: not yet */
+    enum way_cause cause;
     bool fallback;
-    bool cut; /* by a deadline */
+    bool behind; /* asked of memory that is no more: nothing to be asked again with */
     struct way_touches touches;
     struct way_outcome outcome;
     enum way_commit commit;
@@ -228,16 +236,16 @@ static void ask(struct way_decider *d, struct question *q, const struct way_view
 {
     enum way_asked how = WAY_ASKED_ABSENT;
     memset(&q->answer, 0, sizeof q->answer);
-    q->cut = false;
+    q->cause = WAY_CAUSE_ASIDE;
+    q->asking++;
     if (!way_decider_set_aside(d)) {
-        struct way_memory before = *m;
         way_stat_add(d->o.stats, WAY_STAT_POLICY_CALLS, 1);
-        how = ask_policy(d, q, view, m);
-        if (how == WAY_ASKED_FAILED) {
-            *m = before;
+        how = ask_policy(d, q, view, m); /* which leaves m alone where it fails */
+        q->cause = how == WAY_ASKED_ANSWERED ? WAY_CAUSE_NONE
+                   : how == WAY_ASKED_ABSENT ? WAY_CAUSE_ABSENT
+                                             : way_policy_failure_cause(d->policy);
+        if (how == WAY_ASKED_FAILED)
             note_policy_error(d, q->fn, q->event->now);
-            q->cut = !strcmp(way_policy_failure(d->policy)->cause, "deadline");
-        }
     }
     q->fallback = how != WAY_ASKED_ANSWERED;
     q->touches.count = 0;
@@ -278,6 +286,7 @@ static enum way_commit ask_behind(struct way_decider *d, struct question *q)
 {
     struct way_snapshot seen;
     uint64_t epoch = d->seat->epoch;
+    q->behind = true;
     way_health_snapshot_of(d->o.health, q->node, q->event->now, epoch, &seen);
     add_counted(d, &seen);
     q->outcome.from = q->outcome.to = (enum way_state)seen.view.verdict.state;
@@ -300,18 +309,19 @@ static enum way_commit ask_once(struct way_decider *d, struct question *q, bool 
     } while (seen->policy_epoch != d->seat->epoch && way_decider_take(d));
     if (seen->policy_epoch != d->seat->epoch)
         return ask_behind(d, q);
+    q->behind = false;
     add_counted(d, seen);
+    if (d->o.see)
+        d->o.see(d->o.replay, seen);
     classify_anew(d, q->event);
     d->told = way_shadow_place_taken(d->shadows);
-    if (d->told)
-        d->after = seen->view.memory;
+    d->after = seen->view.memory;
     if (q->fn == WAY_FN_MARK && !way_event_for_mark(q->event))
         return WAY_COMMIT_DONE; /* the new policy has another name for it */
     struct way_proposal p = { .memory = seen->view.memory,
                               .hard = way_event_hard(q->event) };
     ask(d, q, &seen->view, &p.memory);
-    if (d->told)
-        d->after = p.memory;
+    d->after = p.memory;
     if (q->fn == WAY_FN_MARK)
         p.mark = q->answer.mark;
     p.touches = q->touches;
@@ -333,13 +343,15 @@ static void count_commit(struct way_decider *d, const struct question *q)
         way_stat_add(d->o.stats, WAY_STAT_REFUSED_LAST, 1);
     else if (refused == WAY_REFUSED_SHARE)
         way_stat_add(d->o.stats, WAY_STAT_REFUSED_SHARE, 1);
+    else if (refused == WAY_REFUSED_OPERATOR)
+        way_stat_add(d->o.stats, WAY_STAT_REFUSED_OPERATOR, 1);
     if (!q->fallback && is_used(q->outcome.from) && !is_used(q->outcome.to))
         atomic_fetch_add_explicit(&d->aside->marks, 1, memory_order_relaxed);
 }
 
 static void ask_and_commit(struct way_decider *d, struct question *q)
 {
-    q->seed = way_random_next(&d->random) | 1;
+    q->seed = d->o.seed ? d->o.seed(d->o.replay) : way_random_next(&d->random) | 1;
     for (int i = 0; i < ASKS_BEFORE_LOCK; i++) {
         q->commit = ask_once(d, q, false);
         if (q->commit != WAY_COMMIT_CONFLICT)
@@ -377,7 +389,7 @@ static void tell_shadows(struct way_decider *d, const struct question *q, bool a
                          .asked = asked,
                          .straggler = straggler,
                          .fallback = q->fallback,
-                         .cut = q->cut,
+                         .cut = q->cause == WAY_CAUSE_DEADLINE,
                          .seen = &d->seen,
                          .after = &d->after,
                          .seed = q->seed,
@@ -410,6 +422,8 @@ bool way_decider_pending_state(const struct way_decider *d, unsigned node,
 
 static void keep_pending(struct way_decider *d, const struct question *q)
 {
+    if (way_verdict_by_operator(&d->seen.view.verdict, q->event->now))
+        return;
     if (!q->answer.mark.given && !q->touches.count)
         return;
     unsigned i = 0;
@@ -471,17 +485,29 @@ void way_decide_pass(struct way_decider *d, double now)
 
 /* ---- the journal ---- */
 
+/* Cut if it does not fit. */
+static void copy_text(char *to, size_t bytes, const char *text)
+{
+    size_t n = strnlen(text, bytes - 1);
+    memcpy(to, text, n);
+    to[n] = 0;
+}
+
 static void begin_entry(struct way_decider *d, struct way_entry *entry, unsigned node,
                         const struct way_event *e)
 {
-    memset(entry, 0, sizeof *entry);
+    memset(entry, 0, offsetof(struct way_entry, event));
+    entry->policy = way_policy_plan(d->policy)->layout.hash;
+    entry->outcome.commit = way_health_commits(d->o.health);
     entry->thread = d->o.thread;
     entry->node = (uint16_t)node;
     entry->event = *e;
     entry->event.answer = (struct way_span){ 0 };
     entry->function = WAY_FN_NONE;
-    snprintf(entry->class_name, sizeof entry->class_name, "%s",
-             way_policy_class_name(d->policy, e->class));
+    entry->address[0] = entry->where[0] = entry->did[0] = 0;
+    entry->probe.given = false;
+    copy_text(entry->class_name, sizeof entry->class_name,
+              way_policy_class_name(d->policy, e->class));
 }
 
 static void note_answer(struct way_decider *d, struct way_entry *entry,
@@ -489,32 +515,61 @@ static void note_answer(struct way_decider *d, struct way_entry *entry,
 {
     entry->function = (uint8_t)q->fn;
     entry->fallback = q->fallback;
+    entry->cause = (uint8_t)q->cause;
+    entry->asking = (uint8_t)q->asking;
+    entry->seed = q->seed;
     entry->outcome = q->outcome;
     entry->commit = q->commit;
-    if (q->fn == WAY_FN_MARK || q->fn == WAY_FN_TICK)
-        entry->mark = q->answer.mark;
-    else if (q->fn == WAY_FN_BACKOFF)
-        entry->retry = q->answer.retry;
-    else if (q->fn == WAY_FN_PROBE)
-        entry->probe = q->answer.probe;
+    switch (q->fn) {
+    case WAY_FN_MARK:
+    case WAY_FN_TICK: entry->mark = q->answer.mark; break;
+    case WAY_FN_BACKOFF: entry->retry = q->answer.retry; break;
+    case WAY_FN_PROBE: entry->probe = q->answer.probe; break;
+    case WAY_FN_RECONNECT: entry->redial = q->answer.redial; break;
+    default: break;
+    }
+    if (q->fn != WAY_FN_TICK) /* whose nodes are many */
+        copy_text(entry->address, sizeof entry->address, d->seen.view.address);
     const char *where = d->o.judge ? "host" : way_policy_where(d->policy);
-    snprintf(entry->where, sizeof entry->where, "%s", q->fallback ? "fallback" : where);
+    copy_text(entry->where, sizeof entry->where, q->fallback ? "fallback" : where);
 }
 
-static void publish(struct way_decider *d, struct way_entry *entry)
+static void pack(struct way_decider *d, struct way_buf *out, const struct question *q)
+{
+    const struct way_plan *plan = way_policy_plan(d->policy);
+    if (!q->behind)
+        way_input_pack(out, &d->seen.view, &d->after, &plan->layout, plan->counters.count,
+                       plan->name, plan->version, q->event->answer);
+}
+
+/* For an entry that is published later; before anything else is asked. */
+static void keep_input(struct way_decider *d, struct way_entry *entry,
+                       const struct question *q)
+{
+    struct way_buf *kept = &d->kept[d->keeps++ % KEPT];
+    way_buf_reset(kept);
+    pack(d, kept, q);
+    entry->input = (struct way_span){ kept->p, way_buf_held(kept) };
+}
+
+/* q: NULL where nobody was asked, or the entry has its input already. */
+static void publish(struct way_decider *d, struct way_entry *entry,
+                    const struct question *q)
 {
     struct way_entry *place = way_ring_place(d->o.ring);
     if (!place) {
         way_stat_add(d->o.stats, WAY_STAT_JOURNAL_LOST, 1);
         return;
     }
-    if (entry->node < WAY_NODES_MAX) {
-        struct way_snapshot seen;
-        way_health_snapshot(d->o.health, entry->node, entry->event.now, &seen);
-        snprintf(entry->address, sizeof entry->address, "%.63s", seen.view.address);
-    }
+    if (!entry->address[0] && entry->node < WAY_NODES_MAX)
+        way_health_address(d->o.health, entry->node, entry->address,
+                           sizeof entry->address);
     entry->seq = ++d->entries;
-    *place = *entry;
+    way_entry_copy(place, entry);
+    if (q)
+        pack(d, way_ring_input(d->o.ring), q);
+    else
+        way_buf_put(way_ring_input(d->o.ring), entry->input.p, entry->input.n);
     way_ring_push(d->o.ring);
     if (d->o.journaled)
         d->o.journaled(d->o.arg);
@@ -522,24 +577,29 @@ static void publish(struct way_decider *d, struct way_entry *entry)
 
 static const char *refusal_words(enum way_refusal r)
 {
-    return r == WAY_REFUSED_LAST_NODE ? " (guard: the last node that serves)"
-           : r == WAY_REFUSED_SHARE   ? " (guard: limits.failing_share)"
-                                      : "";
+    return r == WAY_REFUSED_LAST_NODE  ? " (guard: the last node that serves)"
+           : r == WAY_REFUSED_SHARE    ? " (guard: limits.failing_share)"
+           : r == WAY_REFUSED_OPERATOR ? " (outranked by the operator's mark)"
+                                       : "";
 }
 
 static void did_mark(struct way_entry *entry, const struct question *q)
 {
     const struct way_outcome *o = &q->outcome;
+    struct words {
+        const char *text[4];
+    } w = { { "nothing", "", "", "" } };
     if (q->commit == WAY_COMMIT_BUSY)
-        snprintf(entry->did, sizeof entry->did, "holds in this worker: the lock is busy");
-    else if (!q->answer.mark.given)
-        snprintf(entry->did, sizeof entry->did, "nothing");
-    else if (o->changed)
-        snprintf(entry->did, sizeof entry->did, "%s -> %s%s", way_state_name(o->from),
-                 way_state_name(o->to), refusal_words(o->refused));
-    else
-        snprintf(entry->did, sizeof entry->did, "stays %s%s", way_state_name(o->to),
-                 refusal_words(o->refused));
+        w = (struct words){ { "holds in this worker: the lock is busy", "", "", "" } };
+    else if (q->answer.mark.given && o->changed)
+        w = (struct words){ { way_state_name(o->from), " -> ", way_state_name(o->to),
+                              refusal_words(o->refused) } };
+    else if (q->answer.mark.given)
+        w = (struct words){ { "stays ", way_state_name(o->to), refusal_words(o->refused),
+                              "" } };
+    size_t at = 0;
+    for (unsigned i = 0; i < way_count(w.text); at += strlen(entry->did + at), i++)
+        copy_text(entry->did + at, sizeof entry->did - at, w.text[i]);
 }
 
 /* ---- the path of an error ---- */
@@ -599,7 +659,7 @@ static void ask_mark(struct way_decider *d, struct question *q, bool straggler)
         note_answer(d, &entry, q);
         did_mark(&entry, q);
     }
-    publish(d, &entry);
+    publish(d, &entry, asked ? q : NULL);
 }
 
 /* ---- counters ---- */
@@ -725,6 +785,7 @@ void way_decide_retry(struct way_decider *d, unsigned node, struct way_event *e,
         ask_and_commit(d, &q);
         *out = q.answer.retry;
         note_answer(d, entry, &q);
+        keep_input(d, entry, &q);
     }
     tell_shadows(d, &q, !e->permanent, false);
 }
@@ -735,14 +796,24 @@ void way_decide_did(struct way_decider *d, struct way_entry *entry, const char *
     va_start(ap, fmt);
     vsnprintf(entry->did, sizeof entry->did, fmt, ap);
     va_end(ap);
-    publish(d, entry);
+    publish(d, entry, NULL);
+}
+
+/* Asks what leads to no verdict and no fate of commands, and writes it down. */
+static void ask_aside(struct way_decider *d, struct question *q)
+{
+    struct way_entry entry;
+    ask_and_commit(d, q);
+    begin_entry(d, &entry, q->node, q->event);
+    note_answer(d, &entry, q);
+    publish(d, &entry, q);
 }
 
 void way_decide_probe(struct way_decider *d, unsigned node, struct way_event *e,
                       struct way_probe *out)
 {
     struct question q = { .fn = WAY_FN_PROBE, .node = node, .event = e };
-    ask_and_commit(d, &q);
+    ask_aside(d, &q);
     *out = q.answer.probe;
     tell_shadows(d, &q, true, false);
 }
@@ -754,7 +825,7 @@ void way_decide_redial(struct way_decider *d, unsigned node, struct way_event *e
     bool asked = way_policy_plan(d->policy)->has_reconnect && !way_decider_set_aside(d);
     memset(out, 0, sizeof *out);
     if (asked)
-        ask_and_commit(d, &q);
+        ask_aside(d, &q);
     if (asked && !q.fallback)
         *out = q.answer.redial;
     tell_shadows(d, &q, asked, false);
@@ -803,7 +874,7 @@ static void end_of_sweep(struct way_decider *d, const struct way_snapshot *seen,
         snprintf(entry.did, sizeof entry.did, "left to the next sweep: it changed");
     else
         did_mark(&entry, &q);
-    publish(d, &entry);
+    publish(d, &entry, NULL);
 }
 
 static void sweep(struct way_decider *d, const struct way_sweep *s, struct way_event *e,

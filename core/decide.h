@@ -56,6 +56,11 @@ struct way_decider_options {
     void *arg, *taken_arg;
     way_judge_fn *judge; /* NULL: the policy is asked */
     void *judge_arg;
+    /* For replay, NULL otherwise: puts recorded facts into what a question is shown; the
+     * seed of a question's random numbers. */
+    void (*see)(void *replay, struct way_snapshot *seen);
+    uint64_t (*seed)(void *replay);
+    void *replay;
 };
 int way_decider_new(struct way_decider **out, const struct way_decider_options *o,
                     struct way_err *err) WAY_MUST_CHECK;
@@ -96,7 +101,7 @@ struct way_decision {
 /* Sets class and blame of e (now, unix_time too must be set by the caller: e->now), counts
  * the failure, asks mark if it is to be asked, commits. Kinds: connection, result, probe,
  * expiry, change. Every call writes one journal entry, but a success that changed
- * nothing. */
+ * nothing; so does each question below. */
 void way_decide(struct way_decider *d, unsigned node, struct way_event *e,
                 struct way_decision *out);
 
@@ -123,7 +128,8 @@ void way_decide_watched(struct way_decider *d, unsigned node, struct way_event *
 void way_decide_classify(struct way_decider *d, struct way_event *e);
 void way_decide_retry(struct way_decider *d, unsigned node, struct way_event *e,
                       struct way_retry *out, struct way_entry *entry);
-/* Says in `entry` what the host did of it, and publishes it in the journal. */
+/* Says in `entry` what the host did of it, and publishes it in the journal: before the
+ * 32nd question to backoff after it, or its input is another's. */
 void way_decide_did(struct way_decider *d, struct way_entry *entry, const char *fmt, ...)
     WAY_PRINTF(3, 4);
 

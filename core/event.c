@@ -25,6 +25,7 @@ NAMES(way_role_name, WAY_ROLES, "?")
 NAMES(way_change_name, WAY_CHANGES, "?")
 NAMES(way_retry_name, WAY_RETRIES, "none")
 NAMES(way_connections_name, WAY_CONNECTIONS, "?")
+NAMES(way_cause_name, WAY_CAUSES, "none")
 
 const char *way_class_name(unsigned v)
 {

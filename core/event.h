@@ -46,6 +46,10 @@
 #define WAY_RETRIES(X)                                                                   \
     X(NONE, NULL) X(OTHER, "other") X(SAME, "same") X(MASTER, "master") X(HOLD, "hold")
 #define WAY_CONNECTIONS(X) X(KEEP, "keep") X(DRAIN, "drain") X(DROP, "drop")
+/* Why a policy did not answer a question; NONE: it did. */
+#define WAY_CAUSES(X)                                                                    \
+    X(NONE, NULL) X(ERROR, "error") X(BUDGET, "budget") X(DEADLINE, "deadline")          \
+    X(MEMORY, "memory") X(ANSWER, "answer") X(ASIDE, "aside") X(ABSENT, "absent")
 
 /* clang-format on */
 #define WAY_ENUM_PHASE(N, w) WAY_PHASE_##N,
@@ -61,6 +65,7 @@
 #define WAY_ENUM_CHANGE(N, w) WAY_CHANGE_##N,
 #define WAY_ENUM_RETRY(N, w) WAY_RETRY_##N,
 #define WAY_ENUM_CONNECTIONS(N, w) WAY_CONNECTIONS_##N,
+#define WAY_ENUM_CAUSE(N, w) WAY_CAUSE_##N,
 enum way_phase { WAY_PHASES(WAY_ENUM_PHASE) WAY_PHASE_COUNT };
 enum way_step { WAY_STEPS(WAY_ENUM_STEP) WAY_STEP_COUNT };
 enum way_error { WAY_ERRORS(WAY_ENUM_ERROR) WAY_ERROR_COUNT };
@@ -74,6 +79,7 @@ enum way_role { WAY_ROLES(WAY_ENUM_ROLE) WAY_ROLE_COUNT };
 enum way_change { WAY_CHANGES(WAY_ENUM_CHANGE) WAY_CHANGE_COUNT };
 enum way_retry_kind { WAY_RETRIES(WAY_ENUM_RETRY) WAY_RETRY_COUNT };
 enum way_connections { WAY_CONNECTIONS(WAY_ENUM_CONNECTIONS) WAY_CONNECTIONS_COUNT };
+enum way_cause { WAY_CAUSES(WAY_ENUM_CAUSE) WAY_CAUSE_COUNT };
 
 /* The word of a value, "?" if there is none; never NULL. */
 const char *way_phase_name(unsigned v);
@@ -90,6 +96,7 @@ const char *way_role_name(unsigned v);
 const char *way_change_name(unsigned v);
 const char *way_retry_name(unsigned v); /* "none" for WAY_RETRY_NONE */
 const char *way_connections_name(unsigned v);
+const char *way_cause_name(unsigned v); /* "none" for WAY_CAUSE_NONE */
 /* The value of a word in one of the tables above, -1 if unknown: pass its name function
  * and count, as in way_word(way_state_name, WAY_STATE_COUNT, "failing"). */
 int way_word(const char *(*name)(unsigned), unsigned count, const char *word);
@@ -187,6 +194,12 @@ struct way_probe {
     bool pooled;
     unsigned words;    /* 0: "data", a read of a key in one of the node's slots */
     char command[256]; /* words, each ended by NUL */
+};
+
+/* How `reconnect` answers: after and timeout (0: not given) for the next dial. */
+struct way_redial {
+    bool given;
+    double after, timeout;
 };
 
 /* Evidence that lets `failing` hold on the last node that serves: a connect phase that

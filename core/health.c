@@ -17,6 +17,9 @@
  *            nothing       the commit                         publish()
  *            happened      point
  *
+ * Each commit has a number (`commits`), given under the lock, that orders the journals of
+ * all workers: the epoch does not do, for it rises by changes of state alone.
+ *
  * What is derived from a node's record is written after it: the allotment of trials, then
  * the route word. A writer may be killed anywhere. Who takes the lock next is told so
  * (EOWNERDEAD), and recover() finishes an odd turn, derives all routes afresh, mends the
@@ -104,6 +107,12 @@ static void derive(struct way_segment *s, unsigned node, const struct way_own *o
 static uint64_t read_own(struct way_segment *s, unsigned node, struct way_own *own)
 {
     return way_record_read(s->own[node], WAY_OWN_WORDS, WAY_OWN_WORDS, own);
+}
+
+const char *way_refusal_name(unsigned refusal)
+{
+    static const char *const words[] = { "", "last_node", "share", "operator" };
+    return refusal < way_count(words) ? words[refusal] : "";
 }
 
 /* ---- the lock ---- */
@@ -340,6 +349,11 @@ void way_health_close(struct way_health *h)
     way_free(h);
 }
 
+uint64_t way_health_commits(struct way_health *h)
+{
+    return atomic_load_explicit(&h->s->commits, ACQUIRE);
+}
+
 struct way_node *way_health_node(struct way_health *h, unsigned node)
 {
     return &h->s->node[node];
@@ -426,6 +440,7 @@ static void read_records(struct way_segment *s, unsigned node, struct way_snapsh
     struct way_own own;
     unsigned area = way_area_of(out->policy_epoch);
     double shard[WAY_AREAS][WAY_SHARD_MEMORY], cluster[WAY_AREAS][WAY_CLUSTER_MEMORY];
+    out->commits = atomic_load_explicit(&s->commits, ACQUIRE);
     out->node_version = read_own(s, node, &own);
     v->verdict = own.verdict;
     memcpy(v->memory.node, own.memory[area], sizeof v->memory.node);
@@ -514,6 +529,23 @@ static void read_identity(struct way_segment *s, unsigned node, struct way_view 
             ACQUIRE);
     } while (atomic_load_explicit(record, RELAXED) != version);
 #undef TEXT
+}
+
+void way_health_address(struct way_health *h, unsigned node, char *out, size_t bytes)
+{
+    const _Atomic uint64_t *record = h->s->identity[node];
+    char address[WAY_ADDRESS_MAX];
+    uint64_t version;
+    do {
+        address[0] = 0;
+        version = way_record_version(record);
+        way_record_text(record, WAY_IDENTITY_WORDS, version,
+                        offsetof(struct way_identity, address), address, sizeof address);
+    } while (atomic_load_explicit(record, RELAXED) != version);
+    size_t n = strnlen(address, sizeof address);
+    n = n < bytes ? n : bytes - 1;
+    memcpy(out, address, n);
+    out[n] = 0;
 }
 
 static void count_node(struct way_counts *c, unsigned state, uint64_t inflight,
@@ -821,6 +853,11 @@ static void apply(struct way_health *h, const struct way_others *others, unsigne
     bool stands = v->state == WAY_STATE_FAILING && v->hard && (!v->ends || now < v->ends);
     unsigned has = p->mark.has;
 
+    if (!p->by_operator && way_verdict_by_operator(v, now)) {
+        out->refused = WAY_REFUSED_OPERATOR;
+        return;
+    }
+    v->by_operator = p->by_operator && !p->taken_back;
     out->refused = guard(h, others, node, v, p);
     if (out->refused && stands)
         has &= ~(unsigned)(WAY_MARK_STATE | WAY_MARK_SECONDS);
@@ -939,6 +976,7 @@ static void publish(struct way_segment *s, unsigned parts,
                     const struct way_snapshot *seen, const struct image *image)
 {
     bool several = parts & (parts - 1);
+    atomic_fetch_add_explicit(&s->commits, 1, RELEASE);
     uint64_t turn = atomic_load_explicit(&s->redo.turn, RELAXED);
     if (several) {
         redo_fill(&s->redo, parts, seen, image);
@@ -982,7 +1020,8 @@ static enum way_commit commit_locked(struct way_health *h,
         raise_epoch(h);
     if (p->touches.count)
         way_health_counters_touch(h, seen, p);
-    out->commit = atomic_load_explicit(&s->epoch, RELAXED);
+    out->commit = atomic_load_explicit(&s->commits, RELAXED);
+    out->published = true;
     return WAY_COMMIT_DONE;
 }
 
@@ -994,7 +1033,7 @@ enum way_commit way_health_commit(struct way_health *h, const struct way_snapsho
     *out = (struct way_outcome){
         .from = (enum way_state)seen->view.verdict.state,
         .to = (enum way_state)seen->view.verdict.state,
-        .commit = atomic_load_explicit(&h->s->epoch, ACQUIRE),
+        .commit = seen->commits,
     };
     if (is_of_another_policy(h->s, seen))
         return WAY_COMMIT_CONFLICT;

@@ -64,6 +64,8 @@ struct way_verdict {
     uint8_t state;       /* enum way_state */
     uint8_t hard;        /* marked on hard evidence */
     uint8_t connections; /* enum way_connections, of the last mark but keep */
+    uint8_t by_operator; /* marked by an operator: until it ends, or is taken back, marks
+                            of a policy and of the host change nothing */
     uint32_t trials;     /* let through in all while probing */
     double since;        /* when the state last changed */
     double ends;         /* 0: until marked otherwise */
@@ -121,10 +123,15 @@ struct way_view {
 /* A view, and the versions it was taken at. */
 struct way_snapshot {
     struct way_view view;
-    uint64_t node_version, shard_version, cluster_version; /* private */
-    uint64_t policy_epoch;                                 /* ro: that its memory is of */
+    uint64_t node_version, shard_version, cluster_version, commits; /* private */
+    uint64_t policy_epoch; /* ro: that its memory is of */
     double now;
 };
+/* Whether an operator's mark stands. */
+static inline bool way_verdict_by_operator(const struct way_verdict *v, double now)
+{
+    return v->by_operator && (v->ends <= 0 || now < v->ends);
+}
 
 struct way_health; /* one per process */
 
@@ -154,6 +161,7 @@ void way_health_close(struct way_health *h);
  * name. Nothing in the process that opened it. -1: no place left, or the lock is busy. */
 int way_health_forked(struct way_health *h, struct way_err *err) WAY_MUST_CHECK;
 
+uint64_t way_health_commits(struct way_health *h); /* ever made to the table */
 /* Hot accessors: direct pointers into the segment, valid until close. */
 struct way_node *way_health_node(struct way_health *h, unsigned node);
 struct way_shard *way_health_shard(struct way_health *h, unsigned shard);
@@ -204,6 +212,8 @@ void way_health_counter_blocks(struct way_health *h, unsigned node, unsigned sha
 void way_health_verdict(struct way_health *h, unsigned node, struct way_verdict *out);
 void way_health_snapshot(struct way_health *h, unsigned node, double now,
                          struct way_snapshot *out);
+/* A node's "host:port", cut if it does not fit. */
+void way_health_address(struct way_health *h, unsigned node, char *out, size_t bytes);
 /* The same with memory as of that policy epoch: the one in charge, or the one before it. */
 void way_health_snapshot_of(struct way_health *h, unsigned node, double now,
                             uint64_t policy_epoch, struct way_snapshot *out);
@@ -232,16 +242,27 @@ struct way_proposal {
     struct way_touches touches; /* of counters: done with the commit, after it, once */
     const struct way_counters_layout *counters; /* that these are of; NULL: no touches */
     bool hard;        /* way_event_hard(): what the guard asks */
-    bool by_operator; /* outranks the guard */
+    bool by_operator; /* outranks the guard, and the policy while it lasts */
+    bool taken_back;  /* with by_operator: the mark is the policy's to change */
     bool host;        /* the host's own mark (a former replica's role, ...) */
 };
-enum way_refusal { WAY_REFUSED_NOT, WAY_REFUSED_LAST_NODE, WAY_REFUSED_SHARE };
+enum way_refusal {
+    WAY_REFUSED_NOT,
+    WAY_REFUSED_LAST_NODE,
+    WAY_REFUSED_SHARE,
+    WAY_REFUSED_OPERATOR /* an operator's mark stands: only memory was committed */
+};
+/* "last_node", "share", "operator"; "" for WAY_REFUSED_NOT and what is none. */
+const char *way_refusal_name(unsigned refusal);
 struct way_outcome {
     enum way_state from, to;
     bool changed;             /* the state changed */
     enum way_refusal refused; /* failing became suspect, and why; where the node stands
                                    failing on hard evidence, that stands, not prolonged */
-    uint64_t commit;          /* the epoch after it */
+    /* The number of this commit among all that were made to the table; where nothing was
+     * to be published, that of the last one before the question was put. */
+    uint64_t commit;
+    bool published;
 };
 enum way_commit {
     WAY_COMMIT_DONE,     /* published (or nothing to publish) */

@@ -11,8 +11,13 @@ struct errors {
     uint64_t count[WAY_PHASE_COUNT][WAY_ERROR_COUNT];
 };
 
+struct kept {
+    struct way_entry entry;
+    struct way_buf input;
+};
+
 struct way_history {
-    struct way_entry entry[WAY_HISTORY_ENTRIES];
+    struct kept kept[WAY_HISTORY_ENTRIES];
     uint64_t total;
     struct errors *errors[WAY_NODES_MAX];
     struct way_transition transition[WAY_HISTORY_TRANSITIONS];
@@ -30,6 +35,8 @@ void way_history_free(struct way_history *h)
         return;
     for (unsigned i = 0; i < WAY_NODES_MAX; i++)
         way_free(h->errors[i]);
+    for (unsigned i = 0; i < WAY_HISTORY_ENTRIES; i++)
+        way_buf_fini(&h->kept[i].input);
     way_free(h);
 }
 
@@ -89,11 +96,23 @@ static void count_transition(struct way_history *h, const struct way_entry *e)
         t->count++;
 }
 
+/* Exactly as much as it needs, but for a buffer that has it already: of a thousand entries
+ * a few have a long answer of a probe. */
+static void keep_input(struct way_buf *to, struct way_span input)
+{
+    way_buf_reset(to);
+    if (to->cap < input.n || to->cap > 2 * input.n + 256)
+        way_buf_fini(to);
+    way_buf_put(to, input.p, input.n);
+}
+
 void way_history_add(struct way_history *h, const struct way_entry *e)
 {
-    struct way_entry *place = &h->entry[h->total++ % WAY_HISTORY_ENTRIES];
-    *place = *e;
-    place->event.answer = (struct way_span){ NULL, 0 };
+    struct kept *place = &h->kept[h->total++ % WAY_HISTORY_ENTRIES];
+    way_entry_copy(&place->entry, e);
+    keep_input(&place->input, e->input);
+    place->entry.input = (struct way_span){ place->input.p, e->input.n };
+    place->entry.event.answer = (struct way_span){ NULL, 0 };
     if (counts_as_error(e))
         count_error(h, e);
     if (way_entry_marks(e) && e->outcome.changed)
@@ -105,7 +124,8 @@ const struct way_entry *way_history_at(const struct way_history *h, unsigned nod
 {
     uint64_t held = h->total < WAY_HISTORY_ENTRIES ? h->total : WAY_HISTORY_ENTRIES;
     for (uint64_t back = 1; back <= held; back++) {
-        const struct way_entry *e = &h->entry[(h->total - back) % WAY_HISTORY_ENTRIES];
+        const struct way_entry *e =
+            &h->kept[(h->total - back) % WAY_HISTORY_ENTRIES].entry;
         if ((node == WAY_NONE || e->node == node) && i-- == 0)
             return e;
     }

@@ -1,14 +1,18 @@
-/* main - the command line of the daemon: serve, check, reload, --help, --version.
+/* main - the command line of the daemon: serve, check, reload, replay, ctl, test, --help,
+ * --version.
  *
  * A thin user of config, policy and wayside. Says on standard error what went wrong; the
  * host itself says when it serves. Tells systemd, if that started it, when it is ready
  * and when it stops. */
 #include "base.h"
 #include "config.h"
+#include "ctl.h"
 #include "log.h"
 #include "options.h"
 #include "policy.h"
 #include "daemon.h"
+#include "replay.h"
+#include "spec.h"
 #include "reload_call.h"
 
 #include <ares.h>
@@ -24,6 +28,7 @@
 #include <systemd/sd-daemon.h>
 
 enum { EXIT_GOOD = 0, EXIT_BAD = 1, EXIT_USAGE = 2 };
+enum { EXIT_SAME = 0, EXIT_DIFFERS = 1, EXIT_BAD_INPUT = 2 }; /* of replay */
 
 static int fail(const struct way_err *err, int status)
 {
@@ -74,6 +79,7 @@ static int run(const struct way_config *c, const struct way_options *o)
     if (c->log_level)
         way_log_level((enum way_level)way_log_level_named(c->log_level));
     signal(SIGPIPE, SIG_IGN);
+    signal(SIGXFSZ, SIG_IGN); /* a file that may not grow is an error like a full disk */
     raise_descriptor_limit();
     if (way_daemon_start(&w, c, read_config, (void *)(uintptr_t)o, &err) < 0)
         return fail(&err, EXIT_BAD);
@@ -225,11 +231,92 @@ static int reload(const struct way_options *o)
     return status;
 }
 
+/* --- replay --- */
+
+static int replay_text(const struct way_options *o, const struct way_config *c,
+                       const struct way_policy_text *text)
+{
+    struct way_replay_totals totals;
+    struct way_err err;
+    struct way_replay_options r = {
+        .journal = o->file,
+        .journals = o->files - 1,
+        .text = text,
+        .limits = &c->limits,
+        .mode = o->as_asked  ? WAY_REPLAY_ASKED
+                : o->evolved ? WAY_REPLAY_EVOLVED
+                             : WAY_REPLAY_AUTO,
+        .out = stdout,
+        .progress = true,
+    };
+    if (way_replay_run(&r, &totals, &err) < 0)
+        return fail(&err, EXIT_BAD_INPUT);
+    return totals.bad ? EXIT_BAD_INPUT : totals.differences ? EXIT_DIFFERS : EXIT_SAME;
+}
+
+static int replay(const struct way_options *o)
+{
+    static const double no_deadline = 1e6; /* instructions are counted; time is not */
+    struct way_config c;
+    struct way_policy_text text;
+    struct way_err err;
+    int status = EXIT_BAD_INPUT;
+    way_config_init(&c);
+    if ((o->config && way_config_load(&c, o->config, &err) < 0) ||
+        way_options_apply(o, &c, &err) < 0 ||
+        way_config_flag(&c, "policy", o->file[o->files - 1], &err) < 0 ||
+        way_policy_read(&text, c.policy, c.option, c.options, &c.limits, &err) < 0) {
+        fail(&err, status);
+    } else {
+        text.wall = no_deadline;
+        status = replay_text(o, &c, &text);
+        way_policy_text_fini(&text);
+    }
+    way_config_fini(&c);
+    return status;
+}
+
+/* --- ctl --- */
+
+static int ctl(const struct way_options *o)
+{
+    struct way_config c;
+    struct way_err err;
+    int status = EXIT_BAD;
+    way_config_init(&c);
+    if (o->config && way_config_load(&c, o->config, &err) < 0)
+        fail(&err, status);
+    else if (way_options_apply(o, &c, &err) < 0)
+        status = fail(&err, EXIT_USAGE);
+    else if (!c.console) {
+        way_fail(&err, "ctl: expected the console's address by --console ADDRESS, or a "
+                       "configuration that has one by -c FILE");
+        status = fail(&err, EXIT_USAGE);
+    } else if (way_ctl_run(c.console, o->file, o->files, o->json, stdout, &err) != 0)
+        fail(&err, status);
+    else
+        status = EXIT_GOOD;
+    way_config_fini(&c);
+    return status;
+}
+
+/* --- test --- */
+
+static int test(const struct way_options *o)
+{
+    struct way_err err;
+    int result = way_spec_run(o->file, o->files, &err);
+    return result < 0 ? fail(&err, EXIT_BAD) : result ? EXIT_BAD : EXIT_GOOD;
+}
+
 static int obey(const struct way_options *o)
 {
     switch (o->verb) {
     case WAY_VERB_SERVE: return serve(o);
     case WAY_VERB_CHECK: return check(o);
+    case WAY_VERB_REPLAY: return replay(o);
+    case WAY_VERB_CTL: return ctl(o);
+    case WAY_VERB_TEST: return test(o);
     case WAY_VERB_RELOAD: return reload(o);
     case WAY_VERB_DEFAULTS: way_options_settings(stdout, o->roff); return EXIT_GOOD;
     case WAY_VERB_HELP: way_options_help(stdout); return EXIT_GOOD;

@@ -5,6 +5,7 @@
 #include "metrics.h"
 
 #include "daemon.h"
+#include "spool.h"
 
 #include <stdio.h>
 #include <unistd.h>
@@ -201,6 +202,24 @@ static void put_control(struct way_control *c, struct way_buf *out)
            (double)n.probes_delayed);
 }
 
+static void put_spool(struct way_control *c, struct way_buf *out)
+{
+    struct way_spool_counts n;
+    if (!way_control_spool(c))
+        return;
+    way_spool_counts(way_control_spool(c), &n);
+    single(out, "journal_written_total", COUNTER, "journal entries written to the file",
+           (double)n.written);
+    head(out, "journal_unwritten_total", COUNTER,
+         "journal entries that did not reach the file");
+    way_buf_printf(out, "wayside_journal_unwritten_total{reason=\"queue\"} %llu\n",
+                   (unsigned long long)n.no_room);
+    way_buf_printf(out, "wayside_journal_unwritten_total{reason=\"file\"} %llu\n",
+                   (unsigned long long)n.unwritten);
+    single(out, "journal_rotations_total", COUNTER, "rotations of the journal's file",
+           (double)n.rotations);
+}
+
 static void put_topology(struct way_control *c, struct way_buf *out)
 {
     struct way_health *h = way_control_health(c);
@@ -249,6 +268,7 @@ void way_metrics_write(struct way_control *control, struct way_buf *out)
     put_transitions(control, out);
     put_topology(control, out);
     put_control(control, out);
+    put_spool(control, out);
     put_policy(control, out);
 }
 

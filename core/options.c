@@ -11,6 +11,12 @@ static const struct verb {
     { "serve", "serve [-c FILE] [FLAG...]", "serve a cluster", WAY_VERB_SERVE },
     { "check", "check [FLAG...] FILE...",
       "say whether configurations and policies are good", WAY_VERB_CHECK },
+    { "replay", "replay JOURNAL... POLICY [FLAG...]",
+      "put a recorded journal to a policy: where do its answers differ?",
+      WAY_VERB_REPLAY },
+    { "ctl", "ctl [--json] COMMAND [WORD...]",
+      "ask a running daemon's console: ctl help lists the commands", WAY_VERB_CTL },
+    { "test", "test FILE...", "run the specs of policies", WAY_VERB_TEST },
     { "reload", "reload [-c FILE | --console ADDRESS] [POLICY] [NAME=VALUE...]",
       "have a host that serves load its policy and limits anew; waits for it",
       WAY_VERB_RELOAD },
@@ -18,12 +24,16 @@ static const struct verb {
 };
 
 /* Words that are no flags of the configuration; verb: what the word asks for. */
+enum { WORD_FILE = -1, WORD_JSON = -2, WORD_AS_ASKED = -3, WORD_EVOLVE = -4 };
 static const struct word {
     const char *text;
-    int verb; /* -1: takes a file */
+    int verb; /* a verb, or one of the words below */
 } words[] = {
-    { "-c", -1 },
-    { "--config", -1 },
+    { "-c", WORD_FILE },
+    { "--config", WORD_FILE },
+    { "--json", WORD_JSON },
+    { "--as-asked", WORD_AS_ASKED },
+    { "--evolve", WORD_EVOLVE },
     { "-h", WAY_VERB_HELP },
     { "--help", WAY_VERB_HELP },
     { "-V", WAY_VERB_VERSION },
@@ -44,7 +54,10 @@ static int unknown_command(const char *given, struct way_err *err)
         if (way_distance(given, verbs[i].name) <= 2)
             return way_fail(err, "%s: unknown command, did you mean %s?", given,
                             verbs[i].name);
-    return way_fail(err, "%s: unknown command, expected serve, check or reload", given);
+    return way_fail(err,
+                    "%s: unknown command, expected serve, check, reload, replay, ctl or "
+                    "test",
+                    given);
 }
 
 static int unknown_flag(const char *given, struct way_err *err)
@@ -94,6 +107,23 @@ static int value_of(struct line *l, const char *name, const char *what,
     return 0;
 }
 
+/* A word that belongs to one command. */
+static int take_mode(struct line *l, const struct word *word)
+{
+    struct way_options *o = l->o;
+    enum way_verb of = word->verb == WORD_JSON ? WAY_VERB_CTL : WAY_VERB_REPLAY;
+    if (o->verb != of)
+        return way_fail(l->err, "%s: belongs to %s", word->text,
+                        of == WAY_VERB_CTL ? "ctl" : "replay");
+    o->json = o->json || word->verb == WORD_JSON;
+    o->as_asked = o->as_asked || word->verb == WORD_AS_ASKED;
+    o->evolved = o->evolved || word->verb == WORD_EVOLVE;
+    if (o->as_asked && o->evolved)
+        return way_fail(l->err, "%s: expected --as-asked or --evolve, got both",
+                        word->text);
+    return 0;
+}
+
 static int take_word(struct line *l, const struct word *word, const char *value)
 {
     struct way_options *o = l->o;
@@ -102,6 +132,8 @@ static int take_word(struct line *l, const struct word *word, const char *value)
         o->roff = strchr(word->text, '=') != NULL;
         return 0;
     }
+    if (word->verb != WORD_FILE)
+        return take_mode(l, word);
     if (value_of(l, word->text, "FILE", &value) < 0)
         return -1;
     if (o->verb == WAY_VERB_CHECK)
@@ -127,7 +159,7 @@ static int take_flag(struct line *l, const char *given)
         if (!strcmp(given, words[i].text))
             return take_word(l, &words[i], NULL);
         size_t n = strlen(words[i].text);
-        if (words[i].verb < 0 && n > 2 && !strncmp(given, words[i].text, n) &&
+        if (words[i].verb == WORD_FILE && n > 2 && !strncmp(given, words[i].text, n) &&
             given[n] == '=')
             return take_word(l, &words[i], given + n + 1);
     }
@@ -159,7 +191,8 @@ int way_options_parse(struct way_options *o, int argc, char **argv, struct way_e
     };
     struct line l = { .o = o, .next = argv + 1, .end = argv + argc, .err = err };
     if (argc < 2)
-        return way_fail(err, "expected a command: serve, check or reload");
+        return way_fail(err, "expected a command: serve, check, reload, replay, ctl or "
+                             "test");
     if (argv[1][0] != '-' && take_verb(&l) < 0)
         return -1;
     bool verb = argv[1][0] != '-', flags = true;
@@ -172,15 +205,23 @@ int way_options_parse(struct way_options *o, int argc, char **argv, struct way_e
                 return -1;
             if (asks(o))
                 return 0;
-        } else if (verb && (o->verb == WAY_VERB_CHECK || o->verb == WAY_VERB_RELOAD))
+        } else if (verb && o->verb != WAY_VERB_SERVE && o->verb != WAY_VERB_DEFAULTS)
             o->file[o->files++] = given;
         else
             return way_fail(err, "%s: expected no further word", given);
     }
     if (!verb)
-        return way_fail(err, "expected a command before flags: serve, check or reload");
+        return way_fail(err, "expected a command before flags: serve, check, reload, "
+                             "replay, ctl or test");
     if (o->verb == WAY_VERB_CHECK && !o->files)
         return way_fail(err, "check: expected FILE, got nothing");
+    if (o->verb == WAY_VERB_TEST && !o->files)
+        return way_fail(err, "test: expected FILE, got nothing");
+    if (o->verb == WAY_VERB_CTL && !o->files)
+        return way_fail(err, "ctl: expected COMMAND, got nothing: ctl help lists them");
+    if (o->verb == WAY_VERB_REPLAY && o->files < 2)
+        return way_fail(err, "replay: expected JOURNAL and POLICY, got %s",
+                        o->files ? "one word" : "nothing");
     return 0;
 }
 

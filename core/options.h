@@ -14,6 +14,9 @@
 enum way_verb {
     WAY_VERB_SERVE,
     WAY_VERB_CHECK,
+    WAY_VERB_REPLAY,
+    WAY_VERB_CTL,
+    WAY_VERB_TEST,
     WAY_VERB_RELOAD,
     WAY_VERB_DEFAULTS,
     WAY_VERB_HELP,
@@ -22,14 +25,18 @@ enum way_verb {
 
 struct way_options {
     enum way_verb verb;
-    const char *config; /* of serve and reload: -c FILE; NULL: flags alone */
-    const char **file;  /* of check; words of reload */
+    const char *config; /* of serve, reload, ctl, replay: -c FILE; NULL: flags alone */
+    const char *
+        *file; /* of check and test; words of reload and ctl; journals and policy of
+                           replay */
     unsigned files;
     struct way_given {
         const char *name, *value;
     } * given; /* flags, in their order */
     unsigned givens;
-    bool roff; /* of DEFAULTS: for the manual */
+    bool roff;              /* of DEFAULTS: for the manual */
+    bool json;              /* of CTL */
+    bool as_asked, evolved; /* of REPLAY: --as-asked, --evolve */
 };
 
 /* -1: bad usage, with a suggestion for a misspelt word. Call _fini in any case. */

@@ -256,6 +256,14 @@ void way_policy_free(struct way_policy *p)
     way_free(p);
 }
 
+unsigned way_policy_script_random(struct way_policy *p, const double *number, unsigned n)
+{
+    unsigned left = p->scripts;
+    p->scripted = number;
+    p->scripts = n;
+    return left;
+}
+
 const struct way_plan *way_policy_plan(const struct way_policy *p)
 {
     return &p->plan;
@@ -269,6 +277,12 @@ const char *way_policy_class_name(const struct way_policy *p, unsigned class)
 const struct way_policy_failure *way_policy_failure(const struct way_policy *p)
 {
     return &p->failure;
+}
+
+enum way_cause way_policy_failure_cause(const struct way_policy *p)
+{
+    int cause = way_word(way_cause_name, WAY_CAUSE_COUNT, p->failure.cause);
+    return cause > 0 ? (enum way_cause)cause : WAY_CAUSE_ERROR;
 }
 
 const char *way_policy_where(const struct way_policy *p)

@@ -120,6 +120,7 @@ struct way_policy_failure {
                              behind ";" */
 };
 const struct way_policy_failure *way_policy_failure(const struct way_policy *p);
+enum way_cause way_policy_failure_cause(const struct way_policy *p);
 
 /* Where the last answer came from: "file:line" of the function asked, "fallback", ... For
  * the journal. Valid until the next call. */
@@ -143,15 +144,13 @@ enum way_asked way_policy_backoff(struct way_policy *p, const struct way_view *n
 enum way_asked way_policy_probe(struct way_policy *p, const struct way_view *node,
                                 const struct way_event *e, uint64_t seed,
                                 struct way_memory *m, struct way_probe *out);
+/* For specs: numbers that the script draws before those of the seed. Borrowed until they
+ * are drawn or replaced; returns how many of the former ones were not drawn. */
+unsigned way_policy_script_random(struct way_policy *p, const double *number, unsigned n);
 /* What the last call did to counters: to be committed with its answer; nothing after one
  * that failed. Valid until the next. */
 const struct way_touches *way_policy_touches(const struct way_policy *p);
 
-/* reconnect: after and timeout (0: not given) for the next dial. */
-struct way_redial {
-    bool given;
-    double after, timeout;
-};
 /* What a question is answered with: by its function. */
 union way_answer {
     struct way_mark mark;

@@ -19,12 +19,16 @@
 
 static const char type_name[] = "wayside.policy_host";
 
+enum { RANDOM_MAX = 256 };
+
 struct host {
     struct way_policy_text text;
     struct way_policy *policy[2];
     struct way_health *health;
     struct way_limits limits;
     int row;
+    double random[RANDOM_MAX]; /* scripted: to be drawn next */
+    unsigned randoms;
     struct way_snapshot *seen; /* of the last sweep, as is what follows */
     struct way_proposal *proposal[2];
     unsigned zones;
@@ -326,8 +330,14 @@ static void ask_both(lua_State *L, struct host *h, char what, const struct way_v
     struct way_memory other = *m;
     memset(out, 0, sizeof *out);
     memset(&again, 0, sizeof again);
+    way_policy_script_random(h->policy[0], h->random, h->randoms);
+    way_policy_script_random(h->policy[1], h->random, h->randoms);
     enum way_asked how = ask(h->policy[0], what, view, e, seed, m, out);
     ask(h->policy[1], what, view, e, seed, &other, &again);
+    unsigned left = way_policy_script_random(h->policy[0], NULL, 0);
+    way_policy_script_random(h->policy[1], NULL, 0);
+    memmove(h->random, h->random + (h->randoms - left), left * sizeof *h->random);
+    h->randoms = left;
     bool touch_alike =
         same_touches(way_policy_touches(h->policy[0]), way_policy_touches(h->policy[1]));
     if (how == WAY_ASKED_FAILED)
@@ -720,6 +730,26 @@ static int h_replication(lua_State *L)
     return 0;
 }
 
+/* host:random(list): the numbers that wayside.random gives next. How many are not yet
+ * drawn. */
+static int h_random(lua_State *L)
+{
+    struct host *h = host_of(L);
+    size_t n = lua_istable(L, 2) ? lua_objlen(L, 2) : 0;
+    if (h->randoms + n > RANDOM_MAX)
+        luaL_error(L, "random: at most %d numbers", RANDOM_MAX);
+    for (size_t i = 1; i <= n; i++) {
+        lua_rawgeti(L, 2, (int)i);
+        double number = luaL_checknumber(L, -1);
+        if (!(number >= 0 && number < 1))
+            luaL_error(L, "random: expected numbers from 0 to below 1");
+        h->random[h->randoms++] = number;
+        lua_pop(L, 1);
+    }
+    lua_pushinteger(L, (lua_Integer)h->randoms);
+    return 1;
+}
+
 /* host:publish(text, now): the nodes of a CLUSTER NODES text. */
 static int h_publish(lua_State *L)
 {
@@ -890,6 +920,7 @@ static const luaL_Reg methods[] = {
     { "answered", h_answered },
     { "report", h_report },
     { "replication", h_replication },
+    { "random", h_random },
     { "publish", h_publish },
     { "find", h_find },
     { "view", h_view },
@@ -937,8 +968,7 @@ static int host_open(lua_State *L)
     return 2;
 }
 
-int luaopen_policy_host(lua_State *L);
-int luaopen_policy_host(lua_State *L)
+int luaopen_wayside_test_host(lua_State *L)
 {
     lua_newtable(L);
     lua_pushcfunction(L, host_open);

@@ -11,4 +11,9 @@ struct lua_State;
  * freed by L's collector. Raises. */
 void way_policy_host_push(struct lua_State *L, const struct way_policy_text *t);
 
+/* The module wayside.test_host, by which `require "wayside.test"` opens policies: within the
+ * program, and alone as wayside/test_host.so for a plain LuaJIT, whose own library it then
+ * uses. */
+__attribute__((visibility("default"))) int luaopen_wayside_test_host(struct lua_State *L);
+
 #endif

@@ -147,6 +147,8 @@ struct way_policy {
     uint64_t call;                     /* counts; a handle of another call is dead */
     struct way_candidates *candidates; /* of route; NULL: it has none */
     struct way_asking *asking;
+    const double *scripted; /* random numbers to be drawn before others */
+    unsigned scripts;
     enum way_space space;
     int counters_metatable, counter_metatable; /* registry references */
     struct way_touches touches;                /* of the last answer */

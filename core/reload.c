@@ -314,6 +314,8 @@ static int start_load(struct way_reload *r, struct way_err *err)
     unsigned n = 0;
     while (n < WAY_HISTORY_ENTRIES && (at = way_history_at(h, WAY_NONE, n)))
         entry[WAY_HISTORY_ENTRIES - ++n] = *at;
+    for (unsigned i = 1; i <= n; i++) /* the history's, which goes on */
+        entry[WAY_HISTORY_ENTRIES - i].input = (struct way_span){ NULL, 0 };
     struct way_load_order o = {
         .loop = r->o.loop,
         .states = r->o.threads,

@@ -110,6 +110,7 @@ struct way_segment {
     _Atomic uint64_t layout[WAY_AREAS] WAY_RECORD(WAY_LAYOUT_WORDS);
     _Alignas(64) pthread_mutex_t lock;
     _Alignas(64) _Atomic uint64_t epoch;
+    _Atomic uint64_t commits; /* ever made; raised under the lock, before a commit */
     _Atomic uint32_t nodes, rows, shards; /* records ever used */
     _Atomic uint32_t mapping;             /* shards and slots are being rewritten */
     _Atomic uint64_t topology_at, topology_began, adopted_at; /* doubles */

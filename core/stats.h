@@ -61,8 +61,9 @@
     WAY_STATS_OF_FUNCTION(X, TICK, "tick")                                               \
     X(FALLBACK, "policy_fallback_total", "", "questions the fallback answered")          \
     X(REFUSED_LAST, "marks_refused_total", "limit=\"guard\"",                             \
-      "marks of failing that a limit turned into suspect")                               \
+      "marks that a limit, or an operator's mark, bounded")                               \
     X(REFUSED_SHARE, "marks_refused_total", "limit=\"failing_share\"", "")               \
+    X(REFUSED_OPERATOR, "marks_refused_total", "limit=\"operator\"", "")                 \
     X(ROUTES_REFUSED, "routes_refused_total", "",                                        \
       "writes that route wanted at another node than the master")                        \
     X(TICKS, "ticks_total", "", "sweeps over all nodes by the policy's tick")            \

@@ -56,6 +56,8 @@ static void collect(const struct way_history *h, unsigned node, struct chain *ch
     chain->count = 0;
     for (unsigned i = 0; (e = way_history_at(h, node, i)); i++) {
         bool changed = way_entry_marks(e) && e->outcome.changed;
+        if (e->function == WAY_FN_PROBE || e->function == WAY_FN_RECONNECT)
+            continue; /* leads to no state */
         if (first && (changed || first->event.now - e->event.now > BEFORE))
             return; /* an older story */
         if (first && !blames(e))
@@ -116,6 +118,23 @@ static void say_event(const struct way_event *v, struct words *w)
         say_fault(v, w);
 }
 
+/* The function and line that decided, of which policy; or why it did not. */
+static void say_who(const struct way_entry *e, const char *verdict, struct words *w)
+{
+    struct way_input in;
+    say(w, "; %s", way_function_name(e->function));
+    if (e->fallback && e->cause == WAY_CAUSE_ASIDE)
+        say(w, " (the fallback, for the policy is set aside)");
+    else if (e->fallback && e->cause != WAY_CAUSE_ABSENT)
+        say(w, " (the fallback, for the policy failed: %s)", way_cause_name(e->cause));
+    else if (!e->fallback && way_input_unpack(e, &in) && in.policy[0])
+        say(w, " (%s, %s%s%s)", e->where, in.policy, in.version[0] ? " " : "",
+            in.version);
+    else
+        say(w, " (%s)", e->where);
+    say(w, " said %s", verdict);
+}
+
 static void say_answer(const struct way_entry *e, struct words *w)
 {
     char verdict[256];
@@ -130,7 +149,7 @@ static void say_answer(const struct way_entry *e, struct words *w)
     if (!strcmp(e->where, "host"))
         say(w, "; the host said %s", verdict);
     else
-        say(w, "; %s (%s) said %s", way_function_name(e->function), e->where, verdict);
+        say_who(e, verdict, w);
     if (way_entry_marks(e) && !e->outcome.changed &&
         e->outcome.refused == WAY_REFUSED_NOT)
         return;
@@ -145,19 +164,26 @@ static bool alike(const struct way_entry *a, const struct way_entry *b)
            a->function == b->function && a->outcome.changed == b->outcome.changed &&
            a->mark.has == b->mark.has && a->mark.state == b->mark.state &&
            a->straggler == b->straggler && a->event.commands == b->event.commands &&
-           a->retry.kind == b->retry.kind;
+           a->retry.kind == b->retry.kind && a->by_operator == b->by_operator &&
+           a->outcome.refused == b->outcome.refused;
 }
 
 static void say_entry(const struct way_entry *e, unsigned times, double now,
                       struct words *w)
 {
+    char verdict[256];
     say(w, "%.3f s ago, ", now - e->event.now);
     if (e->thread == WAY_NONE)
         say(w, "control thread: ");
     else
         say(w, "worker %u: ", e->thread);
-    say_event(&e->event, w);
-    say_answer(e, w);
+    if (e->by_operator) {
+        way_entry_verdict(e, verdict, sizeof verdict);
+        say(w, "an operator said %s; %s", verdict, e->did);
+    } else {
+        say_event(&e->event, w);
+        say_answer(e, w);
+    }
     if (times > 1)
         say(w, "; and %u more like it", times - 1);
 }
@@ -176,7 +202,9 @@ static void tell_state(const struct way_view *v, double now,
         say(&w, " since %.3f s", now - d->since);
     if (d->ends > 0)
         say(&w, ", for %.3f s more", d->ends > now ? d->ends - now : 0);
-    if (d->reason[0])
+    if (way_verdict_by_operator(d, now))
+        say(&w, d->ends > 0 ? ", by an operator" : ", by an operator, until taken back");
+    else if (d->reason[0])
         say(&w, ", reason: %s", d->reason);
     line(arg, text);
 }

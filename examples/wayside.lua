@@ -135,6 +135,13 @@ return {
     http = "127.0.0.1:6381",
   },
 
+  -- The journal on disk, for `wayside replay`: a line of JSON for each event. Absent: in memory alone.
+  journal = {
+    file = "/var/log/wayside/journal.jsonl",
+    -- max_bytes = 67108864,         -- then it becomes journal.jsonl.1, ...
+    -- keep = 4,                     -- old files
+  },
+
   -- "debug", "info", "warn" or "error": the least that is logged, to standard error.
   log = { level = "info" },
 }

@@ -10,7 +10,13 @@
 -- The policy is loaded and asked by the host's own C: same loader, sandbox, checks, node table and guard. Every question
 -- is asked in two Lua states, and answers that differ raise.
 
-local host = ... -- open(path, options): nil and a text where the policy does not load; absent in a selftest
+-- open(path, options): nil and a text where the policy does not load. Given by who runs this file, or, where it was
+-- required as a module, the one that is installed beside it; in a selftest there is none.
+local host = ...
+if type(host) ~= "table" then
+    if not rawget(_G, "jit") then error("wayside.test needs LuaJIT: busted --lua=luajit", 0) end
+    host = require "wayside.test_host"
+end
 
 local test = {}
 
@@ -74,7 +80,8 @@ local node_meta = {
 }
 
 --- A node. Answers probes while `up` is true; `reply(command)` may return raw RESP, or nil and an error.
----@param wanted table role ("master", the default: of a shard of its own; "replica"), shard (a node of it), zone
+---@param wanted table role ("master", the default: of a shard of its own; "replica"), shard (a node of it), zone, silent
+--   (the policy does not hear of its being added)
 ---@return table node with the fields of a node in a policy, and `pending`, its next probe
 function kit:node(wanted)
     local index = #self.nodes + 1
@@ -94,6 +101,12 @@ function kit:node(wanted)
     setmetatable(node, node_meta)
     if not wanted.silent then self:change(node, "added") end
     return node
+end
+
+--- The numbers that wayside.random() gives next, before others that are the same in each run.
+---@param numbers table each from 0 to below 1
+function kit:random(numbers)
+    return self.host:random(numbers)
 end
 
 --- The topology is read again: `master` and `shard_number` of the nodes, and t.masters, may have been changed.

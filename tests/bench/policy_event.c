@@ -19,7 +19,7 @@
 #include <stdlib.h>
 #include <time.h>
 
-enum { RING = 4096, ROWS = 2, NODES_MOST = 1000, ROUNDS_MOST = 200000, LUA_CALLS = 32 };
+enum { RING = 256, ROWS = 2, NODES_MOST = 1000, ROUNDS_MOST = 200000, LUA_CALLS = 32 };
 
 struct bench {
     struct way_health *health;
@@ -102,7 +102,7 @@ static void open_bench(struct bench *b, const char *policy)
         if (way_health_row_attach(b->health, &err) < 0)
             stop(&err);
     publish_cluster(b);
-    b->ring = way_ring_new(RING);
+    b->ring = way_ring_new(b->nodes > RING / 4 ? 4 * b->nodes : RING); /* as a daemon's */
     b->shadows = way_shadows_new(
         &(struct way_shadows_options){ .health = b->health, .threads = 1 });
     struct way_decider_options o = { .health = b->health,

@@ -115,6 +115,7 @@ static void every_key_is_read(void **state)
         "  admin   = { console = 'unix:/run/wayside/admin.sock', http = '127.0.0.1:6381' "
         "},\n"
         "  log     = { level = 'debug' },\n"
+        "  journal = { file = '/var/log/j.jsonl', max_bytes = 65536, keep = 0 },\n"
         "}\n");
     assert_int_equal(way_config_check(&c, &err), 0);
     assert_int_equal(c.listens, 3);
@@ -144,6 +145,8 @@ static void every_key_is_read(void **state)
     assert_string_equal(c.console, "unix:/run/wayside/admin.sock");
     assert_string_equal(c.http, "127.0.0.1:6381");
     assert_string_equal(c.log_level, "debug");
+    assert_string_equal(c.journal, "/var/log/j.jsonl");
+    assert_true(c.journal_max_bytes == 65536 && c.journal_keep == 0);
     way_config_fini(&c);
 }
 
@@ -165,6 +168,8 @@ static void what_is_not_said_has_the_tables_default(void **state)
     assert_null(c.console);
     assert_null(c.http);
     assert_null(c.log_level);
+    assert_null(c.journal);
+    assert_true(c.journal_max_bytes == 64 * 1024 * 1024 && c.journal_keep == 4);
     way_config_fini(&c);
 }
 
@@ -316,6 +321,14 @@ static void numbers_keep_their_bounds(void **state)
     refuse(
         "return { limits = { failing_share = 1.1 } }",
         "conf.lua:1: limits.failing_share: expected a share (number, 0 to 1), got 1.1");
+    refuse("return { journal = { max_bytes = 1 } }",
+           "conf.lua:1: journal.max_bytes: expected bytes (number, 16384 to 1e12), got 1");
+    refuse("return { journal = { keep = 1.5 } }",
+           "conf.lua:1: journal.keep: expected files (integer, 0 to 1000), got 1.5");
+    refuse("return { journal = { keep = '1' } }",
+           "conf.lua:1: journal.keep: expected files (integer, 0 to 1000), got a string");
+    refuse("return { journal = { fil = 'x' } }",
+           "conf.lua:1: journal.fil: unknown key, did you mean journal.file?");
     refuse("return { workers = 65 }",
            "conf.lua:1: workers: expected an integer from 1 to 64, got 65");
     refuse(
@@ -486,6 +499,7 @@ static void flags_win_over_the_file(void **state)
     flag(&c, "limit", "guard=false");
     flag(&c, "limit", "attempts=7");
     flag(&c, "log-level", "debug");
+    flag(&c, "journal", "/j");
     assert_int_equal(c.listens, 2);
     assert_string_equal(c.listen[0], "x:1");
     assert_string_equal(c.listen[1], "unix:/y");
@@ -493,6 +507,7 @@ static void flags_win_over_the_file(void **state)
     assert_string_equal(c.seeds[0], "m:1");
     assert_string_equal(c.seeds[2], "o:3");
     assert_int_equal(c.workers, 4);
+    assert_string_equal(c.journal, "/j");
     assert_null(c.segment);
     assert_null(c.console);
     assert_string_equal(c.http, "127.0.0.1:9");

@@ -43,14 +43,14 @@ static int tear_down(void **state)
     return 0;
 }
 
-/* Entries of the history of one kind with one function. */
+/* Entries of mark in the history of one kind and with one place. */
 static unsigned entries(struct kit_control *k, enum way_kind kind, const char *where)
 {
     unsigned n = 0;
     const struct way_entry *e;
     for (unsigned i = 0;
          (e = way_history_at(way_control_history(k->control), WAY_NONE, i)); i++)
-        n += e->event.kind == kind && (!where || !strcmp(e->where, where));
+        n += e->event.kind == kind && way_entry_marks(e) && (!where || !strcmp(e->where, where));
     return n;
 }
 

@@ -249,11 +249,104 @@ static void a_changed_state_raises_the_epoch_and_wakes_once(void **state)
     struct world *w = *state;
     uint64_t before = atomic_load(way_health_epoch(w->h));
     struct way_outcome out = kit_hard(w->h, A, 10, WAY_STATE_FAILING, 15);
-    assert_int_equal(out.commit, before + 1);
+    assert_true(out.published);
     assert_int_equal(atomic_load(way_health_epoch(w->h)), before + 1);
     assert_int_equal(w->woken, 1);
     kit_hard(w->h, A, 11, WAY_STATE_FAILING, 15);
     assert_int_equal(w->woken, 1);
+}
+
+/* ---- an operator's marks ---- */
+
+static struct way_outcome by_operator(struct world *w, unsigned node, double now,
+                                      enum way_state state, double seconds)
+{
+    struct way_proposal p = kit_mark(state, seconds);
+    p.by_operator = true;
+    return kit_commit(w->h, node, now, p);
+}
+
+static void an_operators_mark_stands_until_it_ends(void **state)
+{
+    struct world *w = *state;
+    struct way_outcome out = by_operator(w, A, 10, WAY_STATE_SUSPECT, 5);
+    assert_true(out.changed && out.published && out.refused == WAY_REFUSED_NOT);
+    out = kit_hard(w->h, A, 11, WAY_STATE_FAILING, 15);
+    assert_int_equal(out.refused, WAY_REFUSED_OPERATOR);
+    assert_false(out.changed);
+    assert_int_equal(kit_state(w->h, A), WAY_STATE_SUSPECT);
+    assert_true(verdict(w, A).ends == 15);
+    struct way_proposal p = { .mark = { .given = true,
+                                        .has = WAY_MARK_CONNECTIONS | WAY_MARK_REASON,
+                                        .connections = WAY_CONNECTIONS_DROP,
+                                        .reason = "policy" } };
+    kit_commit(w->h, A, 14.9, p);
+    assert_int_equal(verdict(w, A).drops, 0);
+    assert_string_equal(verdict(w, A).reason, "");
+    out = kit_hard(w->h, A, 15, WAY_STATE_FAILING, 15);
+    assert_int_equal(out.refused, WAY_REFUSED_NOT);
+    assert_int_equal(kit_state(w->h, A), WAY_STATE_FAILING);
+    assert_false(verdict(w, A).by_operator);
+}
+
+static void without_an_end_it_stands_until_it_is_taken_back(void **state)
+{
+    struct world *w = *state;
+    by_operator(w, A, 10, WAY_STATE_FAILING, 0);
+    kit_soft(w->h, A, 1e9, WAY_STATE_HEALTHY, 0);
+    assert_int_equal(kit_state(w->h, A), WAY_STATE_FAILING);
+    by_operator(w, A, 11, WAY_STATE_DRAINING, 0); /* another word of the operator's */
+    assert_int_equal(kit_state(w->h, A), WAY_STATE_DRAINING);
+    struct way_proposal p = kit_mark(WAY_STATE_HEALTHY, 0);
+    p.by_operator = p.taken_back = true;
+    kit_commit(w->h, A, 12, p);
+    assert_int_equal(kit_state(w->h, A), WAY_STATE_HEALTHY);
+    kit_soft(w->h, A, 13, WAY_STATE_SUSPECT, 0);
+    assert_int_equal(kit_state(w->h, A), WAY_STATE_SUSPECT);
+}
+
+static void memory_is_committed_under_an_operators_mark(void **state)
+{
+    struct world *w = *state;
+    struct way_snapshot s;
+    struct way_outcome out;
+    by_operator(w, A, 10, WAY_STATE_FAILING, 0);
+    way_health_snapshot(w->h, A, 11, &s);
+    struct way_proposal p = kit_mark(WAY_STATE_HEALTHY, 0);
+    p.memory = s.view.memory;
+    p.memory.node[0] += 41;
+    assert_int_equal(way_health_commit(w->h, &s, &p, false, &out), WAY_COMMIT_DONE);
+    assert_int_equal(out.refused, WAY_REFUSED_OPERATOR);
+    double before = s.view.memory.node[0];
+    way_health_snapshot(w->h, A, 12, &s);
+    assert_true(s.view.memory.node[0] == before + 41);
+    assert_int_equal(s.view.verdict.state, WAY_STATE_FAILING);
+}
+
+static void commits_are_numbered_one_by_one(void **state)
+{
+    struct world *w = *state;
+    struct way_snapshot s;
+    struct way_outcome out;
+    uint64_t before = way_health_commits(w->h);
+    assert_int_equal(kit_hard(w->h, A, 10, WAY_STATE_FAILING, 15).commit, before + 1);
+    assert_int_equal(kit_hard(w->h, A, 11, WAY_STATE_FAILING, 15).commit, before + 2);
+    way_health_snapshot(w->h, A, 12, &s);
+    struct way_proposal nothing = { .memory = s.view.memory };
+    assert_int_equal(way_health_commit(w->h, &s, &nothing, false, &out), WAY_COMMIT_DONE);
+    assert_false(out.published);
+    assert_int_equal(out.commit, before + 2);
+    assert_int_equal(way_health_commits(w->h), before + 2);
+}
+
+static void an_address_is_told_as_far_as_there_is_room(void **state)
+{
+    struct world *w = *state;
+    char whole[32], cut[6];
+    way_health_address(w->h, A, whole, sizeof whole);
+    assert_string_equal(whole, "127.0.0.1:7000");
+    way_health_address(w->h, A, cut, sizeof cut);
+    assert_string_equal(cut, "127.0");
 }
 
 /* ---- commits ---- */
@@ -761,6 +854,11 @@ int main(void)
         T(numbers_no_mark_may_hold_are_cut_to_what_it_may),
         T(drops_are_counted_and_wake_the_workers),
         T(a_changed_state_raises_the_epoch_and_wakes_once),
+        T(an_operators_mark_stands_until_it_ends),
+        T(without_an_end_it_stands_until_it_is_taken_back),
+        T(memory_is_committed_under_an_operators_mark),
+        T(commits_are_numbered_one_by_one),
+        T(an_address_is_told_as_far_as_there_is_room),
         T(an_old_snapshot_conflicts),
         T(memory_of_shard_and_cluster_conflicts_too),
         T(counters_never_invalidate_a_snapshot),

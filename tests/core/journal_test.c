@@ -186,6 +186,81 @@ static void a_line_is_cut_where_its_place_ends(void **state)
     }
 }
 
+/* ---- inputs ---- */
+
+static void pack_something(struct way_buf *out, uint64_t number, size_t answer)
+{
+    static char bytes[3 * WAY_ANSWER_KEPT];
+    static const struct way_layout layout = { .node = 2, .cluster = 1 };
+    struct way_view v = { .node = (uint16_t)number,
+                          .address = "10.0.0.1:7000",
+                          .zone = "z" };
+    v.memory.node[0] = (double)number;
+    v.memory.cluster[0] = 3;
+    struct way_memory after = v.memory;
+    after.node[1] = 7;
+    memset(bytes, 'x', sizeof bytes);
+    way_input_pack(out, &v, &after, &layout, NULL, "policy", "1",
+                   (struct way_span){ bytes, answer });
+}
+
+static void an_input_travels_packed_with_its_entry(void **state)
+{
+    (void)state;
+    struct way_ring *r = way_ring_new(4);
+    struct way_input in;
+    for (uint64_t i = 0; i < 40; i++) {
+        size_t answer = i % 3 ? 10 * (size_t)i : 0;
+        struct way_entry e = { .seq = i, .where = "here" };
+        struct way_buf packed = { 0 };
+        if (i % 4)
+            pack_something(&packed, i, answer);
+        e.input = (struct way_span){ packed.p, way_buf_held(&packed) };
+        assert_true(way_ring_put(r, &e));
+        way_buf_fini(&packed); /* the ring has its own */
+        const struct way_entry *got = way_ring_peek(r);
+        assert_int_equal(got->seq, i);
+        assert_int_equal(way_input_unpack(got, &in), i % 4 != 0);
+        if (i % 4) {
+            assert_int_equal(in.view.node, i);
+            assert_string_equal(in.view.address, "10.0.0.1:7000");
+            assert_string_equal(in.view.hostname, "");
+            assert_string_equal(in.view.zone, "z");
+            assert_string_equal(in.policy, "policy");
+            assert_true(in.view.memory.node[0] == (double)i && in.after.node[1] == 7);
+            assert_true(in.view.memory.node[1] == 0 && in.after.cluster[0] == 3);
+            assert_int_equal(in.answer.n, answer);
+        }
+        way_ring_pop(r);
+    }
+    way_ring_free(r);
+}
+
+static void an_answer_is_cut_at_its_bound_and_says_so(void **state)
+{
+    (void)state;
+    struct way_input in;
+    for (int over = 0; over < 2; over++) {
+        struct way_buf packed = { 0 };
+        pack_something(&packed, 1, WAY_ANSWER_KEPT + (size_t)over);
+        struct way_entry e = { .input = { packed.p, way_buf_held(&packed) } };
+        assert_true(way_input_unpack(&e, &in));
+        assert_int_equal(in.answer.n, WAY_ANSWER_KEPT);
+        assert_int_equal(in.answer_cut, over);
+        way_buf_fini(&packed);
+    }
+}
+
+static void a_packed_input_is_as_small_as_what_it_has(void **state)
+{
+    (void)state;
+    struct way_buf packed = { 0 };
+    pack_something(&packed, 1, 0);
+    if (way_buf_held(&packed) > 500)
+        fail_msg("%zu bytes", way_buf_held(&packed));
+    way_buf_fini(&packed);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -196,6 +271,9 @@ int main(void)
         cmocka_unit_test(a_verdict_reads_as_words),
         cmocka_unit_test(a_line_is_logfmt_whatever_a_server_wrote),
         cmocka_unit_test(a_line_is_cut_where_its_place_ends),
+        cmocka_unit_test(an_input_travels_packed_with_its_entry),
+        cmocka_unit_test(an_answer_is_cut_at_its_bound_and_says_so),
+        cmocka_unit_test(a_packed_input_is_as_small_as_what_it_has),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -79,10 +79,10 @@ describe("wayside", function()
 
   it("answers bad usage with 2, the reason and a suggestion", function()
     local rows = {
-      { "expected a command: serve, check or reload" },
-      { "expected a command before flags: serve, check or reload", "--listen", "127.0.0.1:1" },
+      { "expected a command: serve, check, reload, replay, ctl or test" },
+      { "expected a command before flags: serve, check, reload, replay, ctl or test", "--listen", "127.0.0.1:1" },
       { "serv: unknown command, did you mean serve?", "serv" },
-      { "frobnicate: unknown command, expected serve, check or reload", "frobnicate" },
+      { "frobnicate: unknown command, expected serve, check, reload, replay, ctl or test", "frobnicate" },
       { "--lisen: unknown option, did you mean --listen?", "serve", "--lisen=x" },
       { "--verzion: unknown option, did you mean --version?", "serve", "--verzion" },
       { "--frobnicate: unknown option", "serve", "--frobnicate" },
@@ -92,6 +92,12 @@ describe("wayside", function()
       { "-c: expected one file, got two", "serve", "-c", "a", "-c", "b" },
       { "conf.lua: expected no further word", "serve", "conf.lua" },
       { "check: expected FILE, got nothing", "check" },
+      { "test: expected FILE, got nothing", "test" },
+      { "ctl: expected COMMAND, got nothing: ctl help lists them", "ctl" },
+      { "replay: expected JOURNAL and POLICY, got one word", "replay", "a" },
+      { "--json: belongs to ctl", "replay", "--json", "a", "b" },
+      { "--evolve: belongs to replay", "serve", "--evolve" },
+      { "--evolve: expected --as-asked or --evolve, got both", "replay", "--as-asked", "--evolve", "a", "b" },
       { '--workers: expected an integer from 1 to 64, got "many"', "serve", "--workers", "many" },
       { '--workers: expected an integer from 1 to 64, got 65', "serve", "--workers=65" },
       { '--listen: expected "host:port" or "unix:/path", got "6380"', "serve", "--listen=6380" },

@@ -147,11 +147,12 @@ local function maps(reply)
 end
 
 --- The events the policy saw, oldest first: tables of phase, step, error, certainty, ...
+-- What probe and reconnect were asked repeats an event of another entry: left out unless `want` names a function.
 ---@param want table fields that must be equal, all if nil
 function Daemon:events(want)
   local list = {}
   for _, event in ipairs(maps(self:ask("WAYSIDE", "EVENTS", 1024))) do
-    local fits = true
+    local fits = want and want["function"] or event["function"] ~= "probe" and event["function"] ~= "reconnect"
     for key, value in pairs(want or {}) do
       if event[key] ~= value then fits = false end
     end

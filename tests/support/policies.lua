@@ -1,10 +1,8 @@
---- policies: makes `require "wayside.test"` work in specs that run under plain LuaJIT.
+--- policies: makes `require "wayside.test"` work in specs that run in a checkout: `make tools` builds it.
 ---
 ---     require "tests.support.policies"
 ---     local test = require "wayside.test"
 
 local build = os.getenv("BUILD_ROOT") or "build"
-package.cpath = build .. "/support/?.so;" .. package.cpath
-package.preload["wayside.test"] = function()
-    return assert(loadfile("core/runtime/test.lua"))(require "policy_host")
-end
+package.path = build .. "/lua/?.lua;" .. package.path
+package.cpath = build .. "/lua/?.so;" .. package.cpath
