@@ -27,7 +27,7 @@
  *   2. the reign before has a state for every thread once everybody has swapped
  *   3. outside of SWAPPING no decider has an offer
  *
- * What deciders sat in they leave in their own time. States are freed here, one in each turn
+ * What deciders sat in they leave in their own time. States are freed here, a few in each turn
  * of the timer: to close a Lua state takes a moment that a worker's clients would feel.
  *
  * Rejected: to load in the worker (a script may take a second), and to swap under a lock
@@ -747,7 +747,7 @@ static void begin_soon(struct way_reload *r)
 
 static void look(struct way_reload *r)
 {
-    if (r->deads)
+    for (unsigned n = r->deads ? 1 + r->deads / 4 : 0; n; n--)
         way_seat_free(r->dead[--r->deads]);
     if (r->state == SWAPPING)
         look_at_swap(r);
