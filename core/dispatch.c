@@ -709,8 +709,8 @@ static void send_slowly(struct way_dispatch *d, struct way_request *r, const cha
 void way_upstream_plain(struct way_dispatch *d, struct way_request *r, const char *bytes,
                         size_t n)
 {
-    bool plain = way_route_straight(&d->router, r) && !(r->flags & WAY_FLAG_DETOUR) &&
-                 !d->o.carry;
+    bool plain =
+        way_route_straight(&d->router, r) && !(r->flags & WAY_FLAG_DETOUR) && !d->o.carry;
     if (plain && r->target == WAY_NONE_NODE && r->avoid == WAY_NONE_NODE && r->pipeline) {
         unsigned node = way_route_fast(&d->router, r->slot);
         struct way_conn *c =

@@ -14,7 +14,8 @@ struct bed {
 static void await_known(struct bed *b)
 {
     double end = way_clock() + 5;
-    while (!strstr(way_gateway_status(b->g), "slots_covered=1.0000") && way_clock() < end) {
+    while (!strstr(way_gateway_status(b->g), "slots_covered=1.0000") &&
+           way_clock() < end) {
         way_gateway_tick(b->g);
         ev_run(b->k.loop.ev, EVRUN_NOWAIT);
     }
@@ -26,9 +27,11 @@ static void begin(struct bed *b, const char *more)
     char text[1024];
     struct way_gateway_error e;
     kit_cluster_start(&b->k);
-    int n = snprintf(text, sizeof text, "return { %s, policy = 'policies/fail_fast.lua' %s }",
-                     b->k.seeds, more);
-    if (way_gateway_new(&b->g, text, (size_t)n, &e) < 0 || way_gateway_start(b->g, &e) < 0)
+    int n =
+        snprintf(text, sizeof text, "return { %s, policy = 'policies/fail_fast.lua' %s }",
+                 b->k.seeds, more);
+    if (way_gateway_new(&b->g, text, (size_t)n, &e) < 0 ||
+        way_gateway_start(b->g, &e) < 0)
         fail_msg("%s", e.text);
     await_known(b);
 }
@@ -178,7 +181,8 @@ static void redirects_are_followed_over_another_connection(void **state)
 static void nonsense_and_too_much_break_the_connection_alone(void **state)
 {
     (void)state;
-    static const char *const bytes[] = { "hello\r\n", "$-7\r\n", "*1\r\nq", "+OK\r\n+OK\r\n" };
+    static const char *const bytes[] = { "hello\r\n", "$-7\r\n", "*1\r\nq",
+                                         "+OK\r\n+OK\r\n" };
     for (unsigned i = 0; i < way_count(bytes); i++) {
         struct bed b;
         begin(&b, "");
@@ -237,13 +241,15 @@ static void a_table_that_was_mapped_before_the_fork_is_one(void **state)
     struct way_gateway_error e;
     char text[1024];
     kit_cluster_start(&b.k);
-    int n = snprintf(text, sizeof text,
-                     "return { %s, policy = 'policies/fail_fast.lua', limits = { guard = false } }",
-                     b.k.seeds);
+    int n = snprintf(
+        text, sizeof text,
+        "return { %s, policy = 'policies/fail_fast.lua', limits = { guard = false } }",
+        b.k.seeds);
     assert_int_equal(way_gateway_new(&b.g, text, (size_t)n, &e), 0);
     pid_t child = fork();
     if (child == 0) {
-        way_gateway_free(b.g); /* as a process that never starts it: nothing is detached */
+        way_gateway_free(
+            b.g); /* as a process that never starts it: nothing is detached */
         _exit(0);
     }
     int status;

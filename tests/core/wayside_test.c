@@ -23,7 +23,8 @@ static void on_event(void *arg, const struct way_host_event *e)
              e->error ? e->error : "none", e->class_name);
 }
 
-static int on_verdict(void *arg, const struct way_host_event *e, struct way_host_verdict *v)
+static int on_verdict(void *arg, const struct way_host_event *e,
+                      struct way_host_verdict *v)
 {
     struct bed *b = arg;
     b->asked++;
@@ -107,7 +108,8 @@ static void a_setup_that_is_wrong_is_told_in_words(void **state)
         { { .file = "a", .text = "b" }, "got both" },
         { { .file = "/nowhere/wayside.lua" }, "/nowhere/wayside.lua" },
         { { .text = "return {" }, "configuration:1" },
-        { { .text = "return { cluster = { seeds = { 'nonsense' } } }" }, "cluster.seeds" },
+        { { .text = "return { cluster = { seeds = { 'nonsense' } } }" },
+          "cluster.seeds" },
         { { .text = "return { }" }, "cluster.seeds: expected" },
         { { .text = "return { cluster = { seeds = { '127.0.0.1:1' } } }",
             .policy = "/nowhere/policy.lua" },
@@ -219,8 +221,8 @@ static void on_reloaded(void *arg, const char *refused, const char *name,
     struct bed *b = arg;
     (void)version;
     b->reloads++;
-    snprintf(b->refused, sizeof b->refused, "%s%s", refused ? refused : "in charge: ",
-             refused ? "" : name);
+    snprintf(b->refused, sizeof b->refused, "%s%s",
+             refused ? refused : "in charge: ", refused ? "" : name);
 }
 
 static void a_reload_changes_all_or_says_why_not(void **state)
