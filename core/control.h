@@ -44,8 +44,8 @@ struct way_control_options {
     /* Hears of each journal entry; NULL: nobody does. */
     void (*told)(void *arg, const struct way_entry *e);
     void *told_arg;
-    struct way_spool *spool;            /* borrowed: the journal on disk; NULL: none */
-    struct way_shadows *shadows;        /* borrowed; NULL: there will be none */
+    struct way_spool *spool;     /* borrowed: the journal on disk; NULL: none */
+    struct way_shadows *shadows; /* borrowed; NULL: there will be none */
     void (*taken)(void *arg, const struct way_seat *seat); /* as a decider's; or NULL */
     void *taken_arg;
 };

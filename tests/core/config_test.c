@@ -321,8 +321,9 @@ static void numbers_keep_their_bounds(void **state)
     refuse(
         "return { limits = { failing_share = 1.1 } }",
         "conf.lua:1: limits.failing_share: expected a share (number, 0 to 1), got 1.1");
-    refuse("return { journal = { max_bytes = 1 } }",
-           "conf.lua:1: journal.max_bytes: expected bytes (number, 16384 to 1e12), got 1");
+    refuse(
+        "return { journal = { max_bytes = 1 } }",
+        "conf.lua:1: journal.max_bytes: expected bytes (number, 16384 to 1e12), got 1");
     refuse("return { journal = { keep = 1.5 } }",
            "conf.lua:1: journal.keep: expected files (integer, 0 to 1000), got 1.5");
     refuse("return { journal = { keep = '1' } }",

@@ -50,7 +50,8 @@ static unsigned entries(struct kit_control *k, enum way_kind kind, const char *w
     const struct way_entry *e;
     for (unsigned i = 0;
          (e = way_history_at(way_control_history(k->control), WAY_NONE, i)); i++)
-        n += e->event.kind == kind && way_entry_marks(e) && (!where || !strcmp(e->where, where));
+        n += e->event.kind == kind && way_entry_marks(e) &&
+             (!where || !strcmp(e->where, where));
     return n;
 }
 
