@@ -66,7 +66,9 @@ local function lines_of(events)
   for _, event in ipairs(events) do
     -- That an idle connection has ended, the daemon sees at once, nginx when it would use it.
     local idle = event.kind == "connection" and tonumber(event.n) == 0
-    if tostring(event.thread) == "0" and event.kind ~= "change" and not idle then
+    -- What probe and reconnect were asked about is an entry of its own already.
+    local again = event["function"] == "probe" or event["function"] == "reconnect"
+    if tostring(event.thread) == "0" and event.kind ~= "change" and not idle and not again then
       local out = {}
       for _, name in ipairs(FIELDS) do
         local value = event[name]
