@@ -272,10 +272,10 @@ static void list_for_read(struct way_router *w, const struct way_request *r,
     add_replicas(w, c, s);
     if (pick == WAY_PICK_REPLICA_ONLY)
         return;
-    bool some = pick == WAY_PICK_REPLICA;
-    for (unsigned i = 0; some && i < c->count; i++)
-        some = c->state[i] == WAY_STATE_PROBING || c->node[i] == r->avoid;
-    if (pick != WAY_PICK_REPLICA || some || !c->count)
+    bool well = false; /* a replica that is: with none, a master that is well is better */
+    for (unsigned i = 0; i < c->count; i++)
+        well |= c->state[i] == WAY_STATE_HEALTHY && c->node[i] != r->avoid;
+    if (pick != WAY_PICK_REPLICA || !well)
         add_master(w, c, s);
 }
 
