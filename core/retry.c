@@ -20,6 +20,10 @@
 enum { SORTS = 18, GROUPS_MAX = 30 };
 #define TICK_SECONDS 0.01
 #define AGAIN_SECONDS 0.05
+/* Between attempts of a held command, after the first few: a table that changes with every
+ * failure must not make a storm of it. */
+#define PACE_SECONDS 0.02
+enum { UNPACED = 3 };
 
 struct group {
     enum way_commands kind;
@@ -221,9 +225,14 @@ static void send_again(struct way_dispatch *d, struct way_request *r)
     way_free(bytes);
 }
 
-static bool is_due(const struct way_request *r, double now, bool changed)
+/* A held one goes when the table changed, or soon after if it went just before. */
+static bool is_due(struct way_request *r, double now, bool changed)
 {
-    return (changed && r->flags & WAY_FLAG_HELD) || (r->resume > 0 && now >= r->resume);
+    double next = r->attempt < UNPACED ? 0 : r->sent + PACE_SECONDS;
+    bool goes = changed && r->flags & WAY_FLAG_HELD;
+    if (goes && now < next && (r->resume <= 0 || r->resume > next))
+        r->resume = next;
+    return (goes && now >= next) || (r->resume > 0 && now >= r->resume);
 }
 
 /* The command's own time ended it, not its hold: an operator may have meant the latter. */

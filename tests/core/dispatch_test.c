@@ -444,6 +444,27 @@ static void a_hold_for_a_node_that_is_back_already_is_short(void **state)
     end(&b);
 }
 
+/* Some twelve failures, each of which the table's next change would try again at once. */
+static void a_table_that_changes_all_the_time_makes_no_storm(void **state)
+{
+    (void)state;
+    enum { FAILURES = 12 };
+    struct bed b;
+    begin(&b, holds);
+    rule(&b, A, "GET", "-LOADING Redis is loading the dataset in memory\r\n", FAILURES);
+    get(&b, SLOT_A);
+    double before = way_clock();
+    for (unsigned i = 0; b.p.pending; i++) {
+        kit_hard(b.health, b.index[B], b.loop.now + i * 1e-6,
+                 i % 2 ? WAY_STATE_HEALTHY : WAY_STATE_FAILING, 0);
+        kit_pass_time(&b.loop, 0.002);
+    }
+    assert_true(way_clock() - before > (FAILURES - 4) * 0.02);
+    expect(&b, "$1\r\na\r\n"); /* and it is not forgotten */
+    assert_int_equal(kit_asked(&b.node[A], "GET"), FAILURES + 1);
+    end(&b);
+}
+
 /* ---- redirects ---- */
 
 static void moved_is_followed_and_believed(void **state)
@@ -1168,6 +1189,7 @@ int main(void)
         cmocka_unit_test(no_hold_outlasts_the_commands_own_time),
         cmocka_unit_test(tryagain_is_tried_again_while_it_is_held),
         cmocka_unit_test(a_hold_for_a_node_that_is_back_already_is_short),
+        cmocka_unit_test(a_table_that_changes_all_the_time_makes_no_storm),
         cmocka_unit_test(moved_is_followed_and_believed),
         cmocka_unit_test(moved_to_a_stranger_waits_for_the_topology),
         cmocka_unit_test(ask_is_followed_once_and_not_believed),
