@@ -270,7 +270,7 @@ soak: deps-test
 	@SOAK=1 TEST_TIMEOUT=$${TEST_TIMEOUT:-14400} $(MAKE) suites
 # All that is built is built before anything runs, and nothing else runs beside the suites.
 suites:
-	@$(MAKE) build units tools
+	@$(MAKE) build lib units tools
 	@$(RUNNER) $(UNITS) $(SPECS) $(E2E_SPECS)
 unit-suites:
 	@$(MAKE) WERROR=1 units

@@ -606,7 +606,8 @@ uint64_t way_health_inflight(struct way_health *h, unsigned node)
 {
     uint16_t row[WAY_ROWS_MAX];
     uint64_t inflight, retrying;
-    sum_rows(h->s, node, row, list_rows(h->s, row), &inflight, &retrying);
+    unsigned rows = list_rows(h->s, row);
+    sum_rows(h->s, node, row, rows, &inflight, &retrying);
     return inflight;
 }
 

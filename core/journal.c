@@ -264,8 +264,9 @@ void way_input_pack(struct way_buf *out, const struct way_view *view,
 {
     const char *text[TEXTS] = { view->id,   view->address, view->host, view->hostname,
                                 view->zone, policy,        version };
-    struct packed p = { .layout = { (uint8_t)layout->node, (uint8_t)layout->shard,
-                                    (uint8_t)layout->cluster } };
+    struct packed p = { .layout = { .node = (uint8_t)layout->node,
+                                    .shard = (uint8_t)layout->shard,
+                                    .cluster = (uint8_t)layout->cluster } };
     for (unsigned i = 0; i < WAY_COUNTER_SCOPES && counters; i++)
         p.layout.counters[i] = (uint8_t)counters[i];
     size_t n = sizeof p + 2 * memory_bytes(p.layout) + counters_bytes(p.layout);

@@ -293,7 +293,7 @@ int way_world_open(struct way_world *w, double now, struct way_err *err)
 static const struct way_entry *own_entry(struct way_world *w)
 {
     const struct way_entry *e, *found = NULL;
-    struct way_entry more;
+    struct way_entry more = { .node = 0 };
     while ((e = way_ring_peek(w->ring))) {
         struct way_entry *own = found ? &more : &w->own;
         way_entry_copy(own, e);
