@@ -350,7 +350,7 @@ static void killed_at_any_instruction_one_of_both_is_whole(void **state)
         skip();
     }
     bool soak = getenv("SOAK") && *getenv("SOAK") == '1';
-    unsigned stride = soak ? 7 : 601, kills = 0, there = 0;
+    unsigned stride = soak ? 7 : 1201, kills = 0, there = 0;
     for (unsigned n = 0; n < NODES; n++)
         remember(w->h, n, n + 1, 5, 8);
     kit_hard(w->h, 1, way_clock(), WAY_STATE_FAILING, 60);
