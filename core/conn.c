@@ -30,7 +30,8 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-enum { OUT_KEPT = 1 << 20 }; /* bytes of `out` that a connection keeps when idle */
+enum { OUT_KEPT = 1 << 20 }; /* bytes of `out` that a connection keeps when idle, */
+static const double REST_SECONDS = 0.2; /* for so long at least */
 
 struct way_conn_connect {
     struct way_resolver *resolver;
@@ -273,6 +274,17 @@ static bool tries_once_more(struct way_conn *c)
     return c->sent > before;
 }
 
+/* It waits for nothing: what its queue was needed for is over, soon if not now. */
+static void rest(struct way_conn *c)
+{
+    if (!c->out.cap || way_buf_held(&c->out))
+        return;
+    if (c->loop->now - c->last_reply > REST_SECONDS)
+        way_buf_trim(&c->out, 0);
+    else
+        arm(c, REST_SECONDS);
+}
+
 static void on_timer(struct ev_loop *ev, ev_timer *w, int events)
 {
     (void)ev, (void)events;
@@ -288,6 +300,8 @@ static void on_timer(struct ev_loop *ev, ev_timer *w, int events)
     double due = due_at(c, &phase), now = c->loop->now;
     if (due > 0 && due <= now && phase == WAY_PHASE_WRITE && tries_once_more(c))
         due = due_at(c, &phase);
+    if (due == 0 && !c->closed)
+        rest(c);
     if (due == 0 || c->closed)
         return;
     double look = shorter_deadline(c);

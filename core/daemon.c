@@ -83,8 +83,8 @@ struct way_daemon {
     double started;
     ev_timer rest;     /* gives memory back to the system after a load */
     uint64_t requests; /* at the last look */
-    bool trimmed;
-    int stop_fd; /* eventfd */
+    unsigned still;    /* looks in which nobody had asked for anything */
+    int stop_fd;       /* eventfd */
     sigset_t signals, old_signals;
 };
 
@@ -355,9 +355,9 @@ static void on_rest(struct ev_loop *ev, ev_timer *t, int events)
     uint64_t requests = 0;
     for (unsigned i = 0; i < w->workers; i++)
         requests += way_stat_get(w->stats[i], WAY_STAT_REQUESTS);
-    if (requests == w->requests && !w->trimmed)
+    w->still = requests == w->requests ? w->still + 1 : 0;
+    if (w->still == 1 || w->still == 3) /* then connections have given theirs back too */
         malloc_trim(0);
-    w->trimmed = requests == w->requests;
     w->requests = requests;
 }
 
