@@ -279,10 +279,11 @@ static void rest(struct way_conn *c)
 {
     if (!c->out.cap || way_buf_held(&c->out))
         return;
+    double look = shorter_deadline(c); /* what begins meanwhile may be due by then */
     if (c->loop->now - c->last_reply > REST_SECONDS)
         way_buf_trim(&c->out, 0);
     else
-        arm(c, REST_SECONDS);
+        arm(c, look < REST_SECONDS ? look : REST_SECONDS);
 }
 
 static void on_timer(struct ev_loop *ev, ev_timer *w, int events)
