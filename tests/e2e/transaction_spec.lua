@@ -20,7 +20,7 @@ local SLOT = 100
 
 local cluster, policy
 setup(function()
-  cluster = kit.cluster { masters = 3, replicas = 0, node_timeout = 15000, front = "mitm", mitm = { rcvbuf = 65536 } }
+  cluster = kit.cluster { masters = 3, replicas = 0, node_timeout = 500, front = "mitm", mitm = { rcvbuf = 65536 } }
   policy = kit.file("transactions.lua", POLICY)
 end)
 after_each(function()

@@ -436,10 +436,26 @@ function Cluster:replicas_of(slot)
   return list
 end
 
---- Moves a slot with its keys from its master to another, as redis-cli does.
+--- The config epoch of each master as one of the nodes knows it.
+local function epochs(node)
+  local text = node:call("CLUSTER", "NODES")
+  assert(type(text) == "string", resp.show(text))
+  local list = {}
+  for line in text:gmatch "[^\n]+" do
+    local id, flags, epoch = line:match "^(%S+) %S+ (%S+) %S+ %S+ %S+ (%d+)"
+    if flags:find("master", 1, true) then list[#list + 1] = id .. " " .. epoch end
+  end
+  table.sort(list)
+  return table.concat(list, ", ")
+end
+
+--- Moves a slot with its keys from its master to another, as redis-cli does. Both know each other's config epoch
+--- first: a node that takes a slot with an epoch which it thinks the highest, and isn't, gives it back as soon as it
+--- hears of the higher one, and from then on each says that the other has it.
 function Cluster:move_slot(slot, to)
   local from = self:master_of(slot)
   assert(from ~= to, "it is there already")
+  waits.wait_for(function() return epochs(from) == epochs(to) end, 20, "two masters to agree on the config epochs")
   assert(to:call("CLUSTER", "SETSLOT", slot, "IMPORTING", from.id) == "OK")
   assert(from:call("CLUSTER", "SETSLOT", slot, "MIGRATING", to.id) == "OK")
   cluster.move_keys(slot, from, to)
