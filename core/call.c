@@ -38,12 +38,20 @@ void way_call_init(struct way_call *c, struct way_inside *w, double seconds)
 
 void way_call_fini(struct way_call *c)
 {
+    way_call_seal(c);
     way_dispatch_detach(c->inside->dispatch, &c->pipeline);
     way_free(c->fault);
     way_free(c->end);
 }
 
 /* ---- commands ---- */
+
+static void answer(struct way_call *c, const char *bytes, size_t n)
+{
+    struct way_request *r = way_pipeline_push(&c->pipeline, c->arrived);
+    way_stat_add(c->inside->stats[WAY_INSIDE_WORKER], WAY_STAT_LOCAL, 1);
+    (void)way_pipeline_answer(&c->pipeline, r, bytes, n);
+}
 
 static void refuse(struct way_call *c, const char *words)
 {
@@ -55,9 +63,97 @@ static void refuse(struct way_call *c, const char *words)
 static const char *why_not(const struct way_command *command, const char *p,
                            const struct way_arg *arg, unsigned count)
 {
+    if (command->local == WAY_LOCAL_WATCH)
+        return "nothing that a pipeline has read can decide what it writes; a script can "
+               "compare and set";
     if (command->how == WAY_HOW_LOCAL)
         return "it is about a connection, and there is none of the caller's own";
     return way_command_refused(command, p, arg, count);
+}
+
+/* ---- transactions ---- */
+
+/* MULTI is answered once it is known that EXEC or DISCARD follows. */
+static void multi(struct way_call *c)
+{
+    c->multi = way_pipeline_push(&c->pipeline, c->arrived);
+    way_unit_begin(&c->unit);
+}
+
+static void end_unit(struct way_call *c)
+{
+    static const char ok[] = "+OK\r\n";
+    (void)way_pipeline_answer(&c->pipeline, c->multi, ok, sizeof ok - 1);
+    c->multi = NULL;
+    way_unit_fini(&c->unit);
+}
+
+static uint16_t any_slot(struct way_inside *w)
+{
+    w->any_slot = (uint16_t)((w->any_slot + 4099u) % WAY_SLOTS);
+    return w->any_slot;
+}
+
+static int exec(struct way_call *c, struct way_err *err)
+{
+    struct way_dispatch *d = c->inside->dispatch;
+    struct way_unit *u = &c->unit;
+    int result = way_unit_close(u, err);
+    if (result == 0 && !u->commands) {
+        answer(c, "*0\r\n", 4);
+    } else if (result == 0) {
+        struct way_own *session = way_own_new(d);
+        struct way_request *r = way_pipeline_push(&c->pipeline, c->arrived);
+        r->slot = u->has_slot ? u->slot : any_slot(c->inside);
+        r->flags = WAY_FLAG_WRITE | (u->has_slot ? 0 : WAY_FLAG_NO_KEY);
+        way_dispatch_own(d, session, r, WAY_OWN_UNIT, u->bytes.p, u->bytes.len);
+        way_own_unref(session);
+    }
+    end_unit(c);
+    return result;
+}
+
+/* Of a pipeline that is in MULTI: false if the command is EXEC. */
+static bool unit_takes(struct way_call *c, const struct way_forward *f,
+                       const struct way_command *command, const char *p, size_t n,
+                       struct way_err *err, int *result)
+{
+    bool fits = command && way_command_arity(command, f->count, err) == 0;
+    if (fits && command->local == WAY_LOCAL_EXEC)
+        return false;
+    *result = 0;
+    if (fits && command->local == WAY_LOCAL_DISCARD) {
+        end_unit(c);
+        answer(c, "+OK\r\n", 5);
+    } else if ((*result = way_unit_queue(&c->unit, f, &c->inside->config.limits, command,
+                                         p, n, err)) == 0) {
+        answer(c, "+QUEUED\r\n", 9);
+    }
+    return true;
+}
+
+/* What needs no node. -1: err has the words of an error reply. */
+static int serve_local(struct way_call *c, const struct way_forward *f,
+                       const struct way_command *command, const char *p,
+                       struct way_err *err)
+{
+    struct way_buf b = { 0 };
+    switch (command->local) {
+    case WAY_LOCAL_MULTI: multi(c); return 0;
+    case WAY_LOCAL_EXEC:
+        return c->multi ? exec(c, err) : way_fail(err, "ERR EXEC without MULTI");
+    case WAY_LOCAL_DISCARD: return way_fail(err, "ERR DISCARD without MULTI");
+    case WAY_LOCAL_UNWATCH: answer(c, "+OK\r\n", 5); return 0;
+    case WAY_LOCAL_PING:
+    case WAY_LOCAL_ECHO:
+        way_command_echo(command, p, f->arg, f->count, &b);
+        answer(c, b.p, b.len);
+        way_buf_fini(&b);
+        return 0;
+    default:
+        return way_fail(err, "ERR wayside does not serve '%s' here: %s", command->name,
+                        why_not(command, p, f->arg, f->count));
+    }
 }
 
 /* -1: err has the words of an error reply. */
@@ -67,11 +163,6 @@ static int serve(struct way_call *c, const char *p, size_t n, struct way_err *er
     const struct way_arg *arg = w->parser.arg;
     unsigned count = w->parser.count;
     const struct way_command *command = way_command_find(p + arg[0].off, arg[0].n);
-    if (!command)
-        return way_fail(err, "ERR unknown command '%.*s'",
-                        (int)(arg[0].n < 128 ? arg[0].n : 128), p + arg[0].off);
-    if (way_command_arity(command, count, err) < 0)
-        return -1;
     struct way_forward f = { .dispatch = w->dispatch,
                              .pipeline = &c->pipeline,
                              .stats = w->stats[WAY_INSIDE_WORKER],
@@ -79,6 +170,15 @@ static int serve(struct way_call *c, const char *p, size_t n, struct way_err *er
                              .count = count,
                              .any_slot = w->any_slot,
                              .now = c->arrived };
+    int result;
+    if (c->multi && unit_takes(c, &f, command, p, n, err, &result))
+        return result;
+    if (!command)
+        return way_command_unknown(p, arg, count, err);
+    if (way_command_arity(command, count, err) < 0)
+        return -1;
+    if (command->how == WAY_HOW_LOCAL)
+        return serve_local(c, &f, command, p, err);
     if (command->how == WAY_HOW_FORWARD && command->keyspec == WAY_KEYS_RANGE &&
         command->first == command->last && !command->by_args) {
         const struct way_arg *key = &arg[command->first];
@@ -89,7 +189,7 @@ static int serve(struct way_call *c, const char *p, size_t n, struct way_err *er
     if (why)
         return way_fail(err, "ERR wayside does not serve '%s' here: %s", command->name,
                         why);
-    w->any_slot = (uint16_t)((w->any_slot + 4099u) % WAY_SLOTS);
+    f.any_slot = any_slot(w);
     return way_forward(&f, command, p, n, err);
 }
 
@@ -111,6 +211,17 @@ void way_call_add(struct way_call *c, const char *p, size_t n)
         len = way_fail(&err, "ERR Protocol error: expected one command");
     if (len < 0 || serve(c, p, n, &err) < 0)
         refuse(c, err.text);
+}
+
+void way_call_seal(struct way_call *c)
+{
+    if (!c->multi)
+        return;
+    way_stat_add(c->inside->stats[WAY_INSIDE_WORKER], WAY_STAT_REFUSED, 1);
+    (void)way_pipeline_error(&c->pipeline, c->multi,
+                             "ERR MULTI without EXEC: nothing was executed");
+    c->multi = NULL;
+    way_unit_fini(&c->unit);
 }
 
 bool way_call_expire(struct way_call *c)
@@ -147,6 +258,15 @@ struct way_span way_call_reply(struct way_call *c, unsigned i)
         find_ends(c);
     size_t from = i ? c->end[i - 1] : out->off;
     return (struct way_span){ out->p + from, c->end[i] - from };
+}
+
+enum way_certainty way_call_certainty(const struct way_call *c, unsigned i)
+{
+    const struct way_fault *f = way_call_fault(c, i);
+    for (const struct way_request *r = c->pipeline.head; r && !f; r = r->next)
+        if (r->turn == i && r->state != WAY_REQUEST_ANSWERED)
+            return way_dispatch_certainty(r);
+    return f ? (enum way_certainty)f->certainty : WAY_CERTAINTY_ANSWERED;
 }
 
 const struct way_fault *way_call_fault(const struct way_call *c, unsigned i)

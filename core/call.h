@@ -2,7 +2,8 @@
  * the error of each.
  *
  * Commands come in the form that Redis reads, and are served as a client's would be: those
- * for the nodes of their keys, in their order per slot. Transactions and what only a
+ * for the nodes of their keys, in their order per slot. MULTI to EXEC is one request, over a
+ * connection that nobody shares; PING and ECHO are answered here; WATCH and what only a
  * connection of one's own can do are refused in words. A call is over when all its
  * commands are answered, by a node or by an error. Owned by its user, who may end it at
  * any time: what is under way then is abandoned. */
@@ -10,6 +11,7 @@
 #define WAY_CALL_H
 
 #include "inside.h"
+#include "unit.h"
 
 /* Why a command has no answer of a node's. */
 struct way_fault {
@@ -24,6 +26,8 @@ struct way_call {
     unsigned count;            /* ro: commands added */
     double arrived;            /* ro */
     double total;              /* ro: seconds it may last */
+    struct way_unit unit;      /* private: from MULTI on */
+    struct way_request *multi; /* private: MULTI, unanswered until its EXEC; NULL: none */
     struct way_fault *fault;   /* private: [faults], NULL as long as none failed */
     unsigned faults;           /* private */
     size_t *end;               /* private: of each reply in pipeline.out */
@@ -39,12 +43,18 @@ void way_call_fini(struct way_call *c);
  * error at once. */
 void way_call_add(struct way_call *c, const char *p, size_t n);
 
+/* No command follows: a MULTI that is still open is answered with an error. */
+void way_call_seal(struct way_call *c);
+
 static inline bool way_call_is_over(const struct way_call *c)
 {
     return !c->pipeline.pending;
 }
 /* Answers what is left with the error `deadline`, if the time is over: true then. */
 bool way_call_expire(struct way_call *c);
+
+/* What is certain of the i-th command now, answered or not. */
+enum way_certainty way_call_certainty(const struct way_call *c, unsigned i);
 
 /* Of a call that is over: the reply to its i-th command as RESP2, valid until the call
  * ends. An error reply of wayside's own begins with "-WAYSIDE ". */

@@ -38,12 +38,7 @@ const struct way_front_options *way_front_about(const struct way_front *f);
 /* Answers the next command in the client's order. */
 void way_front_reply(struct way_client *c, const char *bytes, size_t n);
 void way_front_error(struct way_client *c, const char *fmt, ...) WAY_PRINTF(2, 3);
-/* The request that is parsed is no command: Redis's words. */
-void way_front_unknown(struct way_client *c, const char *p, struct way_err *err);
-/* The positions of the keys of the request that is parsed; *key has WAY_KEYS_INLINE
- * places and is replaced if there are more (*owned: to be freed). -1: err has Redis's
- * words. */
-int way_front_keys(struct way_client *c, const struct way_command *command, const char *p,
-                   unsigned **key, bool *owned, struct way_err *err);
+/* The request that is parsed, as it is to be forwarded. */
+struct way_forward way_front_forward(struct way_client *c);
 
 #endif

@@ -6,6 +6,7 @@
  * at a time, since byte by byte that took longer than all else that is done with a name. */
 #include "command.h"
 
+#include <stdio.h>
 #include <strings.h>
 
 #define NO_KEYS 0, 0, 0
@@ -464,6 +465,29 @@ int way_command_arity(const struct way_command *c, unsigned count, struct way_er
     if (c->arity > 0 ? count != (unsigned)c->arity : count < (unsigned)-c->arity)
         return wrong_number(c, err);
     return 0;
+}
+
+int way_command_unknown(const char *p, const struct way_arg *arg, unsigned count,
+                        struct way_err *err)
+{
+    char args[160] = "";
+    size_t n = 0;
+    for (unsigned i = 1; i < count && n < 128; i++)
+        n += (size_t)snprintf(args + n, sizeof args - n, "'%.*s' ",
+                              (int)(arg[i].n < 24 ? arg[i].n : 24), p + arg[i].off);
+    return way_fail(err, "ERR unknown command '%.*s', with args beginning with: %s",
+                    (int)(arg[0].n < 128 ? arg[0].n : 128), p + arg[0].off, args);
+}
+
+void way_command_echo(const struct way_command *c, const char *p,
+                      const struct way_arg *arg, unsigned count, struct way_buf *out)
+{
+    if (c->local == WAY_LOCAL_PING && count > 2)
+        way_resp_put_error(out, "ERR wrong number of arguments for 'ping' command");
+    else if (c->local == WAY_LOCAL_PING && count < 2)
+        way_buf_puts(out, "+PONG\r\n");
+    else
+        way_resp_put_bulk(out, p + arg[1].off, arg[1].n);
 }
 
 /* --- keys --- */

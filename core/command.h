@@ -81,6 +81,14 @@ static inline unsigned way_command_first_key(const struct way_command *c)
 /* -1 and Redis's words ("ERR wrong number of arguments ...") where count does not fit. */
 int way_command_arity(const struct way_command *c, unsigned count, struct way_err *err);
 
+/* -1 and Redis's words for a command that there is none of. */
+int way_command_unknown(const char *p, const struct way_arg *arg, unsigned count,
+                        struct way_err *err);
+
+/* Appends the reply to PING or ECHO, whose arity fits. */
+void way_command_echo(const struct way_command *c, const char *p,
+                      const struct way_arg *arg, unsigned count, struct way_buf *out);
+
 /* Refines what only the arguments tell: XREAD ... BLOCK, XREADGROUP ... BLOCK (refused),
  * BITFIELD with only GETs stays a write as in Redis; OBJECT HELP, XINFO HELP and such.
  * NULL: served as the table says; else why it is refused, to complete "wayside does not

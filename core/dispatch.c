@@ -34,26 +34,32 @@ void way_upstream_answer(struct way_dispatch *d, struct way_request *r, const ch
         d->grew(p); /* early replies without bound are the writer's business too */
 }
 
-static void count(_Atomic uint64_t *cell, uint64_t n);
-
-/* `ended` of them have just been answered or failed: what counts where each connection
- * is one pipeline's. */
-static void count_inflight(struct way_dispatch *d, unsigned node, unsigned ended)
+static void count_inflight(struct way_dispatch *d, unsigned node)
 {
     struct way_upstream *u = &d->up[node];
-    if (d->o.carry) {
-        count(&d->cells[node].inflight, -(uint64_t)ended);
-        return;
-    }
     uint64_t n =
         (u->conn[0] ? u->conn[0]->inflight : 0) + (u->conn[1] ? u->conn[1]->inflight : 0);
-    atomic_store_explicit(&d->cells[node].inflight, n, memory_order_relaxed);
+    if (!d->o.carry)
+        atomic_store_explicit(&d->cells[node].inflight, n, memory_order_relaxed);
 }
 
 static void count(_Atomic uint64_t *cell, uint64_t n)
 {
     uint64_t v = atomic_load_explicit(cell, memory_order_relaxed);
     atomic_store_explicit(cell, v + n, memory_order_relaxed);
+}
+
+/* Where each connection is one pipeline's, there is no list of a node's: the difference
+ * counts. */
+void way_upstream_inflight(struct way_dispatch *d, struct way_conn *c)
+{
+    struct way_link *l = c->data;
+    if (!d->o.carry) {
+        count_inflight(d, c->node);
+        return;
+    }
+    count(&d->cells[c->node].inflight, (uint64_t)c->inflight - l->counted_in);
+    l->counted_in = c->inflight;
 }
 
 /* ---- decisions ---- */
@@ -95,7 +101,7 @@ static void drop_connections(struct way_dispatch *d, unsigned node, bool drain)
             way_conn_break(all[i], WAY_ERROR_RESET, "dropped: its node was marked");
     }
     way_free(all);
-    count_inflight(d, node, 0);
+    count_inflight(d, node);
 }
 
 static void apply_drops(struct way_dispatch *d, unsigned node)
@@ -370,7 +376,7 @@ void way_upstream_batch(struct way_conn *c, unsigned replies)
     struct way_dispatch *d = l->dispatch;
     struct way_cell *cell = &d->cells[c->node];
     double now = d->o.loop->now;
-    count_inflight(d, c->node, replies);
+    way_upstream_inflight(d, c);
     count(&cell->requests, replies);
     count(&cell->replies, l->good);
     way_health_latency(d->o.health, c->node, now - l->sampled, now);
@@ -463,7 +469,7 @@ void way_upstream_broke(struct way_conn *c, struct way_event *e)
     struct way_request *all = way_conn_take(c);
     way_stat_add(d->o.stats, WAY_STAT_BREAKS, 1);
     unlink_conn(d, c);
-    count_inflight(d, node, e->n);
+    way_upstream_inflight(d, c);
     way_decide_classify(d->o.decider, e);
     end_trials(d, l, e, all);
     if (!l->dropped) { /* else it was us: no fault of the node's */
@@ -556,9 +562,10 @@ struct way_link *way_upstream_link(struct way_dispatch *d, unsigned node, uint8_
     return l;
 }
 
-struct way_conn *way_dispatch_carry(struct way_dispatch *d, unsigned node)
+struct way_conn *way_dispatch_carry(struct way_dispatch *d, unsigned node, bool own)
 {
-    struct way_link *l = link_by(d, node, 2, &conn_ops, way_conn_carry);
+    struct way_link *l =
+        link_by(d, node, 2, own ? &way_own_ops : &conn_ops, way_conn_carry);
     if (!l)
         return NULL;
     d->up[node].carried++;
@@ -578,9 +585,10 @@ void way_dispatch_uncarry(struct way_dispatch *d, struct way_conn *c)
     struct way_link *l = c->data;
     if (c->closed)
         return; /* it broke or drained, and is on its way out */
-    count_inflight(d, c->node, c->inflight);
     struct way_event neither = { .blame = WAY_BLAME_CALLER };
     struct way_request *all = way_conn_take(c);
+    way_upstream_inflight(d, c);
+    way_own_close(l);
     end_trials(d, l, &neither, all);
     for (struct way_request *r = all, *next; r; r = next) {
         next = r->link;
@@ -654,10 +662,7 @@ static void send_on(struct way_dispatch *d, struct way_conn *c, struct way_reque
         r->flags |= WAY_FLAG_TRIAL;
         l->trials++;
     }
-    if (d->o.carry)
-        count(&d->cells[c->node].inflight, 1);
-    else
-        count_inflight(d, c->node, 0);
+    way_upstream_inflight(d, c);
 }
 
 bool way_upstream_route(struct way_dispatch *d, struct way_request *r, const char *bytes,
@@ -681,8 +686,9 @@ static void send_slowly(struct way_dispatch *d, struct way_request *r, const cha
     if (!way_upstream_route(d, r, bytes, n, &to))
         return;
     uint8_t resp = r->pipeline ? r->pipeline->resp : 2;
-    struct way_conn *c = d->o.carry ? d->o.carry(d->o.carry_arg, r->pipeline, to.node)
-                                    : way_upstream_open(d, to.node, resp);
+    struct way_conn *c = d->o.carry
+                             ? d->o.carry(d->o.carry_arg, r->pipeline, to.node, false)
+                             : way_upstream_open(d, to.node, resp);
     if (!c) {
         if (to.trial)
             way_health_trial_end(d->o.health, to.node, d->o.row, true);
@@ -718,7 +724,7 @@ void way_upstream_plain(struct way_dispatch *d, struct way_request *r, const cha
         if (c && c->inflight < d->limits->node_inflight &&
             (double)(way_buf_held(&c->out) + n) <= d->limits->node_bytes) {
             way_conn_send(c, r, bytes, n);
-            count_inflight(d, node, 0);
+            count_inflight(d, node);
             return;
         }
     }
@@ -881,6 +887,13 @@ static enum way_certainty how_far_split(const struct way_join *j, struct way_eve
             return WAY_CERTAINTY_UNKNOWN;
     }
     return certainty;
+}
+
+enum way_certainty way_dispatch_certainty(const struct way_request *r)
+{
+    struct way_event e;
+    unsigned node;
+    return r->join ? how_far_split(r->join, &e, &node) : how_far(r, &e, &node);
 }
 
 void way_dispatch_expire(struct way_dispatch *d, struct way_request *r)

@@ -35,9 +35,10 @@ struct way_dispatch_options {
     void (*refresh)(void *arg);      /* the topology should be asked for again */
     void *arg;
     /* Where somebody else moves the bytes: p's connection to the node, a new one by
-     * way_dispatch_carry if it has none. NULL from it: the node must not be dialed now.
-     * NULL itself: connections are dispatch's own, shared by all pipelines. */
-    struct way_conn *(*carry)(void *arg, struct way_pipeline *p, unsigned node);
+     * way_dispatch_carry if it has none, or if it is to be a transaction's own. NULL from
+     * it: the node must not be dialed now. NULL itself: connections are dispatch's own,
+     * shared by all pipelines. */
+    struct way_conn *(*carry)(void *arg, struct way_pipeline *p, unsigned node, bool own);
     void (*carried_gone)(struct way_conn *c); /* it is closed, and freed after the pass */
     void *carry_arg;
 };
@@ -79,6 +80,10 @@ void way_own_lose(struct way_own *s);
 void way_dispatch_own(struct way_dispatch *d, struct way_own *s, struct way_request *r,
                       enum way_own_part part, const char *bytes, size_t n);
 
+/* What is certain of r, which is not answered: UNKNOWN once it is on a connection, for what
+ * is queued there will be sent. */
+enum way_certainty way_dispatch_certainty(const struct way_request *r);
+
 /* Answers r with an error of the caller's time running out; what a node still says to it
  * is dropped. */
 void way_dispatch_expire(struct way_dispatch *d, struct way_request *r);
@@ -87,8 +92,8 @@ void way_dispatch_expire(struct way_dispatch *d, struct way_request *r);
 void way_dispatch_pass(struct way_dispatch *d);
 
 /* ---- carried connections: one pipeline's each; see conn.h ---- */
-/* NULL: the node must not be dialed now. */
-struct way_conn *way_dispatch_carry(struct way_dispatch *d, unsigned node);
+/* own: as a session takes one (way_own_new). NULL: the node must not be dialed now. */
+struct way_conn *way_dispatch_carry(struct way_dispatch *d, unsigned node, bool own);
 /* Where it is to be dialed. */
 void way_dispatch_carried_at(struct way_dispatch *d, unsigned node, char *host,
                              size_t bytes, int *port);

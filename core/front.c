@@ -215,21 +215,7 @@ static void answer_locally(struct way_client *c, const struct way_command *comma
     }
 }
 
-void way_front_unknown(struct way_client *c, const char *p, struct way_err *err)
-{
-    const struct way_arg *arg = c->parser.arg;
-    unsigned count = c->parser.count;
-    char args[160] = "";
-    size_t n = 0;
-    for (unsigned i = 1; i < count && n < 128; i++)
-        n += (size_t)snprintf(args + n, sizeof args - n, "'%.*s' ",
-                              (int)(arg[i].n < 24 ? arg[i].n : 24), p + arg[i].off);
-    way_stat_add(c->front->o.stats, WAY_STAT_REFUSED, 1);
-    (void)way_fail(err, "ERR unknown command '%.*s', with args beginning with: %s",
-                   (int)(arg[0].n < 128 ? arg[0].n : 128), p + arg[0].off, args);
-}
-
-static struct way_forward forward_of(struct way_client *c)
+struct way_forward way_front_forward(struct way_client *c)
 {
     const struct way_front *f = c->front;
     return (struct way_forward){ .dispatch = f->o.dispatch,
@@ -239,13 +225,6 @@ static struct way_forward forward_of(struct way_client *c)
                                  .count = c->parser.count,
                                  .any_slot = (uint16_t)(c->id % WAY_SLOTS),
                                  .now = f->o.loop->now };
-}
-
-int way_front_keys(struct way_client *c, const struct way_command *command, const char *p,
-                   unsigned **key, bool *owned, struct way_err *err)
-{
-    struct way_forward f = forward_of(c);
-    return way_forward_keys(&f, command, p, key, owned, err);
 }
 
 static void serve_refused(struct way_client *c, const struct way_command *command,
@@ -259,7 +238,7 @@ static void forward(struct way_client *c, const struct way_command *command,
                     const char *p, size_t n)
 {
     struct way_err err;
-    struct way_forward f = forward_of(c);
+    struct way_forward f = way_front_forward(c);
     if (way_forward(&f, command, p, n, &err) < 0)
         way_front_error(c, "%s", err.text);
 }
@@ -275,7 +254,8 @@ static void serve(struct way_client *c, const char *p, size_t n)
     if (c->transaction && way_transaction_takes(c, command, p, n))
         return;
     if (!command) {
-        way_front_unknown(c, p, &err);
+        way_stat_add(c->front->o.stats, WAY_STAT_REFUSED, 1);
+        (void)way_command_unknown(p, arg, count, &err);
         way_front_error(c, "%s", err.text);
         return;
     }
@@ -285,7 +265,7 @@ static void serve(struct way_client *c, const char *p, size_t n)
     }
     if (command->how == WAY_HOW_FORWARD && command->keyspec == WAY_KEYS_RANGE &&
         command->first == command->last && !command->by_args) {
-        struct way_forward f = forward_of(c);
+        struct way_forward f = way_front_forward(c);
         const struct way_arg *key = &arg[command->first];
         way_forward_to(&f, command, way_slot_of(p + key->off, key->n), 0, p, n);
         return;

@@ -31,6 +31,7 @@ struct way_gateway_conn {
     struct way_gateway_job *job;
     struct way_conn *conn; /* NULL: it is gone */
     bool moving;           /* handed out */
+    bool own;              /* it is one transaction's alone */
     int port;
     char pool[48];
     char host[WAY_HOST_MAX];
@@ -103,20 +104,23 @@ static void name_pool(struct way_gateway *g, struct way_gateway_conn *w,
              v.drops, c->readonly ? 'r' : 'm');
 }
 
-static struct way_conn *on_carry(void *arg, struct way_pipeline *p, unsigned node)
+static struct way_conn *on_carry(void *arg, struct way_pipeline *p, unsigned node,
+                                 bool own)
 {
     struct way_gateway *g = arg;
     struct way_gateway_job *j = way_container(p->owner, struct way_gateway_job, call);
-    for (struct way_gateway_conn *w = j->conns; w; w = w->next)
-        if (w->conn && !w->moving && !w->conn->draining && w->conn->node == node)
+    for (struct way_gateway_conn *w = j->conns; w && !own; w = w->next)
+        if (w->conn && !w->moving && !w->own && !w->conn->draining &&
+            w->conn->node == node)
             return w->conn;
-    struct way_conn *c = way_dispatch_carry(g->inside.dispatch, node);
+    struct way_conn *c = way_dispatch_carry(g->inside.dispatch, node, own);
     if (!c)
         return NULL;
     struct way_gateway_conn *w = take_conn(g);
     w->job = j;
     w->conn = c;
     w->moving = false;
+    w->own = own;
     w->next = j->conns;
     j->conns = w;
     c->carrier = w;
@@ -319,6 +323,7 @@ int way_gateway_next(struct way_gateway_job *j, struct way_gateway_step *step)
 {
     struct way_gateway *g = j->gateway;
     g->inside.loop.now = way_clock();
+    way_call_seal(&j->call);
     way_call_expire(&j->call);
     way_loop_pass(&g->inside.loop);
     if (way_call_is_over(&j->call))

@@ -30,7 +30,7 @@ struct way_inside_options {
     void (*told)(void *arg, const struct way_entry *e); /* each journal entry, or NULL */
     void *told_arg;
     /* As dispatch's, or NULL. */
-    struct way_conn *(*carry)(void *arg, struct way_pipeline *p, unsigned node);
+    struct way_conn *(*carry)(void *arg, struct way_pipeline *p, unsigned node, bool own);
     void (*carried_gone)(struct way_conn *c);
     void *carry_arg;
     void (*grew)(struct way_pipeline *p); /* a pipeline has more replies */

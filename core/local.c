@@ -49,17 +49,6 @@ static void put_map(const struct way_client *c, struct way_buf *out, unsigned pa
         way_resp_put_array(out, (size_t)pairs * 2);
 }
 
-static void ping(struct way_client *c, const struct words *w, struct way_buf *out)
-{
-    (void)c;
-    if (w->count > 2)
-        way_resp_put_error(out, "ERR wrong number of arguments for 'ping' command");
-    else if (w->count > 1)
-        way_resp_put_bulk(out, word(w, 1).p, word(w, 1).n);
-    else
-        put_simple(out, "PONG");
-}
-
 /* A name as Redis takes it: printable, no spaces. */
 static bool good_name(struct way_span s)
 {
@@ -271,8 +260,8 @@ void way_local_answer(struct way_client *c, const struct way_command *k, const c
 {
     struct words w = { p, arg, count };
     switch (k->local) {
-    case WAY_LOCAL_PING: ping(c, &w, out); break;
-    case WAY_LOCAL_ECHO: way_resp_put_bulk(out, word(&w, 1).p, word(&w, 1).n); break;
+    case WAY_LOCAL_PING:
+    case WAY_LOCAL_ECHO: way_command_echo(k, p, arg, count, out); break;
     case WAY_LOCAL_HELLO: hello(c, &w, out); break;
     case WAY_LOCAL_COMMAND: command(c, &w, out); break;
     case WAY_LOCAL_CLIENT: client(c, &w, out); break;

@@ -55,7 +55,7 @@ static void own_reply(struct way_conn *c, struct way_request *r, const char *byt
 static void own_broke(struct way_conn *c, struct way_event *e);
 static void own_drained(struct way_conn *c);
 
-static const struct way_conn_ops own_ops = {
+const struct way_conn_ops way_own_ops = {
     .reply = own_reply,
     .batch = way_upstream_batch,
     .ready = way_upstream_ready,
@@ -70,8 +70,8 @@ static void make_idle(struct way_link *l)
     struct way_dispatch *d = l->dispatch;
     struct way_conn *c = l->conn;
     struct way_upstream *u = &d->up[c->node];
-    if (c->closed || c->draining || l->own || l->is_idle)
-        return;
+    if (c->closed || c->draining || l->own || l->is_idle || c->carried)
+        return; /* who carries it gives it back */
     if (u->idle_count >= IDLE_MAX) {
         way_conn_drain(c);
         return;
@@ -252,6 +252,15 @@ static void answer_lost(struct way_dispatch *d, struct way_request *r)
     way_buf_fini(&b);
 }
 
+static struct way_link *open_own(struct way_dispatch *d, struct way_request *r,
+                                 unsigned node, uint8_t resp)
+{
+    if (!d->o.carry)
+        return way_upstream_link(d, node, resp, &way_own_ops);
+    struct way_conn *c = d->o.carry(d->o.carry_arg, r->pipeline, node, true);
+    return c ? c->data : NULL;
+}
+
 /* A connection for the session: false if there is none, and r goes another way then. */
 static bool attach(struct way_dispatch *d, struct way_own *s, struct way_request *r,
                    const char *bytes, size_t n, bool *trial)
@@ -267,7 +276,7 @@ static bool attach(struct way_dispatch *d, struct way_own *s, struct way_request
     } else if (d->own_count >= d->limits->transaction_connections &&
                !close_an_idle_one(d)) {
         error = WAY_ERROR_OVERFLOW;
-    } else if (!(l = way_upstream_link(d, to.node, resp, &own_ops))) {
+    } else if (!(l = open_own(d, r, to.node, resp))) {
         error = (enum way_error)d->up[to.node].error;
         error = error ? error : WAY_ERROR_REFUSED;
     } else {
@@ -328,6 +337,8 @@ static void put(struct way_dispatch *d, struct way_own *s, struct way_request *r
     } else {
         way_conn_send(c, r, bytes, n);
     }
+    if (c->carried)
+        way_upstream_inflight(d, c);
     if (trial) {
         r->flags |= WAY_FLAG_TRIAL;
         s->link->trials++;

@@ -11,23 +11,13 @@
  * move with its slot. Kept here it is one request, sent again as one. */
 #include "transaction.h"
 
-#include "slots.h"
-
-#include <stdio.h>
+#include "unit.h"
 
 struct way_transaction {
     struct way_own *session; /* NULL: nothing is watched */
-    bool queueing;           /* MULTI was said */
-    bool has_slot;
-    uint16_t slot;
-    unsigned commands;
-    struct way_buf unit; /* MULTI and what is queued */
-    char *error;         /* why EXEC will be refused: the first reason; owned */
-    uint8_t resp;        /* the protocol when it began to watch */
+    struct way_unit unit;    /* has_slot while it watches, too */
+    uint8_t resp;            /* the protocol when it began to watch */
 };
-
-static const char multi_bytes[] = "*1\r\n$5\r\nMULTI\r\n";
-static const char exec_bytes[] = "*1\r\n$4\r\nEXEC\r\n";
 
 static struct way_transaction *transaction_of(struct way_client *c)
 {
@@ -44,8 +34,7 @@ void way_transaction_end(struct way_client *c)
     c->transaction = NULL;
     if (t->session)
         way_own_unref(t->session);
-    way_buf_fini(&t->unit);
-    way_free(t->error);
+    way_unit_fini(&t->unit);
     way_free(t);
 }
 
@@ -60,100 +49,17 @@ static const struct way_limits *limits_of(const struct way_client *c)
     return &way_front_about(c->front)->config->limits;
 }
 
-/* ---- what may be queued ---- */
-
-/* The one slot of the keys: *slot, untouched if there are none. -1: err has the words. */
-static int slot_of_keys(struct way_client *c, const struct way_command *command,
-                        const char *p, uint16_t *slot, bool *found, struct way_err *err)
-{
-    unsigned inline_keys[WAY_KEYS_INLINE], *key = inline_keys;
-    bool owned = false;
-    const struct way_arg *arg = c->parser.arg;
-    int n = way_front_keys(c, command, p, &key, &owned, err);
-    int result = n < 0 ? -1 : 0;
-    for (int i = 0; i < n && result == 0; i++) {
-        uint16_t one = way_slot_of(p + arg[key[i]].off, arg[key[i]].n);
-        if (i > 0 && one != *slot)
-            result =
-                way_fail(err, "CROSSSLOT Keys in request don't hash to the same slot");
-        *slot = one;
-        *found = true;
-    }
-    if (owned)
-        way_free(key);
-    return result;
-}
-
-/* The node can run it between MULTI and EXEC: what is passed on, and what concerns no
- * connection. */
-static bool can_be_queued(const struct way_command *command)
-{
-    return command->how == WAY_HOW_FORWARD || command->how == WAY_HOW_SPLIT ||
-           command->local == WAY_LOCAL_PING || command->local == WAY_LOCAL_ECHO ||
-           command->local == WAY_LOCAL_UNWATCH;
-}
-
-static int check(struct way_client *c, const struct way_command *command, const char *p,
-                 size_t n, struct way_err *err)
-{
-    struct way_transaction *t = c->transaction;
-    const struct way_limits *l = limits_of(c);
-    const char *why;
-    uint16_t slot = 0;
-    bool found = false;
-    if (!command) {
-        way_front_unknown(c, p, err);
-        return -1;
-    }
-    if (way_command_arity(command, c->parser.count, err) < 0)
-        return -1;
-    if ((why = way_command_refused(command, p, c->parser.arg, c->parser.count)))
-        return way_fail(err, "ERR wayside does not serve '%s': %s", command->name, why);
-    if (command->local == WAY_LOCAL_MULTI)
-        return way_fail(err, "ERR MULTI calls can not be nested");
-    if (command->local == WAY_LOCAL_WATCH)
-        return way_fail(err, "ERR WATCH inside MULTI is not allowed");
-    if (!can_be_queued(command))
-        return way_fail(err, "ERR wayside does not serve '%s' in a transaction",
-                        command->name);
-    if (slot_of_keys(c, command, p, &slot, &found, err) < 0)
-        return -1;
-    if (found && t->has_slot && slot != t->slot)
-        return way_fail(err,
-                        "CROSSSLOT Keys in a transaction don't hash to the same slot");
-    if (t->commands >= l->transaction_commands)
-        return way_fail(err, "ERR too many commands in a transaction");
-    double most = l->request_bytes < UINT32_MAX / 2 ? l->request_bytes : UINT32_MAX / 2.;
-    if ((double)t->unit.len + (double)n + (double)sizeof exec_bytes > most)
-        return way_fail(err, "ERR a transaction of too many bytes");
-    if (found) {
-        t->has_slot = true;
-        t->slot = slot;
-    }
-    return 0;
-}
-
-/* Nested MULTI and WATCH inside MULTI are errors, but the transaction goes on. */
-static bool aborts(const struct way_command *command)
-{
-    return !command ||
-           (command->local != WAY_LOCAL_MULTI && command->local != WAY_LOCAL_WATCH);
-}
-
 static void queue(struct way_client *c, const struct way_command *command, const char *p,
                   size_t n)
 {
-    struct way_transaction *t = c->transaction;
+    struct way_forward f = way_front_forward(c);
     struct way_err err;
-    if (check(c, command, p, n, &err) < 0) {
-        if (!t->error && aborts(command))
-            t->error = way_strdup(err.text);
+    if (!command)
+        way_stat_add(way_front_about(c->front)->stats, WAY_STAT_REFUSED, 1);
+    if (way_unit_queue(&c->transaction->unit, &f, limits_of(c), command, p, n, &err) <
+        0) {
         way_front_error(c, "%s", err.text);
         return;
-    }
-    if (!t->error) {
-        way_buf_put(&t->unit, p, n);
-        t->commands++;
     }
     reply(c, "+QUEUED\r\n");
 }
@@ -176,6 +82,7 @@ static bool serve_watching(struct way_client *c, const struct way_command *comma
                            const char *p, size_t n)
 {
     struct way_transaction *t = c->transaction;
+    struct way_forward f = way_front_forward(c);
     struct way_err err;
     uint16_t slot = 0;
     bool found = false;
@@ -186,7 +93,8 @@ static bool serve_watching(struct way_client *c, const struct way_command *comma
     if (!command || (command->how != WAY_HOW_FORWARD && command->how != WAY_HOW_SPLIT) ||
         way_command_arity(command, c->parser.count, &err) < 0 ||
         way_command_refused(command, p, c->parser.arg, c->parser.count) ||
-        slot_of_keys(c, command, p, &slot, &found, &err) < 0 || !found || slot != t->slot)
+        way_unit_slot(&f, command, p, &slot, &found, &err) < 0 || !found ||
+        slot != t->unit.slot)
         return false;
     submit(c, t->session, slot, command->write ? WAY_FLAG_WRITE : 0, WAY_OWN_PLAIN, p, n);
     return true;
@@ -202,7 +110,7 @@ bool way_transaction_takes(struct way_client *c, const struct way_command *comma
         way_transaction_end(c);
         return false;
     }
-    if (!t->queueing)
+    if (!t->unit.queueing)
         return serve_watching(c, command, p, n);
     if (fits && (command->local == WAY_LOCAL_EXEC ||
                  command->local == WAY_LOCAL_DISCARD || command->local == WAY_LOCAL_QUIT))
@@ -216,8 +124,7 @@ bool way_transaction_takes(struct way_client *c, const struct way_command *comma
 static void multi(struct way_client *c)
 {
     struct way_transaction *t = transaction_of(c);
-    t->queueing = true;
-    way_buf_put(&t->unit, multi_bytes, sizeof multi_bytes - 1);
+    way_unit_begin(&t->unit);
     reply(c, "+OK\r\n");
 }
 
@@ -225,12 +132,13 @@ static void watch(struct way_client *c, const struct way_command *command, const
 {
     struct way_dispatch *d = way_front_about(c->front)->dispatch;
     struct way_transaction *t = c->transaction;
+    struct way_forward f = way_front_forward(c);
     struct way_err err;
     struct way_buf b = { 0 };
     uint16_t slot = 0;
     bool found = false;
-    int bad = slot_of_keys(c, command, p, &slot, &found, &err);
-    if (!bad && t && t->session && slot != t->slot)
+    int bad = way_unit_slot(&f, command, p, &slot, &found, &err);
+    if (!bad && t && t->session && slot != t->unit.slot)
         bad =
             way_fail(&err, "CROSSSLOT Keys in a transaction don't hash to the same slot");
     if (bad) {
@@ -242,8 +150,8 @@ static void watch(struct way_client *c, const struct way_command *command, const
         t->session = way_own_new(d);
         t->resp = c->pipeline.resp;
     }
-    t->has_slot = true;
-    t->slot = slot;
+    t->unit.has_slot = true;
+    t->unit.slot = slot;
     way_resp_put_array(&b, c->parser.count);
     for (unsigned i = 0; i < c->parser.count; i++)
         way_resp_put_bulk(&b, p + c->parser.arg[i].off, c->parser.arg[i].n);
@@ -254,17 +162,18 @@ static void watch(struct way_client *c, const struct way_command *command, const
 static void exec(struct way_client *c)
 {
     struct way_transaction *t = c->transaction;
-    unsigned flags = WAY_FLAG_WRITE | (t->has_slot ? 0 : WAY_FLAG_NO_KEY);
-    uint16_t slot = t->has_slot ? t->slot : (uint16_t)(c->id % WAY_SLOTS);
-    if (t->error) {
-        way_front_error(c, "EXECABORT Transaction discarded because of: %s", t->error);
-    } else if (!t->commands && !t->session) {
+    struct way_unit *u = &t->unit;
+    struct way_err err;
+    unsigned flags = WAY_FLAG_WRITE | (u->has_slot ? 0 : WAY_FLAG_NO_KEY);
+    uint16_t slot = u->has_slot ? u->slot : (uint16_t)(c->id % WAY_SLOTS);
+    if (way_unit_close(u, &err) < 0) {
+        way_front_error(c, "%s", err.text);
+    } else if (!u->commands && !t->session) {
         reply(c, "*0\r\n");
     } else {
         if (!t->session)
             t->session = way_own_new(way_front_about(c->front)->dispatch);
-        way_buf_put(&t->unit, exec_bytes, sizeof exec_bytes - 1);
-        submit(c, t->session, slot, flags, WAY_OWN_UNIT, t->unit.p, t->unit.len);
+        submit(c, t->session, slot, flags, WAY_OWN_UNIT, u->bytes.p, u->bytes.len);
     }
     way_transaction_end(c);
 }
@@ -272,7 +181,7 @@ static void exec(struct way_client *c)
 void way_transaction_command(struct way_client *c, const struct way_command *command,
                              const char *p)
 {
-    bool queueing = c->transaction && c->transaction->queueing;
+    bool queueing = c->transaction && c->transaction->unit.queueing;
     switch (command->local) {
     case WAY_LOCAL_MULTI: multi(c); break;
     case WAY_LOCAL_WATCH: watch(c, command, p); break;

@@ -20,6 +20,7 @@ struct way_link {
     unsigned counted;      /* of those, trials: the policy's counters have them already */
     unsigned again;        /* replies of this batch to commands that were sent again */
     unsigned trials;       /* trials in flight */
+    unsigned counted_in;   /* of a carried one: so many are in the table's `inflight` */
     bool dropped;          /* we broke it, as a mark said */
     bool exclusive;        /* of own.c, as is what follows */
     bool is_idle;          /* nobody has it: it is in its node's list */
@@ -129,7 +130,11 @@ void way_upstream_ready(struct way_conn *c);
 void way_upstream_drained(struct way_conn *c);
 void way_upstream_broke(struct way_conn *c, struct way_event *e);
 
+/* What of c is in flight has changed: the table hears of it. */
+void way_upstream_inflight(struct way_dispatch *d, struct way_conn *c);
+
 /* ---- own.c ---- */
+extern const struct way_conn_ops way_own_ops;
 /* As way_dispatch_submit, in its client's order. */
 void way_own_submit(struct way_dispatch *d, struct way_request *r, const char *bytes,
                     size_t n);

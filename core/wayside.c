@@ -24,6 +24,7 @@ struct host_call {
     struct way_call call;
     struct way_host *host;
     struct host_call *next, **prev;
+    long long number;
     way_host_done_fn *done;
     void *arg;
     ev_timer deadline;
@@ -36,6 +37,8 @@ struct way_host {
     struct way_host_setup setup; /* only its functions and their arg */
     struct way_inside inside;
     struct host_call *calls;
+    long long submitted; /* so many were */
+    bool judging;        /* a verdict function runs: commands are on their way through */
 };
 
 static int fail(struct way_host_error *error, const struct way_err *err)
@@ -126,7 +129,12 @@ static enum way_asked on_judge(void *arg, enum way_asked_function fn,
     told.state = way_state_name(node->verdict.state);
     told.failures = node->failures;
     told.question = way_function_name(fn);
-    if (fn == WAY_FN_RECONNECT || !h->setup.verdict(h->setup.arg, &told, &v))
+    if (fn == WAY_FN_RECONNECT)
+        return WAY_ASKED_ABSENT;
+    h->judging = true;
+    bool answered = h->setup.verdict(h->setup.arg, &told, &v);
+    h->judging = false;
+    if (!answered)
         return WAY_ASKED_ABSENT;
     if (fn == WAY_FN_MARK)
         put_mark(&v, &out->mark);
@@ -275,9 +283,9 @@ static void put_command(const struct way_host_command *c, struct way_buf *b)
         way_resp_put_bulk(b, c->argv[i], c->lengths ? c->lengths[i] : strlen(c->argv[i]));
 }
 
-int way_host_submit(struct way_host *h, const struct way_host_command *commands,
-                    unsigned count, double seconds, way_host_done_fn *done, void *arg,
-                    struct way_host_error *error)
+long long way_host_submit(struct way_host *h, const struct way_host_command *commands,
+                          unsigned count, double seconds, way_host_done_fn *done,
+                          void *arg, struct way_host_error *error)
 {
     struct way_err err;
     if (check_commands(h, commands, count, &err) < 0)
@@ -285,6 +293,7 @@ int way_host_submit(struct way_host *h, const struct way_host_command *commands,
     struct host_call *c = way_zalloc(sizeof *c);
     struct way_buf b = { 0 };
     c->host = h;
+    c->number = ++h->submitted;
     c->arg = arg;
     c->finish.run = run_finish;
     c->next = h->calls;
@@ -301,8 +310,22 @@ int way_host_submit(struct way_host *h, const struct way_host_command *commands,
         way_call_add(&c->call, b.p, b.len);
     }
     way_buf_fini(&b);
+    way_call_seal(&c->call);
     c->done = done;
     finish_if_over(c);
+    return c->number;
+}
+
+int way_host_cancel(struct way_host *h, long long pipeline, const char **certainty)
+{
+    struct host_call *c = h->calls;
+    while (c && c->number != pipeline)
+        c = c->next;
+    if (!c || h->judging)
+        return -1;
+    for (unsigned i = 0; certainty && i < c->call.count; i++)
+        certainty[i] = way_certainty_name(way_call_certainty(&c->call, i));
+    end_call(c);
     return 0;
 }
 

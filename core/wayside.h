@@ -3,8 +3,9 @@
  *
  * Everything happens on a libev loop of yours (or beside another loop: way_host_fd), in
  * its thread; there is no other. Callbacks fire from the loop, never inside the function
- * that set them up; all but way_host_free may be called from them. What a callback is lent
- * is valid until it returns. Functions that can fail return -1 and write why into `error`.
+ * that set them up; all but way_host_free may be called from them (from a verdict function
+ * not way_host_cancel either). What a callback is lent is valid until it returns. Functions
+ * that can fail return -1 and write why into `error`.
  *
  * Link with -lwayside (pkg-config wayside). The ABI is that of the soname: structs here
  * only grow at their end, by a new version of it. */
@@ -91,11 +92,18 @@ typedef void way_host_done_fn(void *arg, const struct way_host_result *results,
                               unsigned count);
 
 /* Sends a pipeline; done is called once, within `seconds` (0: timeouts.total, which is
- * also the most). Its commands run in their order per slot. -1: no command, or too many
- * or too large ones (limits.client_inflight, limits.request_bytes). */
-int way_host_submit(struct way_host *host, const struct way_host_command *commands,
-                    unsigned count, double seconds, way_host_done_fn *done, void *arg,
-                    struct way_host_error *error);
+ * also the most). Its commands run in their order per slot; those from MULTI to EXEC, all
+ * of one slot, as a transaction. Returns the pipeline's number, above 0, or -1: no command,
+ * or too many or too large ones (limits.client_inflight, limits.request_bytes). */
+long long way_host_submit(struct way_host *host, const struct way_host_command *commands,
+                          unsigned count, double seconds, way_host_done_fn *done,
+                          void *arg, struct way_host_error *error);
+
+/* Ends a pipeline that is under way: done is not called any more. A command that waits here
+ * is never sent; one that is on a connection, sent or not, goes its way, and its reply is
+ * dropped. certainty: NULL, or one place per command, filled with "answered", "unsent" or
+ * "unknown". -1: the pipeline has ended, as it has in its done. */
+int way_host_cancel(struct way_host *host, long long pipeline, const char **certainty);
 
 /* Another policy, while all goes on: `policy` (a file), or NULL: the configuration is read
  * again. done is told once: refused NULL: it is in charge, else why nothing changed. -1:

@@ -178,6 +178,142 @@ static void redirects_are_followed_over_another_connection(void **state)
     end(&b);
 }
 
+static void add_words(struct way_gateway_job *j, const char *const *words, size_t count)
+{
+    struct way_buf out = { 0 };
+    way_resp_put_command(&out, count, words);
+    way_gateway_add(j, out.p, out.len);
+    way_buf_fini(&out);
+}
+
+static void add_one(struct way_gateway_job *j, const char *word)
+{
+    add_words(j, &word, 1);
+}
+
+static void expect_inflight(struct bed *b, unsigned n)
+{
+    char want[32];
+    snprintf(want, sizeof want, "inflight=%u ", n);
+    if (!strstr(way_gateway_status(b->g), want))
+        fail_msg("expected %s in %s", want, way_gateway_status(b->g));
+}
+
+/* GET first, on the slot's connection; the transaction has one of its own, behind it. */
+static void a_transaction_has_a_connection_of_its_own(void **state)
+{
+    (void)state;
+    struct bed b;
+    struct way_gateway_step step;
+    struct way_gateway_result r;
+    begin(&b, "");
+    struct way_gateway_job *j = way_gateway_begin(b.g, 0);
+    add(j, "GET", kit_key(0));
+    add_one(j, "MULTI");
+    add(j, "INCR", kit_key(0));
+    add_one(j, "EXEC");
+    add(j, "INCR", kit_key(0));
+    struct way_gateway_conn *c = next_conn(j, "GET");
+    expect_inflight(&b, 1);
+    assert_int_equal(way_gateway_next(j, &step), WAY_GATEWAY_WAIT);
+    assert_int_equal(feed(c, "$-1\r\n"), WAY_GATEWAY_IDLE);
+    struct way_gateway_conn *own =
+        next_conn(j, "*1\r\n$5\r\nMULTI\r\n*2\r\n$4\r\nINCR\r\n");
+    assert_ptr_not_equal(own, c);
+    expect_inflight(&b, 3);
+    assert_int_equal(feed(own, "+OK\r\n+QUE"), WAY_GATEWAY_RECEIVE);
+    assert_int_equal(feed(own, "UED\r\n*1\r\n:5\r\n"), WAY_GATEWAY_IDLE);
+    assert_int_equal(way_gateway_release(own), 1); /* clean: it may serve others */
+    assert_int_equal(way_gateway_release(c), 1);
+    c = next_conn(j, "INCR");
+    assert_int_equal(feed(c, ":6\r\n"), WAY_GATEWAY_IDLE);
+    way_gateway_release(c);
+    assert_int_equal(way_gateway_next(j, &step), WAY_GATEWAY_OVER);
+    static const char *const want[] = { "", "OK", "QUEUED", "*1\r\n:5\r\n", "6" };
+    for (unsigned i = 1; i < 5; i++) {
+        assert_int_equal(way_gateway_result(j, i, &r), 0);
+        assert_int_equal(r.bytes, strlen(want[i]));
+        assert_memory_equal(r.reply, want[i], r.bytes);
+    }
+    way_gateway_end(j);
+    expect_inflight(&b, 0);
+    end(&b);
+}
+
+/* ASK, a break in the middle, an EXEC that never was queued: nothing is left in flight. */
+static void a_transaction_that_fails_gives_its_connection_back(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *reply, *error, *certainty; /* reply NULL: the socket breaks */
+    } bad[] = {
+        { NULL, "eof", "unknown" },
+        { "+OK\r\n:1\r\n*0\r\n", "protocol", "unknown" },
+        { "+OK\r\n-TRYAGAIN later\r\n-EXECABORT Transaction discarded\r\n", "reply",
+          "answered" },
+    };
+    for (unsigned i = 0; i < way_count(bad); i++) {
+        struct bed b;
+        struct way_gateway_step step;
+        struct way_gateway_result r;
+        begin(&b, "");
+        struct way_gateway_job *j = way_gateway_begin(b.g, 0);
+        add_one(j, "MULTI");
+        add(j, "INCR", kit_key(0));
+        add_one(j, "EXEC");
+        struct way_gateway_conn *c = next_conn(j, "MULTI");
+        if (bad[i].reply)
+            feed(c, bad[i].reply);
+        else
+            way_gateway_failed(c, 0, "closed");
+        way_gateway_release(c);
+        while (way_gateway_next(j, &step) == WAY_GATEWAY_MOVE) {
+            way_gateway_failed(step.conn, 0, "connection refused");
+            way_gateway_release(step.conn);
+        }
+        assert_int_equal(way_gateway_result(j, 2, &r), 1);
+        assert_string_equal(r.error, bad[i].error);
+        assert_string_equal(r.certainty, bad[i].certainty);
+        way_gateway_end(j);
+        assert_null(strstr(way_gateway_status(b.g), "inflight=1"));
+        assert_non_null(strstr(way_gateway_status(b.g), "jobs=0"));
+        end(&b);
+    }
+}
+
+static void what_is_in_flight_is_counted_to_nothing(void **state)
+{
+    (void)state;
+    struct bed b;
+    char ask[64];
+    begin(&b, "");
+    struct way_gateway_job *j = way_gateway_begin(b.g, 0);
+    add(j, "GET", kit_key(0));
+    add(j, "GET", kit_key(0));
+    struct way_gateway_conn *c = next_conn(j, "GET");
+    expect_inflight(&b, 2);
+    /* A good reply and nonsense in one piece. */
+    assert_int_equal(feed(c, "$1\r\na\r\nhello\r\n"), WAY_GATEWAY_BROKEN);
+    way_gateway_release(c);
+    way_gateway_end(j);
+    expect_inflight(&b, 0);
+    assert_null(strstr(way_gateway_status(b.g), "inflight=1"));
+    end(&b);
+    begin(&b, "");
+    j = way_gateway_begin(b.g, 0);
+    add(j, "GET", kit_key(0));
+    c = next_conn(j, "GET");
+    snprintf(ask, sizeof ask, "-ASK 10 %s\r\n", b.k.node[1].address);
+    feed(c, ask);
+    way_gateway_release(c);
+    c = next_conn(j, "ASKING"); /* with its reply a second one is awaited */
+    assert_int_equal(feed(c, "+OK\r\n$-1\r\n"), WAY_GATEWAY_IDLE);
+    way_gateway_release(c);
+    way_gateway_end(j);
+    assert_null(strstr(way_gateway_status(b.g), "inflight=1"));
+    end(&b);
+}
+
 static void nonsense_and_too_much_break_the_connection_alone(void **state)
 {
     (void)state;
@@ -285,6 +421,9 @@ int main(void)
         cmocka_unit_test(a_reply_in_pieces_is_one_and_its_socket_may_be_kept),
         cmocka_unit_test(a_socket_that_fails_is_told_with_phase_and_certainty),
         cmocka_unit_test(redirects_are_followed_over_another_connection),
+        cmocka_unit_test(a_transaction_has_a_connection_of_its_own),
+        cmocka_unit_test(a_transaction_that_fails_gives_its_connection_back),
+        cmocka_unit_test(what_is_in_flight_is_counted_to_nothing),
         cmocka_unit_test(nonsense_and_too_much_break_the_connection_alone),
         cmocka_unit_test(a_job_that_is_left_alone_gives_back_what_it_had),
         cmocka_unit_test(one_process_has_one),

@@ -11,6 +11,8 @@ struct kit_cluster {
     struct kit_node node[2];
     char nodes[512], seeds[512];
     const char *reply[2]; /* to GET, SET and INCR; NULL: silence */
+    const char *exec;     /* to EXEC */
+    bool queueing[2];     /* between MULTI and EXEC */
 };
 
 static inline void kit_cluster_answer(struct kit_node *n, const char *request,
@@ -18,13 +20,23 @@ static inline void kit_cluster_answer(struct kit_node *n, const char *request,
 {
     struct kit_cluster *k = n->loop->owner;
     const char *reply = k->reply[n - k->node];
-    if (!strcmp(request, "CLUSTER NODES"))
+    bool *queueing = &k->queueing[n - k->node];
+    if (!strcmp(request, "CLUSTER NODES")) {
         way_resp_put_bulk(out, k->nodes, strlen(k->nodes));
-    else if (!strncmp(request, "GET ", 4) || !strncmp(request, "INCR ", 5) ||
-             !strncmp(request, "SET ", 4) || !strncmp(request, "MGET ", 5))
+    } else if (!strcmp(request, "MULTI")) {
+        *queueing = true;
+        way_buf_puts(out, "+OK\r\n");
+    } else if (!strcmp(request, "EXEC")) {
+        *queueing = false;
+        way_buf_puts(out, k->exec ? k->exec : "");
+    } else if (*queueing) {
+        way_buf_puts(out, "+QUEUED\r\n");
+    } else if (!strncmp(request, "GET ", 4) || !strncmp(request, "INCR ", 5) ||
+               !strncmp(request, "SET ", 4) || !strncmp(request, "MGET ", 5)) {
         way_buf_puts(out, reply ? reply : "");
-    else
+    } else {
         way_resp_put_error(out, "ERR unknown command");
+    }
 }
 
 static inline void kit_cluster_start(struct kit_cluster *k)

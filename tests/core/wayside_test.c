@@ -12,6 +12,9 @@ struct bed {
     char type[8], error[8][32], certainty[8][16], text[8][256], value[8][64];
     char last[512], refused[512];
     int reloads;
+    bool hold, held; /* the verdict function has commands wait, and has done so */
+    bool cancels;    /* it tries to cancel the first pipeline */
+    int cancelled;   /* what came of that */
 };
 
 static void on_event(void *arg, const struct way_host_event *e)
@@ -33,6 +36,12 @@ static int on_verdict(void *arg, const struct way_host_event *e,
         v->seconds = 60;
         v->reason = "mine";
     }
+    if (!strcmp(e->question, "backoff") && b->hold) {
+        v->retry = "hold";
+        b->held = true;
+    }
+    if (b->cancels)
+        b->cancelled = way_host_cancel(b->host, 1, NULL);
     return strcmp(e->question, "probe") != 0; /* those are the fallback's */
 }
 
@@ -137,7 +146,7 @@ static void replies_come_in_order_and_what_is_not_served_is_an_error_reply(void 
     b.k.reply[1] = "$1\r\nv\r\n";
     snprintf(line[0], 64, "GET %s", kit_key(1));
     snprintf(line[1], 64, "INCR %s", kit_key(0));
-    snprintf(line[2], 64, "MULTI");
+    snprintf(line[2], 64, "WATCH %s", kit_key(0));
     snprintf(line[3], 64, "RENAME %s %s", kit_key(0), kit_key(1));
     snprintf(line[4], 64, "NOSUCH");
     snprintf(line[5], 64, "GET");
@@ -145,12 +154,117 @@ static void replies_come_in_order_and_what_is_not_served_is_an_error_reply(void 
     run(&b, all, 6, 0);
     assert_string_equal(b.value[0], "1:v:0");
     assert_string_equal(b.value[1], "3::7");
-    assert_non_null(strstr(b.value[2], "6:ERR wayside does not serve 'multi'"));
+    assert_non_null(strstr(b.value[2], "6:ERR wayside does not serve 'watch'"));
     assert_non_null(strstr(b.value[3], "6:CROSSSLOT"));
     assert_non_null(strstr(b.value[4], "6:ERR unknown command 'NOSUCH'"));
     assert_non_null(strstr(b.value[5], "6:ERR wrong number"));
     for (unsigned i = 0; i < 6; i++)
         assert_string_equal(b.error[i], "");
+    end(&b);
+}
+
+#define NOWHERE NULL /* the end of a list of lines */
+
+/* Runs the lines; a value of the bed's as "type:text:number". */
+static void run_lines(struct bed *b, const char *const *lines)
+{
+    unsigned count = 0;
+    while (lines[count] != NOWHERE)
+        count++;
+    run(b, lines, count, 0);
+}
+
+static void multi_to_exec_is_one_request_on_a_connection_of_its_own(void **state)
+{
+    (void)state;
+    struct bed b;
+    char line[4][64];
+    begin(&b, "timeouts = { total = 2 }", false);
+    b.k.exec = "*2\r\n+OK\r\n:7\r\n";
+    b.k.reply[0] = ":7\r\n";
+    snprintf(line[0], 64, "INCR %s", kit_key(0));
+    snprintf(line[1], 64, "SET %s x", kit_key(0));
+    snprintf(line[2], 64, "ECHO said");
+    const char *whole[] = { line[0], "multi", line[1], "PING",
+                            line[2], "EXEC",  line[0], NOWHERE };
+    run_lines(&b, whole);
+    static const char *const values[] = { "3::7",       "5:OK:0",     "5:QUEUED:0",
+                                          "5:QUEUED:0", "5:QUEUED:0", "2::0",
+                                          "3::7" };
+    for (unsigned i = 0; i < 7; i++) {
+        assert_string_equal(b.error[i], "");
+        assert_string_equal(b.value[i], values[i]);
+    }
+    char want[256];
+    snprintf(want, sizeof want, "\nMULTI\n%s\nPING\nECHO said\nEXEC\n", line[1]);
+    if (!strstr(b.k.node[0].asked, want))
+        fail_msg("expected\n%sin\n%s", want, b.k.node[0].asked);
+    assert_int_equal(kit_asked(&b.k.node[0], "INCR"), 2);
+    assert_int_equal(kit_asked(&b.k.node[1], "MULTI"), 0);
+    end(&b);
+}
+
+static void a_transaction_that_is_no_good_is_not_sent(void **state)
+{
+    (void)state;
+    struct bed b;
+    char here[64], there[64], watch[64];
+    begin(&b, "timeouts = { total = 2 }, limits = { transaction_commands = 2 }", false);
+    snprintf(here, sizeof here, "INCR %s", kit_key(0));
+    snprintf(there, sizeof there, "INCR %s", kit_key(1));
+    snprintf(watch, sizeof watch, "WATCH %s", kit_key(0));
+    const struct {
+        const char *lines[8];
+        unsigned at;
+        const char *words;
+    } bad[] = {
+        { { "MULTI", here, there, "EXEC", NOWHERE }, 2, "6:CROSSSLOT Keys in a trans" },
+        { { "MULTI", here, there, "EXEC", NOWHERE }, 3, "6:EXECABORT" },
+        { { "MULTI", here, "NOSUCH x", "EXEC", NOWHERE }, 3, "6:EXECABORT" },
+        { { "MULTI", here, "GET", "EXEC", NOWHERE }, 2, "6:ERR wrong number" },
+        { { "MULTI", here, "SELECT 0", "EXEC", NOWHERE }, 2, "in a transaction" },
+        { { "MULTI", here, here, here, "EXEC", NOWHERE }, 3, "6:ERR too many commands" },
+        { { "MULTI", here, NOWHERE }, 0, "6:ERR MULTI without EXEC: nothing was exec" },
+        { { "MULTI", here, "DISCARD", NOWHERE }, 2, "5:OK:0" },
+        { { "MULTI", "EXEC", NOWHERE }, 1, "2::0" },
+        { { "EXEC", NOWHERE }, 0, "6:ERR EXEC without MULTI" },
+        { { "DISCARD", NOWHERE }, 0, "6:ERR DISCARD without MULTI" },
+        { { watch, NOWHERE }, 0, "does not serve 'watch' here: nothing that" },
+        { { "MULTI", watch, "MULTI", "DISCARD", NOWHERE }, 1, "WATCH inside MULTI" },
+        { { "MULTI", watch, "MULTI", "DISCARD", NOWHERE }, 2, "can not be nested" },
+        { { "UNWATCH", NOWHERE }, 0, "5:OK:0" },
+        { { "SELECT 0", NOWHERE }, 0, "it is about a conn" },
+        { { "PING", NOWHERE }, 0, "5:PONG:0" },
+        { { "PING a", NOWHERE }, 0, "1:a:0" },
+        { { "PING a b", NOWHERE }, 0, "6:ERR wrong number" },
+        { { "ECHO b", NOWHERE }, 0, "1:b:0" },
+    };
+    for (unsigned i = 0; i < way_count(bad); i++) {
+        run_lines(&b, bad[i].lines);
+        if (!strstr(b.value[bad[i].at], bad[i].words))
+            fail_msg("%u: expected '%s' in: %s", i, bad[i].words, b.value[bad[i].at]);
+    }
+    assert_int_equal(kit_asked(&b.k.node[0], "MULTI"), 0);
+    assert_int_equal(kit_asked(&b.k.node[0], "INCR"), 0);
+    end(&b);
+}
+
+static void a_transaction_that_gets_no_answer_is_of_unknown_fate(void **state)
+{
+    (void)state;
+    struct bed b;
+    char line[64];
+    begin(&b, "timeouts = { total = 2, read = 0.1 }", false);
+    snprintf(line, sizeof line, "INCR %s", kit_key(0));
+    const char *unit[] = { "MULTI", line, "EXEC", NOWHERE };
+    run_lines(&b, unit); /* EXEC is not answered */
+    assert_string_equal(b.value[1], "5:QUEUED:0");
+    assert_string_equal(b.error[2], "timeout");
+    assert_string_equal(b.certainty[2], "unknown");
+    kit_node_down(&b.k.node[1]);
+    snprintf(line, sizeof line, "INCR %s", kit_key(1));
+    run_lines(&b, unit);
+    assert_string_equal(b.certainty[2], "unsent");
     end(&b);
 }
 
@@ -256,7 +370,7 @@ static void what_is_under_way_at_the_end_ends_without_a_word(void **state)
     begin(&b, "timeouts = { total = 2 }", false);
     b.k.reply[0] = NULL;
     for (int i = 0; i < 3; i++)
-        assert_int_equal(way_host_submit(b.host, &c, 1, 0, on_done, &b, &error), 0);
+        assert_true(way_host_submit(b.host, &c, 1, 0, on_done, &b, &error) > 0);
     AWAIT(&b.k.loop, 2, kit_asked(&b.k.node[0], "INCR") == 3);
     assert_int_equal(way_host_submit(b.host, &c, 0, 0, on_done, &b, &error), -1);
     c.argc = 0;
@@ -264,6 +378,77 @@ static void what_is_under_way_at_the_end_ends_without_a_word(void **state)
     assert_non_null(strstr(error.text, "command 1: expected 1 to"));
     end(&b);
     assert_int_equal(b.done, 0);
+}
+
+static long long submit(struct bed *b, const char *verb, int node)
+{
+    struct way_host_error error;
+    const char *words[] = { verb, kit_key(node) };
+    struct way_host_command c = { 2, words, NULL };
+    long long number = way_host_submit(b->host, &c, 1, 0, on_done, b, &error);
+    assert_true(number > 0);
+    return number;
+}
+
+static void a_pipeline_that_is_cancelled_ends_without_a_word(void **state)
+{
+    (void)state;
+    struct bed b;
+    struct way_host_error error;
+    begin(&b, "timeouts = { total = 2 }, limits = { guard = false }", true);
+    b.k.reply[0] = NULL;
+    /* One is answered, one is on its connection. */
+    const char *set[] = { "SET", kit_key(1), "x" }, *incr[] = { "INCR", kit_key(0) };
+    struct way_host_command two[] = { { 3, set, NULL }, { 2, incr, NULL } };
+    const char *certainty[2];
+    long long number = way_host_submit(b.host, two, 2, 0, on_done, &b, &error);
+    assert_true(number > 0);
+    AWAIT(&b.k.loop, 2,
+          kit_asked(&b.k.node[0], "INCR") == 1 && kit_asked(&b.k.node[1], "SET") == 1);
+    kit_pass_time(&b.k.loop, 0.02);
+    assert_int_equal(way_host_cancel(b.host, number, certainty), 0);
+    assert_string_equal(certainty[0], "answered");
+    assert_string_equal(certainty[1], "unknown");
+    assert_int_equal(way_host_cancel(b.host, number, NULL), -1); /* it has ended */
+    assert_int_equal(way_host_cancel(b.host, number + 1, NULL), -1);
+    /* What is on a connection is sent all the same, though it was not yet. */
+    number = submit(&b, "INCR", 0);
+    assert_int_equal(way_host_cancel(b.host, number, certainty), 0);
+    assert_string_equal(certainty[0], "unknown");
+    AWAIT(&b.k.loop, 2, kit_asked(&b.k.node[0], "INCR") == 2);
+    /* What waits is never sent: held until the node is back. */
+    b.hold = true;
+    kit_node_down(&b.k.node[1]);
+    kit_pass_time(&b.k.loop, 0.02); /* its connection has ended */
+    number = submit(&b, "INCR", 1);
+    AWAIT(&b.k.loop, 2, b.held);
+    kit_pass_time(&b.k.loop, 0.05);
+    assert_int_equal(way_host_cancel(b.host, number, certainty), 0);
+    assert_string_equal(certainty[0], "unsent");
+    kit_node_up(&b.k.node[1]);
+    b.hold = false;
+    kit_pass_time(&b.k.loop, 0.5);
+    assert_int_equal(kit_asked(&b.k.node[1], "INCR"), 0);
+    assert_int_equal(b.done, 0);
+    /* Of a pipeline that was not cancelled the end comes as ever. */
+    b.k.reply[0] = ":3\r\n";
+    submit(&b, "INCR", 0);
+    AWAIT(&b.k.loop, 2, b.done == 1);
+    end(&b);
+}
+
+static void a_verdict_function_cancels_nothing(void **state)
+{
+    (void)state;
+    struct bed b;
+    begin(&b, "timeouts = { total = 2 }, limits = { guard = false }", true);
+    kit_node_down(&b.k.node[1]);
+    b.cancels = true;
+    submit(&b, "INCR", 1);
+    AWAIT(&b.k.loop, 2, b.done == 1);
+    assert_true(b.asked >= 2);
+    assert_int_equal(b.cancelled, -1);
+    end(&b);
 }
 
 static void beside_another_loop_a_descriptor_and_a_time_out_do(void **state)
@@ -285,7 +470,7 @@ static void beside_another_loop_a_descriptor_and_a_time_out_do(void **state)
     while (!b.done && way_clock() < end_at) {
         if (!sent && way_host_ready(b.host)) {
             sent = true;
-            assert_int_equal(way_host_submit(b.host, &c, 1, 0, on_done, &b, &error), 0);
+            assert_true(way_host_submit(b.host, &c, 1, 0, on_done, &b, &error) > 0);
         }
         way_host_run(b.host);
         ev_run(b.k.loop.ev, EVRUN_NOWAIT);
@@ -301,11 +486,16 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_setup_that_is_wrong_is_told_in_words),
         cmocka_unit_test(replies_come_in_order_and_what_is_not_served_is_an_error_reply),
+        cmocka_unit_test(multi_to_exec_is_one_request_on_a_connection_of_its_own),
+        cmocka_unit_test(a_transaction_that_is_no_good_is_not_sent),
+        cmocka_unit_test(a_transaction_that_gets_no_answer_is_of_unknown_fate),
         cmocka_unit_test(a_deadline_ends_what_no_node_answers),
         cmocka_unit_test(a_verdict_of_the_hosts_own_is_obeyed),
         cmocka_unit_test(nodes_and_reasons_are_told),
         cmocka_unit_test(a_reload_changes_all_or_says_why_not),
         cmocka_unit_test(what_is_under_way_at_the_end_ends_without_a_word),
+        cmocka_unit_test(a_pipeline_that_is_cancelled_ends_without_a_word),
+        cmocka_unit_test(a_verdict_function_cancels_nothing),
         cmocka_unit_test(beside_another_loop_a_descriptor_and_a_time_out_do),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
