@@ -270,7 +270,7 @@ soak: deps-test
 	@SOAK=1 TEST_TIMEOUT=$${TEST_TIMEOUT:-14400} $(MAKE) suites
 # All that is built is built before anything runs, and nothing else runs beside the suites.
 suites:
-	@$(MAKE) build lib units tools
+	@$(MAKE) build lib examples units tools
 	@$(RUNNER) $(UNITS) $(SPECS) $(E2E_SPECS)
 # QUICK=1: only those in which threads meet, which is all that TSan can tell more of than the others.
 THREADED := candidate counters decide decide_shadow gateway health_policy health_stress journal loader loop reload segment spool

@@ -78,14 +78,56 @@ describe("resty.wayside", function()
     end)
 
     it("tells an error reply as an error with its words, and what it does not serve", function()
-      local replies = assert(way:run { { "SET", "k", "v" }, { "INCR", "k" }, { "NOSUCH", "x" }, { "MULTI" }, { "GET" },
+      local replies = assert(way:run { { "SET", "k", "v" }, { "INCR", "k" }, { "NOSUCH", "x" }, { "WATCH", "k" }, { "GET" },
         { "RENAME", "a", "b" }, { "BLPOP", "k", 0 }, { "GET", "k" } })
       assert.equal("v", replies[8])
-      for i, words in pairs { [2] = "^ERR value is not an integer", [3] = "^ERR unknown command 'NOSUCH'", [4] = "does not serve 'multi'",
+      for i, words in pairs { [2] = "^ERR value is not an integer", [3] = "^ERR unknown command 'NOSUCH'", [4] = "does not serve 'watch' here",
         [5] = "^ERR wrong number of arguments", [6] = "^CROSSSLOT", [7] = "does not serve 'blpop'" } do
         assert.is_truthy(tostring(replies[i].message):find(words), kit.show(replies[i]))
         assert.same({ "read", "reply", "reply", "answered", "answer" },
           { replies[i].phase, replies[i].step, replies[i].error, replies[i].certainty, replies[i].class })
+      end
+    end)
+
+    it("runs MULTI to EXEC as one, in its place among the others of its slot, and answers PING and ECHO itself", function()
+      local replies = assert(way:run { { "PING" }, { "SET", "{t}n", 1 }, { "MULTI" }, { "INCR", "{t}n" }, { "LPUSH", "{t}n", "x" },
+        { "GET", "{t}n" }, { "PING", "in" }, { "EXEC" }, { "INCR", "{t}n" }, { "ECHO", "said" }, { "MULTI" }, { "SET", "{t}n", 9 },
+        { "DISCARD" }, { "GET", "{t}n" } })
+      local inner = table.remove(replies[8], 2)
+      assert.same({ "PONG", "OK", "OK", "QUEUED", "QUEUED", "QUEUED", "QUEUED", { 2, "2", "in" }, 3, "said", "OK", "QUEUED", "OK", "3" },
+        replies)
+      assert.matches("^WRONGTYPE", inner.message)
+      for _, text in pairs(way:on_each "/status") do assert.is_nil(text:match "inflight=[1-9]", text) end
+    end)
+
+    it("refuses a transaction over two slots, or without an end, and executes nothing of it", function()
+      local master = cluster:master_of(kit.slot_of "{t}left")
+      master:call("DEL", "{t}left")
+      local replies = assert(way:run { { "MULTI" }, { "SET", "{t}left", 1 }, { "SET", "{u}left", 1 }, { "EXEC" } })
+      assert.matches("^CROSSSLOT", replies[3].message)
+      assert.matches("^EXECABORT", replies[4].message)
+      replies = assert(way:run { { "MULTI" }, { "SET", "{t}left", 1 } })
+      assert.matches("MULTI without EXEC: nothing was executed", replies[1].message)
+      assert.equal(0, master:call("EXISTS", "{t}left"))
+    end)
+
+    it("never mixes transactions of many requests: each sees its own writes and no others", function()
+      local unit = {}
+      for i = 1, 8 do unit[i] = { { "MULTI" }, { "SET", "{t}own", i }, { "GET", "{t}own" }, { "INCR", "{t}own" }, { "EXEC" } } end
+      local children = {}
+      for i = 1, 8 do
+        children[i] = process.fork(function()
+          local c = way:connect(5)
+          for _ = 1, 25 do
+            local replies = assert(way:run(unit[i], c))
+            assert(kit.show(replies[5]) == kit.show { "OK", tostring(i), i + 1 }, kit.show(replies))
+          end
+        end, { name = "units" })
+        kit.owned(children[i])
+      end
+      for _, child in ipairs(children) do
+        assert.is_true(child:wait(20))
+        assert.equal(0, child.status)
       end
     end)
 
@@ -242,6 +284,7 @@ describe("resty.wayside", function()
       from:call("CLUSTER", "SETSLOT", slot, "MIGRATING", ids[2])
       kit.move_keys(slot, from, to)
       assert.equal("v", (way:call("GET", key)))
+      assert.same({ "v" }, assert(way:run { { "MULTI" }, { "GET", key }, { "EXEC" } })[3])
       assert.equal("OK", (way:call("SET", key, "w")))
       for _, node in ipairs { to, from } do node:call("CLUSTER", "SETSLOT", slot, "NODE", ids[2]) end
       for _ = 1, 10 do assert.equal("w", (way:call("GET", key))) end
@@ -251,6 +294,82 @@ describe("resty.wayside", function()
       assert.is_truthy(redirects:match 'kind="moved"', redirects)
       cluster:move_slot(slot, from)
       cluster:wait_ok()
+    end)
+  end)
+
+  describe("with a user and a password", function()
+    local function on_all(...)
+      for _, node in ipairs(cluster.nodes) do assert.equal("OK", node:call(...)) end
+    end
+    local function lock()
+      for _, node in ipairs(cluster.nodes) do
+        assert.equal("OK", node:call("ACL", "SETUSER", "app", "reset", "on", ">secret", "~*", "&*", "+@all"))
+        assert.equal("OK", node:call("CONFIG", "SET", "masterauth", "right"))
+        assert.equal("OK", node:call("CONFIG", "SET", "requirepass", "right"))
+        assert.equal("OK", node:call("AUTH", "right"))
+      end
+      kit.owned { stop = function()
+        on_all("CONFIG", "SET", "requirepass", "")
+        on_all("CONFIG", "SET", "masterauth", "")
+        for _, node in ipairs(cluster.nodes) do assert.equal(1, node:call("ACL", "DELUSER", "app")) end
+      end }
+    end
+    local function serve(user, password)
+      return kit.gateway { cluster = cluster, timeouts = FAST, policy = "policies/fail_fast.lua",
+        config = { cluster = { seeds = cluster:seeds(), user = user, password = password } } }
+    end
+    local function marked(way)
+      for _, text in pairs(way:on_each "/status") do
+        for line in text:gmatch "node=%S+ role=[^\n]+" do
+          if not line:find " state=healthy " then return line end
+        end
+      end
+    end
+
+    it("authenticates each connection, as the default user or by its name", function()
+      cluster:wait_ok()
+      lock()
+      local key = kit.key_in(0, "auth")
+      local master = cluster:master_of(0)
+      for _, who in ipairs { { nil, "right", "default" }, { "app", "secret", "app" } } do
+        local way = serve(who[1], who[2])
+        assert.equal("OK", (way:call("SET", key, "v")))
+        assert.same({ "v" }, assert(way:run { { "MULTI" }, { "GET", key }, { "EXEC" } })[3])
+        local clients = master:call("CLIENT", "LIST")
+        assert.is_truthy(clients:find("cmd=exec user=" .. who[3], 1, true), clients)
+        way:stop()
+      end
+    end)
+
+    it("a password that is wrong is the configuration's fault: told at once, no mark", function()
+      cluster:wait_ok()
+      lock()
+      local key, elsewhere = kit.key_in(0, "auth"), kit.key_in(16383, "auth")
+      local master = cluster:master_of(0)
+      local way = serve("app", "secret")
+      assert.equal("OK", (way:call("SET", key, "v")))
+      assert.equal("OK", master:call("ACL", "SETUSER", "app", "resetpass", ">other"))
+      master:call("CLIENT", "KILL", "USER", "app")
+      kit.wait_for(function()
+        local err = way:call("GET", key)
+        return type(err) == "table" and err.error == "auth", kit.show(err)
+      end, 3, "the connections to be made anew")
+      local began = socket.gettime()
+      local err = way:call("SET", key, "w")
+      -- Its own connection's, or that of the one before: dials are spaced.
+      assert.is_true(err.step == "hello" or err.step == "queue", kit.show(err))
+      assert.same({ "auth", "connect", err.step, "unsent", "config", "none", "healthy", master.address },
+        { err.error, err.phase, err.step, err.certainty, err.class, err.verdict, err.state, err.node })
+      assert.is_true(socket.gettime() - began < 0.25)
+      assert.is_truthy(#way:events { error = "auth", step = "hello", class = "config" } > 0)
+      assert.is_nil(marked(way))
+      assert.equal("OK", (way:call("SET", elsewhere, "v"))) -- the others are as they were
+      assert.equal("OK", master:call("ACL", "SETUSER", "app", "resetpass", ">secret"))
+      kit.wait_for(function()
+        local reply = way:call("SET", key, "w")
+        return reply == "OK", kit.show(reply)
+      end, 3, "the password to be right again")
+      assert.is_nil(marked(way))
     end)
   end)
 
