@@ -8,6 +8,7 @@
 
 #include "command.h"
 #include "log.h"
+#include "reload_watch.h"
 #include "resolve.h"
 
 enum { RING_ENTRIES = 256 };
@@ -227,6 +228,8 @@ static void start_reload(struct way_inside *w)
     });
     w->text = NULL; /* is reload's */
     way_control_reload_set(w->control, w->reload);
+    if (w->config.watch && !w->o.judge)
+        w->watch = way_reload_watch_new(&w->loop, w->reload);
 }
 
 int way_inside_start(struct way_inside *w, struct ev_loop *ev, struct way_err *err)
@@ -243,7 +246,8 @@ int way_inside_start(struct way_inside *w, struct ev_loop *ev, struct way_err *e
         w->rings[i] = way_ring_new(RING_ENTRIES);
         w->stats[i] = way_zalloc(sizeof *w->stats[i]);
     }
-    if (way_resolver_new(&w->resolver, &w->loop, NULL, err) < 0 ||
+    struct way_resolver_options names = { .servers = w->o.config->name_servers };
+    if (way_resolver_new(&w->resolver, &w->loop, &names, err) < 0 ||
         start_worker(w, err) < 0 || start_control(w, err) < 0)
         return -1;
     start_reload(w);
@@ -262,6 +266,7 @@ void way_inside_close(struct way_inside *w)
 {
     w->loop.passed = NULL;
     w->loop.woken = NULL;
+    way_reload_watch_free(w->watch);
     way_reload_free(w->reload);
     if (w->dispatch)
         way_dispatch_free(w->dispatch);

@@ -483,6 +483,39 @@ describe("resty.wayside", function()
       assert.is_true(good > 50, good)
     end)
 
+    it("policy.watch: a changed file is in charge in each worker, and a broken one is not", function()
+      cluster:wait_ok()
+      local function version(n, body)
+        return ("return require('wayside').policy { name = 'watched', version = '%d' %s }\n"):format(n, body or "")
+      end
+      local folder = kit.folder() .. "/watched"
+      process.make_folder(folder)
+      local policy = folder .. "/watched.lua"
+      process.write_file(policy, version(1))
+      local way = kit.gateway { cluster = cluster, timeouts = PATIENT, segment = kit.folder() .. "/watch.seg", user = "root",
+        config = { policy = { file = policy, watch = true } } }
+      local function wait_version(n)
+        kit.wait_for(function()
+          for _, text in pairs(way:on_each "/status") do
+            if not text:find("policy=watched version=" .. n, 1, true) then return false, text end
+          end
+          return true
+        end, 8, "version " .. n .. " on each worker")
+      end
+      wait_version(1)
+      local load = load_on(way, { { "SET", "k1", "v" }, { "GET", "k2" } })
+      process.write_file(policy, version(2))
+      wait_version(2)
+      process.write_file(policy, version(3, ", mrak = 1"))
+      kit.wait_for(function() return way:log():find "reload=refused[^\n]*mrak" end, 5, "the broken one to be refused")
+      wait_version(2)
+      process.write_file(policy, version(4))
+      wait_version(4)
+      local good, bad = load:stop()
+      assert.same({}, bad)
+      assert.is_true(good > 20, good)
+    end)
+
     it("a stale segment of a former boot is replaced at start", function()
       cluster:wait_ok()
       local segment = kit.folder() .. "/stale.seg"
@@ -498,6 +531,16 @@ describe("resty.wayside", function()
       assert.equal("OK", (way:call("SET", "k", "v")))
       assert.is_number(process.read_file(segment):find(boot, 1, true))
     end)
+  end)
+
+  it("asks the name servers of its configuration", function()
+    cluster:wait_ok()
+    local names = kit.dns { ["redis.test"] = "127.0.0.1" }
+    local way = kit.gateway { timeouts = FAST, config = { cluster = { name_servers = { names.address },
+      seeds = { "redis.test:" .. cluster:node(1).port } } }, seeds = {} }
+    assert.equal("OK", (way:call("SET", "k", "named")))
+    assert.equal("named", (way:call("GET", "k")))
+    assert.is_true(names:asked() > 0)
   end)
 
   describe("refuses", function()
