@@ -247,6 +247,28 @@ describe("resty.wayside", function()
       cluster:wait_ok()
     end)
 
+    it("asks the nodes at once: two that are silent cost one time-out", function()
+      cluster:wait_ok()
+      local way = kit.gateway { cluster = cluster, timeouts = { dial = 0.2, read = 0.5, total = 4 }, policy = "policies/fail_fast.lua",
+        options = { wait = 30 } }
+      local a, b = cluster:master_of(0), cluster:master_of(16383)
+      local commands = { { "SET", kit.key_in(0, "at once"), 1 }, { "SET", kit.key_in(16383, "at once"), 1 }, { "PING" } }
+      assert.same({ "OK", "OK", "PONG" }, assert(way:run(commands)))
+      finally(function() a:thaw() b:thaw() end)
+      a:freeze()
+      b:freeze()
+      local began = socket.gettime()
+      local replies = assert(way:run(commands))
+      local took = socket.gettime() - began
+      assert.same({ a.address, "unknown" }, { replies[1].node, replies[1].certainty })
+      assert.same({ b.address, "unknown" }, { replies[2].node, replies[2].certainty })
+      assert.equal("PONG", replies[3])
+      assert.is_true(took < 0.9, took)
+      a:thaw()
+      b:thaw()
+      cluster:wait_ok()
+    end)
+
     it("reads leave a frozen replica for those that answer", function()
       cluster:wait_ok()
       local policy = kit.file("replicas.lua", [[
@@ -314,16 +336,12 @@ describe("resty.wayside", function()
         for _, node in ipairs(cluster.nodes) do assert.equal(1, node:call("ACL", "DELUSER", "app")) end
       end }
     end
-    local function serve(user, password)
-      return kit.gateway { cluster = cluster, timeouts = FAST, policy = "policies/fail_fast.lua",
+    local function serve(user, password, workers)
+      return kit.gateway { cluster = cluster, timeouts = FAST, policy = "policies/default.lua", workers = workers,
         config = { cluster = { seeds = cluster:seeds(), user = user, password = password } } }
     end
-    local function marked(way)
-      for _, text in pairs(way:on_each "/status") do
-        for line in text:gmatch "node=%S+ role=[^\n]+" do
-          if not line:find " state=healthy " then return line end
-        end
-      end
+    local function healthy(way, node)
+      for _, state in pairs(way:states(node)) do assert.equal("healthy", state) end
     end
 
     it("authenticates each connection, as the default user or by its name", function()
@@ -346,7 +364,7 @@ describe("resty.wayside", function()
       lock()
       local key, elsewhere = kit.key_in(0, "auth"), kit.key_in(16383, "auth")
       local master = cluster:master_of(0)
-      local way = serve("app", "secret")
+      local way = serve("app", "secret", 1) -- a second one knows only that a dial has failed, not why
       assert.equal("OK", (way:call("SET", key, "v")))
       assert.equal("OK", master:call("ACL", "SETUSER", "app", "resetpass", ">other"))
       master:call("CLIENT", "KILL", "USER", "app")
@@ -361,15 +379,19 @@ describe("resty.wayside", function()
       assert.same({ "auth", "connect", err.step, "unsent", "config", "none", "healthy", master.address },
         { err.error, err.phase, err.step, err.certainty, err.class, err.verdict, err.state, err.node })
       assert.is_true(socket.gettime() - began < 0.25)
-      assert.is_truthy(#way:events { error = "auth", step = "hello", class = "config" } > 0)
-      assert.is_nil(marked(way))
+      kit.wait_for(function()
+        local seen = {}
+        for i, event in ipairs(way:events { node = master.address }) do seen[i] = event.line end
+        return #way:events { error = "auth", step = "hello", class = "config" } > 0, table.concat(seen, "\n")
+      end, 2, "the worker's journal to tell of it")
+      healthy(way, master)
       assert.equal("OK", (way:call("SET", elsewhere, "v"))) -- the others are as they were
       assert.equal("OK", master:call("ACL", "SETUSER", "app", "resetpass", ">secret"))
       kit.wait_for(function()
         local reply = way:call("SET", key, "w")
         return reply == "OK", kit.show(reply)
       end, 3, "the password to be right again")
-      assert.is_nil(marked(way))
+      healthy(way, master)
     end)
   end)
 
@@ -483,6 +505,67 @@ describe("resty.wayside", function()
       assert.is_true(good > 50, good)
     end)
 
+    it("a node is probed once for the machine, not by each worker and the daemon", function()
+      cluster:wait_ok()
+      local EVERY, TIMEOUT, WINDOW = 0.3, 0.1, 3
+      local policy = kit.file("probed.lua", ([[
+        local wayside = require "wayside"
+        return wayside.policy { name = "probed",
+          mark = function(_, _, e) if e.error then return { state = "failing", seconds = 60, reason = e.error } end end,
+          backoff = function() end,
+          probe = function(_, node) if node.state == "failing" then return { after = %g, timeout = %g } end end }
+      ]]):format(EVERY, TIMEOUT))
+      local segment = kit.folder() .. "/probed.seg"
+      local way = kit.gateway { cluster = cluster, timeouts = FAST, policy = policy, segment = segment }
+      local daemon = kit.wayside { cluster = cluster, timeouts = FAST, policy = policy, segment = segment }
+      local victim = cluster:master_of(0)
+      finally(function() victim:thaw() end)
+      victim:freeze()
+      way:call("GET", kit.key_in(0, "probed"))
+      way:wait_states(victim, "failing")
+      local function probes()
+        local n = 0
+        for _, list in ipairs { way:events { kind = "probe", node = victim.address },
+          daemon:events { kind = "probe", node = victim.address } } do
+          for _, event in ipairs(list) do n = n + ((event["function"] or "mark") == "mark" and 1 or 0) end
+        end
+        return n
+      end
+      local before, began = probes(), socket.gettime()
+      socket.sleep(WINDOW) -- what is measured is a rate
+      local n, took = probes() - before, socket.gettime() - began
+      assert.is_true(n >= 3, n .. " probes")
+      assert.is_true(n <= took / EVERY + 1, ("%d probes in %.1f s: more than one series"):format(n, took))
+      victim:thaw()
+      cluster:wait_ok()
+    end)
+
+    it("a full restart finds the table as it was: a mark outlives all processes", function()
+      cluster:wait_ok()
+      local policy = kit.file("outlives.lua", [[
+        local wayside = require "wayside"
+        return wayside.policy { name = "outlives",
+          mark = function(_, _, e) if e.error then return { state = "failing", seconds = 60, reason = e.error } end end,
+          backoff = function() end, probe = function() end }
+      ]])
+      local way = kit.gateway { cluster = cluster, timeouts = FAST, policy = policy, segment = kit.folder() .. "/restart.seg" }
+      local victim = cluster:master_of(0)
+      finally(function() victim:thaw() end)
+      victim:freeze()
+      way:call("GET", kit.key_in(0, "outlives"))
+      way:wait_states(victim, "failing")
+      way:stop()
+      way:serve()
+      way:wait_ready()
+      way:wait_states(victim, "failing")
+      local began = socket.gettime()
+      assert.equal("no_node", way:call("GET", kit.key_in(0, "outlives")).error)
+      assert.is_true(socket.gettime() - began < 0.2)
+      assert.equal("OK", (way:call("SET", kit.key_in(16383, "outlives"), "v")))
+      victim:thaw()
+      cluster:wait_ok()
+    end)
+
     it("policy.watch: a changed file is in charge in each worker, and a broken one is not", function()
       cluster:wait_ok()
       local function version(n, body)
@@ -531,6 +614,22 @@ describe("resty.wayside", function()
       assert.equal("OK", (way:call("SET", "k", "v")))
       assert.is_number(process.read_file(segment):find(boot, 1, true))
     end)
+  end)
+
+  it("a reply that drips does not outlive the total time: each receive has only what is left of it", function()
+    local fronted = kit.cluster { masters = 3, replicas = 0, front = "mitm" }
+    local way = kit.gateway { cluster = fronted, timeouts = { dial = 0.2, read = 0.3, total = 0.8 }, policy = "policies/fail_fast.lua" }
+    local key = kit.key_in(0, "drip")
+    local node = fronted:master_of(0)
+    assert.equal("OK", (way:call("SET", key, ("v"):rep(1000))))
+    node.mitm:rule { dir = "down", act = "trickle", match = "$1000\r\n", bytes = 10, ms = 50 }
+    local began = socket.gettime()
+    local err = way:call("GET", key)
+    local took = socket.gettime() - began
+    -- Something came every 50 ms, so no receive ever was silent for long.
+    assert.equal("unknown", err.certainty, kit.show(err))
+    assert.is_true(err.error == "deadline" or err.error == "timeout", kit.show(err))
+    assert.is_true(took < 1.1, took)
   end)
 
   it("asks the name servers of its configuration", function()
