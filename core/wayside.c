@@ -81,9 +81,11 @@ static void on_told(void *arg, const struct way_entry *entry)
     e.class_name = entry->class_name;
     e.node = entry->address;
     if (entry->node < WAY_NODES_MAX) {
-        struct way_verdict v;
-        way_health_verdict(h->inside.health, entry->node, &v);
-        e.state = way_state_name(v.state);
+        struct way_snapshot s; /* as of now: the entry was told a moment later */
+        way_health_snapshot(h->inside.health, entry->node, h->inside.loop.now, &s);
+        e.role = way_role_name(s.view.role);
+        e.state = way_state_name(s.view.verdict.state);
+        e.failures = s.view.failures;
     }
     e.question = way_function_name(entry->function);
     e.verdict = verdict;

@@ -11,6 +11,7 @@ struct bed {
     unsigned done, count, events, asked, lines;
     char type[8], error[8][32], certainty[8][16], text[8][256], value[8][64];
     char last[512], refused[512];
+    char said[256]; /* of the first mark */
     int reloads;
     bool hold, held; /* the verdict function has commands wait, and has done so */
     bool cancels;    /* it tries to cancel the first pipeline */
@@ -22,6 +23,9 @@ static void on_event(void *arg, const struct way_host_event *e)
     struct bed *b = arg;
     if (e->error)
         b->events++;
+    if (e->error && !strcmp(e->question, "mark") && !b->said[0])
+        snprintf(b->said, sizeof b->said, "%s %s %s %s %s", e->node, e->role, e->state,
+                 e->question, e->verdict);
     snprintf(b->last, sizeof b->last, "%s %s %s %s", e->phase, e->step,
              e->error ? e->error : "none", e->class_name);
 }
@@ -61,6 +65,16 @@ static void on_done(void *arg, const struct way_host_result *r, unsigned count)
                      (int)r[i].reply->len, r[i].reply->str ? r[i].reply->str : "",
                      r[i].reply->integer);
     }
+}
+
+/* The bytes of one reply. */
+static void on_bytes(void *arg, const struct way_host_result *r, unsigned count)
+{
+    struct bed *b = arg;
+    b->done += count;
+    b->count = r->reply ? (unsigned)r->reply->len : 0;
+    assert_true(b->count < sizeof b->said);
+    memcpy(b->said, r->reply ? r->reply->str : "", b->count);
 }
 
 static void begin(struct bed *b, const char *more, bool own_verdicts)
@@ -360,6 +374,102 @@ static void a_reload_changes_all_or_says_why_not(void **state)
     end(&b);
 }
 
+static void write_file(const char *path, const char *fmt, const char *a, const char *b)
+{
+    FILE *f = fopen(path, "w");
+    assert_non_null(f);
+    fprintf(f, fmt, a, b);
+    assert_int_equal(fclose(f), 0);
+}
+
+/* The policy of the setup wins over the file's, at the start and when the file is read
+ * again; without one the file's is taken. */
+static void a_configuration_is_a_file_too_and_is_read_again(void **state)
+{
+    (void)state;
+    struct bed b;
+    struct way_host_error error;
+    char folder[] = "/tmp/wayside-test-XXXXXX", file[64];
+    static const char text[] = "return { %s, policy = '%s.lua' }";
+    char cwd[4096], policy[4200];
+    assert_non_null(getcwd(cwd, sizeof cwd));
+    memset(&b, 0, sizeof b);
+    kit_cluster_start(&b.k);
+    assert_non_null(mkdtemp(folder));
+    snprintf(file, sizeof file, "%s/wayside.lua", folder);
+    for (int own = 0; own < 2; own++) {
+        struct way_host_setup setup = { .file = file, .event = on_event, .arg = &b };
+        setup.policy = own ? "policies/tko.lua" : NULL;
+        snprintf(policy, sizeof policy, "%s/policies/fail_fast", cwd);
+        write_file(file, text, b.k.seeds, policy);
+        b.reloads = 0;
+        if (way_host_new(&b.host, b.k.loop.ev, &setup, &error) < 0)
+            fail_msg("%s", error.text);
+        AWAIT(&b.k.loop, 3, way_host_ready(b.host));
+        snprintf(policy, sizeof policy, "%s/policies/ride_through", cwd);
+        write_file(file, text, b.k.seeds, policy);
+        assert_int_equal(way_host_reload(b.host, NULL, on_reloaded, &b, &error), 0);
+        AWAIT(&b.k.loop, 5, b.reloads == 1);
+        assert_string_equal(b.refused,
+                            own ? "in charge: tko" : "in charge: ride-through");
+        snprintf(policy, sizeof policy, "%s/policies/nowhere", cwd);
+        write_file(file, text, b.k.seeds, policy);
+        assert_int_equal(way_host_reload(b.host, NULL, on_reloaded, &b, &error), 0);
+        AWAIT(&b.k.loop, 5, b.reloads == 2);
+        if (own)
+            assert_string_equal(b.refused, "in charge: tko");
+        else
+            assert_non_null(strstr(b.refused, "nowhere.lua"));
+        write_file(file, "return { %s %s", b.k.seeds, "");
+        assert_int_equal(way_host_reload(b.host, NULL, on_reloaded, &b, &error), 0);
+        AWAIT(&b.k.loop, 5, b.reloads == 3);
+        assert_non_null(strstr(b.refused, file));
+        way_host_free(b.host);
+    }
+    unlink(file);
+    rmdir(folder);
+    kit_cluster_stop(&b.k);
+}
+
+static void words_may_hold_any_byte(void **state)
+{
+    (void)state;
+    struct bed b;
+    struct way_host_error error;
+    begin(&b, "timeouts = { total = 2 }", false);
+    const char *words[] = { "ECHO", "a\0\r\nb" };
+    const size_t lengths[] = { 4, 5 };
+    struct way_host_command c = { 2, words, lengths };
+    assert_true(way_host_submit(b.host, &c, 1, 0, on_bytes, &b, &error) > 0);
+    AWAIT(&b.k.loop, 2, b.done == 1);
+    assert_int_equal(b.count, 5);
+    assert_memory_equal(b.said, "a\0\r\nb", 5);
+    end(&b);
+}
+
+/* Each is told once, with what was asked and answered; a success is none. */
+static void events_tell_what_happened_and_what_was_said_of_it(void **state)
+{
+    (void)state;
+    struct bed b;
+    char line[64];
+    begin(&b,
+          "timeouts = { total = 2 }, policy = 'policies/fail_fast.lua', limits = { guard "
+          "= false }",
+          false);
+    kit_node_down(&b.k.node[1]);
+    kit_pass_time(&b.k.loop, 0.05);
+    snprintf(line, sizeof line, "INCR %s", kit_key(1));
+    const char *all[] = { line, NOWHERE };
+    run_lines(&b, all);
+    AWAIT(&b.k.loop, 2, b.said[0] != 0);
+    char want[128];
+    snprintf(want, sizeof want, "%s master failing mark failing", b.k.node[1].address);
+    if (strncmp(b.said, want, strlen(want)) != 0)
+        fail_msg("expected '%s' in: %s", want, b.said);
+    end(&b);
+}
+
 static void what_is_under_way_at_the_end_ends_without_a_word(void **state)
 {
     (void)state;
@@ -493,6 +603,9 @@ int main(void)
         cmocka_unit_test(a_verdict_of_the_hosts_own_is_obeyed),
         cmocka_unit_test(nodes_and_reasons_are_told),
         cmocka_unit_test(a_reload_changes_all_or_says_why_not),
+        cmocka_unit_test(a_configuration_is_a_file_too_and_is_read_again),
+        cmocka_unit_test(words_may_hold_any_byte),
+        cmocka_unit_test(events_tell_what_happened_and_what_was_said_of_it),
         cmocka_unit_test(what_is_under_way_at_the_end_ends_without_a_word),
         cmocka_unit_test(a_pipeline_that_is_cancelled_ends_without_a_word),
         cmocka_unit_test(a_verdict_function_cancels_nothing),
