@@ -95,7 +95,7 @@ help:
 	@echo 'make bench      against direct access and nutcracker'
 	@echo 'make bench-route  what a route in Lua costs, per request'
 	@echo 'make bench-faults  what clients see of a killed, frozen or refusing node, policy by policy'
-	@echo 'make bench-gateway what a request in nginx costs, in-process and beside a daemon'
+	@echo 'make bench-gateway what a request in nginx costs, in-process and beside a daemon, and with a frozen node'
 	@echo 'make asan tsan  bin/wayside-asan, bin/wayside-tsan and their unit tests'
 	@echo 'make install    PREFIX=$(PREFIX) DESTDIR='
 	@echo 'make deps-run deps-test deps-bench deps-lint   only install what these need'

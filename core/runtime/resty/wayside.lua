@@ -9,6 +9,8 @@
 --     ...
 --     local replies, err = wayside:pipeline { { "GET", "k" }, { "INCR", "hits" } }
 --
+-- A pipeline may have a transaction in it, { "MULTI" } to { "EXEC" } on keys of one slot: one request, whose answer is EXEC's.
+--
 -- libwayside routes, decides and explains; nginx's own sockets carry the bytes, one light thread for each
 -- node that is concerned. The keys of `new` are those of the daemon's configuration file (where `listen`,
 -- `workers` and `admin` mean nothing), and three more: `library` (where libwayside.so is), `pool_size` (idle
