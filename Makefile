@@ -115,7 +115,7 @@ $(LIB): $(LIB_OBJECTS)
 
 # --- libwayside, as it is installed -----------------------------------------------------------------
 # What the public headers need and no more, position independent, everything hidden but core/wayside.map.
-# The static one is linked into one object, so that what is hidden stays so there too.
+# The static one is linked into one object, in which all but those names is local.
 ABI := 0
 VERSION = $(shell sed -n 's/.*WAY_VERSION "\(.*\)".*/\1/p' core/daemon.h)
 PUBLIC := $(patsubst %,core/%.c,$(filter-out runtime_files,$(shell command -v luajit >/dev/null && \
@@ -139,13 +139,14 @@ $(SHARED): $(PIC_OBJECTS) core/wayside.map
 	@$(CC) -shared -Wl,-soname,$(@F) -Wl,--version-script=core/wayside.map -Wl,-z,defs $(ALL_LDFLAGS) \
 	    -o $@ $(PIC_OBJECTS) $(LIBS)
 	@ln -sf $(@F) $(@D)/libwayside.so
-$(STATIC): $(PIC_OBJECTS)
+$(STATIC): $(PIC_OBJECTS) core/wayside.map
 	@mkdir -p $(@D)
 	@rm -f $@
 	@ld -r -o $(@D)/wayside.o $(PIC_OBJECTS)
-	@objcopy --localize-hidden $(@D)/wayside.o
+	@sed -n 's/^ *\(way_[a-z_]*\);$$/\1/p' core/wayside.map >$(@D)/symbols
+	@objcopy --keep-global-symbols=$(@D)/symbols $(@D)/wayside.o
 	@ar rcs $@ $(@D)/wayside.o
-$(BUILD)/lib/wayside.pc: core/wayside.pc.in core/daemon.h $(BUILD)/flags
+$(BUILD)/lib/wayside.pc: core/wayside.pc.in core/daemon.h $(BUILD)/prefix
 	@mkdir -p $(@D)
 	@sed -e 's,@PREFIX@,$(PREFIX),' -e 's,@LIBDIR@,$(LIBDIR),' -e 's,@VERSION@,$(VERSION),' \
 	    -e 's,@REQUIRES@,$(PUBLIC_PACKAGES),' $< >$@
@@ -184,6 +185,8 @@ $(GENERATED): $(EMBEDDED) $(SUPPORT)/embed.sh $(BUILD_ROOT)/embedded
 remember = @mkdir -p $(@D); printf '%s\n' $(1) | cmp -s - $@ || printf '%s\n' $(1) >$@
 $(BUILD)/flags: FORCE
 	$(call remember,$(CC) '$(subst ','"'"',$(ALL_CFLAGS) $(ALL_LDFLAGS) $(LIBS))')
+$(BUILD)/prefix: FORCE
+	$(call remember,$(PREFIX) $(LIBDIR))
 $(BUILD_ROOT)/embedded: FORCE
 	$(call remember,$(EMBEDDED) none)
 

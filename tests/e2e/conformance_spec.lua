@@ -39,6 +39,11 @@ local traces = {
     make = function(node) node.mitm:rule { dir = "down", act = "cut", how = "fin", match = "$10\r\n01234", times = 1 } end },
   { "nonsense", before = { INCR }, run = { INCR },
     make = function(node) node.mitm:rule { dir = "down", act = "inject", with = "x\r\n", match = ":2", times = 1 } end },
+  { "a transaction that is refused", make = function(node) node.mitm:refuse() end, run = { { "MULTI" }, INCR, { "EXEC" } } },
+  { "silence to a transaction", before = { INCR }, make = function(node) node:freeze() end, run = { { "MULTI" }, INCR, SET, { "EXEC" } } },
+  { "end of file behind EXEC", make = cut_up("fin", "EXEC"), run = { { "MULTI" }, INCR, { "EXEC" } } },
+  { "a transaction that is answered", before = { { "MULTI" }, INCR, { "EXEC" } }, make = function(node) node.mitm:refuse() end,
+    run = { INCR, { "MULTI" }, INCR, { "EXEC" }, INCR } },
   { "a send that stops half way", before = { SET }, partial = true, run = { { "APPEND", key "big", { rep = 16000000 } } },
     make = function(node) node.mitm:rule { dir = "up", act = "stall", match = "APPEND" } end },
 }
@@ -178,8 +183,12 @@ local function assert_alike(daemon, nginx, what, partial, endless)
     local surer = line:find("certainty=unknown", 1, true) and (nginx[i] or ""):find("certainty=unsent", 1, true)
     assert.is_nil(surer or nil, told(i))
   end
+  if partial == "seen" and daemon[1]:find("certainty=unsent", 1, true) and nginx[1]:find("certainty=unknown", 1, true) then
+    return -- what is known to be unsent may have gone again, and ended otherwise
+  end
   if partial then daemon, nginx = loose(daemon), loose(nginx) end
-  local n = endless and math.min(#daemon, #nginx) or math.max(#daemon, #nginx)
+  -- The last round of what has no end is cut by the time, at one of two verdicts.
+  local n = endless and math.max(1, math.min(#daemon, #nginx) - 1) or math.max(#daemon, #nginx)
   if partial then n = 1 end -- what is less certain gets another answer from there on
   assert.is_true(n > 0, told(1))
   for i = 1, n do assert.is_true(daemon[i] == nginx[i], told(i)) end
@@ -220,7 +229,7 @@ describe("daemon and nginx", function()
       local daemon, daemon_seen = run_on(kit.wayside, run_daemon, trace, policy)
       local nginx, nginx_seen = run_on(kit.gateway, run_nginx, trace, policy)
       local endless = ran_out(daemon_seen) or ran_out(nginx_seen) or math.min(#daemon, #nginx) > 6
-      if not endless then assert_alike(daemon_seen, nginx_seen, "what the user saw", trace.partial) end
+      if not endless then assert_alike(daemon_seen, nginx_seen, "what the user saw", trace.partial and "seen") end
       if (trace.replies or ""):find "^WRONGTYPE" then assert.same({ {}, {} }, { daemon, nginx })
       else assert_alike(daemon, nginx, "the journal", trace.partial, endless) end
     end)

@@ -110,4 +110,59 @@ describe("wayside in a C program", function()
     assert.equal(1, status)
     assert.is_truthy(text:match "configuration:1: cluster%.seeds", text)
   end)
+
+  describe("as it is installed", function()
+    local root
+    setup(function()
+      root = kit.folder() .. "/root"
+      local status, text = kit.run { "make", "VARIANT=" .. (VARIANT or ""), "DESTDIR=" .. root, "PREFIX=/usr", "install", timeout = 300 }
+      assert.equal(0, status, text)
+    end)
+
+    local function sh(line, ...)
+      local status, text = kit.run { "sh", "-c", line, "sh", root, ... }
+      assert.equal(0, status, text)
+      return text
+    end
+
+    it("builds a program with what pkg-config tells, which serves", function()
+      cluster:wait_ok()
+      local made = kit.folder() .. "/installed"
+      sh([[PKG_CONFIG_PATH=$1/usr/lib/pkgconfig PKG_CONFIG_SYSROOT_DIR=$1; export PKG_CONFIG_PATH PKG_CONFIG_SYSROOT_DIR
+        cc -o "$2" examples/embed.c $(pkg-config --cflags --libs wayside) -Wl,-rpath,$1/usr/lib $3 -lhiredis -lev]], made,
+        VARIANT == "asan" and "-fsanitize=address,undefined" or VARIANT == "tsan" and "-fsanitize=thread" or "-O1")
+      local status, text = kit.run { made, cluster:seeds()[1], "0.5" }
+      assert.equal(0, status, text)
+      local sent, failed = text:match "sent=(%d+) answered=%d+ failed=(%d+)"
+      assert.equal("0", failed, text)
+      assert.is_true(tonumber(sent) > 0, text)
+    end)
+
+    it("shows what its header and its map name, under one version, and nothing else", function()
+      local map, shown, static = {}, {}, {}
+      for name in kit.process.read_file("core/wayside.map"):gmatch "(way_[%w_]+);" do map[name] = true end
+      for name, version in sh("nm -D --defined-only $1/usr/lib/libwayside.so.0"):gmatch " T ([%w_]+)(@*[%w_]*)" do
+        assert.equal("@@WAYSIDE_0", version, name)
+        shown[name] = true
+      end
+      for name in sh("nm -g --defined-only $1/usr/lib/libwayside.a"):gmatch " [A-Z] ([%w_]+)" do
+        if not name:find "^__" then static[name] = true end
+      end
+      assert.same(map, shown)
+      assert.same(map, static)
+      for name in kit.process.read_file("core/wayside.h"):gmatch "[ *](way_host_[%w_]+)%(" do
+        if not name:find "_fn$" then assert.is_true(map[name], name) end
+      end
+      assert.matches("SONAME%s+libwayside%.so%.0\n", sh "objdump -p $1/usr/lib/libwayside.so.0 | tr -s ' '")
+      assert.equal("libwayside.so.0", (sh("readlink $1/usr/lib/libwayside.so"):gsub("%s", "")))
+    end)
+
+    it("gives nginx its module", function()
+      local way = kit.gateway { cluster = cluster, timeouts = { total = 2 },
+        http = ('lua_package_path "%s/usr/share/lua/5.1/?.lua;;";'):format(root), package_path = false,
+        config = { library = root .. "/usr/lib/libwayside.so.0" } }
+      assert.equal("PONG", (way:call "PING"))
+      assert.equal("OK", (way:call("SET", "installed", 1)))
+    end)
+  end)
 end)

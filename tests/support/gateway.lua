@@ -71,6 +71,7 @@ end
 
 function gateway.prepare(options)
   local self = nginx.prepare { folder = options.folder, workers = options.workers, user = options.user, modules = options.modules,
+    package_path = options.package_path,
     http = http_text(options), locations = LOCATIONS .. (options.locations or "") }
   return setmetatable(self, Gateway)
 end

@@ -19,6 +19,7 @@ local count = 0
 local function configuration(self, options)
   local load = options.modules or { "ndk_http_module", "ngx_http_lua_module" }
   local modules = {}
+  local path = options.package_path == false and "" or ('lua_package_path "%s/core/runtime/?.lua;;";'):format(unistd.getcwd())
   for i, name in ipairs(load) do modules[i] = ("load_module %s/%s.so;"):format(MODULES, name) end
   return ([[
 %s
@@ -33,7 +34,7 @@ http {
   large_client_header_buffers 4 256k;
   client_body_temp_path %s/body; proxy_temp_path %s/proxy; fastcgi_temp_path %s/fastcgi;
   uwsgi_temp_path %s/uwsgi; scgi_temp_path %s/scgi;
-  lua_package_path "%s/core/runtime/?.lua;;";
+  %s
   lua_socket_log_errors off;
   %s
   server {
@@ -44,13 +45,13 @@ http {
   }
 }
 ]]):format(table.concat(modules, "\n"), options.user and "user " .. options.user .. ";" or "", options.workers or 2,
-    self.folder, self.errors, self.folder, self.folder, self.folder, self.folder, self.folder, unistd.getcwd(),
-    options.http or "", self.port, options.locations or "")
+    self.folder, self.errors, self.folder, self.folder, self.folder, self.folder, self.folder,
+    path, options.http or "", self.port, options.locations or "")
 end
 
 --- Writes the configuration, without starting anything.
 ---@param options table `workers` 2, `user` (of workers; nginx's own choice if root starts it), `http`, `locations`,
----  `modules`, `folder`
+---  `modules`, `folder`, `package_path` (false: `http` sets it)
 function nginx.prepare(options)
   count = count + 1
   local self = setmetatable({ options = options }, Nginx)
