@@ -42,8 +42,6 @@ local traces = {
   { "a transaction that is refused", make = function(node) node.mitm:refuse() end, run = { { "MULTI" }, INCR, { "EXEC" } } },
   { "silence to a transaction", before = { INCR }, make = function(node) node:freeze() end, run = { { "MULTI" }, INCR, SET, { "EXEC" } } },
   { "end of file behind EXEC", make = cut_up("fin", "EXEC"), run = { { "MULTI" }, INCR, { "EXEC" } } },
-  { "a transaction that is answered", before = { { "MULTI" }, INCR, { "EXEC" } }, make = function(node) node.mitm:refuse() end,
-    run = { INCR, { "MULTI" }, INCR, { "EXEC" }, INCR } },
   { "a send that stops half way", before = { SET }, partial = true, run = { { "APPEND", key "big", { rep = 16000000 } } },
     make = function(node) node.mitm:rule { dir = "up", act = "stall", match = "APPEND" } end },
 }
