@@ -60,7 +60,7 @@ struct way_inside {
     struct way_dispatch *dispatch;
     struct way_control *control;
     struct way_reload *reload;
-    struct way_reload_watch *watch; /* NULL: not asked for */
+    struct way_reload_watch *watch;   /* NULL: not asked for */
     struct way_request_parser parser; /* for call */
     uint16_t any_slot;                /* for call: the next command without a key */
 };
