@@ -58,7 +58,7 @@ kit.matrix(function(workers, how)
         return sum
       end
       local errors_before = errors()
-      for round = 1, kit.count(5, 50) do
+      for round = 1, kit.share(5, 50) do
         for i, client in ipairs(clients) do assert.equal(round, client:call("INCR", key("idle" .. i))) end
         local before = metric(way, "breaks_total")
         assert.is_true(master:call("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes") >= workers)

@@ -478,7 +478,7 @@ kit.matrix(function(workers, how)
         return heir
       end
       local home, away = of:node(1), of:node(3)
-      for round = 1, kit.count(2, 12) do
+      for round = 1, kit.share(2, 16) do
         move(away)
         hand_over(of:master_of(8000))
         move(home)
