@@ -7,6 +7,7 @@ local ports = require "tests.support.ports"
 
 local cluster, master, replicas, other
 setup(function()
+  -- 15 s: a master is frozen, and one of two left is no majority: after its time-out nobody would be served.
   cluster = kit.cluster { masters = 2, replicas = 4, node_timeout = 15000, config = { "repl-timeout 3600" } }
   master, other = cluster:master_of(0), cluster:master_of(16000)
   replicas = cluster:replicas_of(0)
