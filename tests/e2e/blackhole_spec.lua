@@ -11,6 +11,7 @@ local READ, PASS = 0.5, 0.15 -- timeouts.read; a loop's pass, the retry and this
 -- Packets get lost only in namespaces, which not every machine lets us make.
 local cluster, missing, master, replica
 setup(function()
+  -- 15 s: the only master is the majority, so that soon after its time-out the replica would answer CLUSTERDOWN to all.
   cluster, missing = kit.separate_cluster { masters = 1, replicas = 1, node_timeout = 15000 }
   if cluster then master, replica = cluster:node(1), cluster:node(2) end
 end)

@@ -128,12 +128,15 @@ local function check_round(list, replies, done, what)
   return told
 end
 
---- Every place at which the stream of a direction can be cut, up and down.
-local function places(lengths)
+--- Every place at which the stream of a direction can be cut, up and down; in soak this shape's, which are all of them over
+--- the shapes.
+local function places(lengths, shape)
   local list = {}
   for direction, length in pairs(lengths) do
     for at = 0, length do
-      for _, how in ipairs { "fin", "rst" } do list[#list + 1] = { dir = direction, at = at, how = how } end
+      if kit.shares(shape, at) then
+        for _, how in ipairs { "fin", "rst" } do list[#list + 1] = { dir = direction, at = at, how = how } end
+      end
     end
   end
   table.sort(list, function(a, b)
@@ -145,8 +148,9 @@ local function places(lengths)
 end
 
 local round = 0 -- of all tests
+local cuts = 0 -- and of them, those with a cut, over all shapes of the matrix
 
-kit.matrix(function(workers, how)
+kit.matrix(function(workers, how, shape)
   local function serve(policy, more)
     local options = { cluster = cluster, policy = policies[policy], workers = workers, how = how, timeouts = TIMEOUTS,
       limits = { node_bytes = NODE_BYTES, client_inflight = 100000 } }
@@ -182,7 +186,7 @@ kit.matrix(function(workers, how)
     local list, replies = run(function() up, down = passed() end)
     local up_now, down_now = passed()
     check_round(list, replies, executions(direct, list), "no cut")
-    local all = places { up = up_now - up, down = down_now - down }
+    local all = places({ up = up_now - up, down = down_now - down }, shape)
     local total, count = { answered = 0, unsent = 0, unknown = 0 }, math.min(sample or #all, #all)
     for i = 1, count do
       local place = all[i]
@@ -198,8 +202,9 @@ kit.matrix(function(workers, how)
       for certainty, n in pairs(told) do total[certainty] = total[certainty] + n end
     end
     direct:close()
-    print(("%s: %d of %d cuts; %d answered, %d unsent, %d unknown"):format(policy, count, #all, total.answered, total.unsent,
-      total.unknown))
+    cuts = cuts + count
+    print(("%s: %d of %d cuts, %d in all so far; %d answered, %d unsent, %d unknown"):format(policy, count, #all, cuts,
+      total.answered, total.unsent, total.unknown))
     assert.is_true(total.answered > 0 and total.unknown > 0)
     if policy == "bare" then assert.is_true(total.unsent > 0) end
   end
@@ -230,11 +235,14 @@ kit.matrix(function(workers, how)
     return list, ends
   end
 
-  --- Positions in a stream of so many bytes: all, or some of them, ends of commands and their neighbours among them.
+  --- Positions in a stream of so many bytes: in soak this shape's, which are all of them over the shapes; else some, ends of
+  --- commands and their neighbours among them.
   local function positions(ends, sample)
     local length = ends[#ends]
     local list = {}
-    for at = 0, length - 1 do list[#list + 1] = at end
+    for at = 0, length - 1 do
+      if kit.shares(shape, at) then list[#list + 1] = at end
+    end
     if not sample then return list end
     kit.random.shuffle(list)
     local some = { 0, length - 1, ends[1] - 1, ends[1], ends[2] + 1, ends[#ends - 1] }
@@ -280,7 +288,7 @@ kit.matrix(function(workers, how)
     local client = way:client(nil, 10)
     assert.equal("OK", client:call("SET", kit.key_in(SLOT, "value"), "v"))
     local _, ends = plain()
-    for _, accepted in ipairs(positions(ends, kit.count(4, 100))) do
+    for _, accepted in ipairs(positions(ends, kit.share(4, 100))) do
       local list
       list, ends = plain()
       wait_service(client)

@@ -272,7 +272,7 @@ end
 
 if kit.soak then
   describe("five kills in a row under ride_through", function()
-    it("have a median of 50 ms from the promotion to the first write", function()
+    it("tell the median from the promotion to the first write, which is to be 50 ms", function()
       local list, stall = {}, 0
       for _ = 1, 5 do
         local out = run("ride_through", "kill")
@@ -287,8 +287,10 @@ if kit.soak then
         out.way:stop()
       end
       table.sort(list)
-      print(("first write %.0f, %.0f, %.0f, %.0f, %.0f ms after the promotion; longest stall %.0f ms"):format(list[1] * 1000,
-        list[2] * 1000, list[3] * 1000, list[4] * 1000, list[5] * 1000, stall * 1000))
+      print(("first write %.0f, %.0f, %.0f, %.0f, %.0f ms after the promotion, median %.0f ms (goal %.0f ms); longest stall %.0f ms")
+        :format(list[1] * 1000, list[2] * 1000, list[3] * 1000, list[4] * 1000, list[5] * 1000, list[3] * 1000, GOAL * 1000,
+          stall * 1000))
+      assert.is_true(list[3] < BOUND, list[3])
     end)
   end)
 end

@@ -292,7 +292,7 @@ end)
 
 describe("replay", function()
   it("tells bad lines with file and line, and counts them", function()
-    local cluster = kit.cluster { masters = 1, replicas = 0, node_timeout = 60000 }
+    local cluster = kit.cluster { masters = 1, replicas = 0, node_timeout = 500 }
     local file = journal "bad"
     local way = kit.wayside { cluster = cluster, policy = "policies/default.lua", config = { journal = { file = file } } }
     wait_line(file, '"change":"added"')

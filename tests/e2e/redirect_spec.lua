@@ -292,6 +292,51 @@ kit.matrix(function(workers, how)
       assert.equal("OK", way:client():call("SET", key, "v"))
     end)
 
+    it("26: to a node known by its name are tried where the name leads by now", function()
+      local names, key = kit.dns { ["node.test"] = "127.0.0.1" }, new_key()
+      local port
+      --- A cluster of one, which says where it is by name; what it does not know a real node answers.
+      local function machine(ip, value)
+        local started = kit.node { ip = ip, port = port, forward = first.port, state = { moved = 0 }, script = function(words, conn)
+          local what = (words[1] .. " " .. (words[2] or "")):upper()
+          local where = "node.test:" .. conn.state.port
+          if what == "CLUSTER NODES" then
+            local line = ("%s %s@%d myself,master - 0 0 1 connected 0-16383\n"):format(("a"):rep(40), where, conn.state.port + 1)
+            return ("$%d\r\n%s\r\n"):format(#line, line)
+          end
+          if what:find "^CLUSTER " then return "-ERR unknown subcommand\r\n" end
+          if words[1] ~= "GET" then return nil end
+          if words[2] ~= key then return "$-1\r\n" end
+          if conn.state.moved == 1 then return ("-MOVED %d %s\r\n"):format(SLOT, where) end
+          return ("$%d\r\n%s\r\n"):format(#value, value)
+        end }
+        started:set("port", started.port)
+        return started
+      end
+      local old = machine("127.0.0.1", "old")
+      port = old.port
+      local new = machine("127.0.0.2", "new")
+      local seeds = { "node.test:" .. port }
+      local way = kit.wayside { seeds = seeds, policy = "policies/default.lua", workers = workers, how = how,
+        config = { cluster = { seeds = seeds, name_servers = names.address } } }
+      local client = way:client()
+      kit.wait_for(function() return client:call("GET", key) == "old" end, 5, "the node to serve")
+      names:set("node.test", "127.0.0.2")
+      -- Its connection stands: nobody has a reason to ask for the name.
+      assert.equal("old", client:call("GET", key))
+      assert.equal(0, #new:received "GET")
+      old:set("moved", 1)
+      old:forget()
+      local asked = names:asked()
+      assert.equal("new", client:call("GET", key))
+      assert.is_true(names:asked() > asked, names:asked())
+      assert.equal(1, #old:received "GET")
+      assert.equal("new", client:call("GET", key))
+      assert.equal(1, #old:received "GET")
+      assert.equal(2, #new:received "GET")
+      no_marks(way)
+    end)
+
     it("do not use up what other answers may take", function()
       local way, key = serve(), new_key()
       local lines = {}
@@ -478,7 +523,7 @@ kit.matrix(function(workers, how)
         return heir
       end
       local home, away = of:node(1), of:node(3)
-      for round = 1, kit.count(2, 12) do
+      for round = 1, kit.share(2, 16) do
         move(away)
         hand_over(of:master_of(8000))
         move(home)

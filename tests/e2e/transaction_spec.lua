@@ -129,7 +129,7 @@ kit.matrix(function(workers, sockets)
 
     it("keeps its client's order, before and behind it", function()
       local way = serve()
-      for round = 1, kit.count(40, 400) do
+      for round = 1, kit.share(40, 400) do
         local client, key, other = way:client(), new_key(), new_key(9000)
         local commands, want = {}, {}
         local n = 0
@@ -415,7 +415,7 @@ kit.matrix(function(workers, sockets)
   describe("10,000 transactions of 8 clients while connections break", function()
     it("are whole: what was acknowledged was executed once, what was unsent never", function()
       local way = serve()
-      local total, clients, sums = kit.count(10000, 100000), {}, {}
+      local total, clients, sums = kit.share(10000, 100000), {}, {}
       for i = 1, 8 do
         clients[i] = way:client(nil, 10)
         sums[i] = { a = kit.key_in(i * 2000, "sum:a" .. i), b = kit.key_in(i * 2000, "sum:b" .. i), ok = 0, unknown = 0, unsent = 0 }

@@ -128,16 +128,28 @@ function kit.dns(names) return owned(dns.start { names = names, folder = test_fo
 --- A program to its end: status, text.
 function kit.run(options) return process.run(options) end
 
+local SHAPES = 8 -- of the matrix, in soak
 local sockets, matrices = { "tcp", "unix" }, 0
 
---- The specs that `define(workers, how)` makes, once for each number of workers and each kind of socket: two workers and one
--- kind, in turn, as a sample; in soak one to four workers and both. Both go to kit.wayside { workers =, how = }.
+--- The count to run within kit.matrix: the sample, or in soak this shape's share of all, so that together the shapes run all.
+function kit.share(sample, full) return kit.soak and math.ceil(full / SHAPES) or sample end
+
+--- If this shape of kit.matrix is the one to try number `n` (from 0) of many: in soak every number has one shape; without, all
+-- are this shape's, to draw a sample from.
+function kit.shares(shape, n) return not kit.soak or n % SHAPES == shape - 1 end
+
+--- The specs that `define(workers, how, shape)` makes, once for each number of workers and each kind of socket: two workers and
+-- one kind, in turn, as a sample; in soak one to four workers and both. Both go to kit.wayside { workers =, how = }; `shape`, 1
+-- to 8 in soak, goes to kit.shares.
 function kit.matrix(define)
   matrices = matrices + 1
+  local shape = 0
   for workers = kit.soak and 1 or 2, kit.soak and 4 or 2 do
     for i, how in ipairs(sockets) do
       if kit.soak or i % 2 == matrices % 2 then
-        busted.describe(("%d workers, %s:"):format(workers, how), function() define(workers, how) end)
+        shape = shape + 1
+        local number = shape
+        busted.describe(("%d workers, %s:"):format(workers, how), function() define(workers, how, number) end)
       end
     end
   end

@@ -161,14 +161,15 @@ local function serve(server, listener)
 end
 
 --- Starts one.
----@param options table `script`, `port`, `forward` (a real node's port), `folder`, `state` (first values)
+---@param options table `script`, `ip` ("127.0.0.1"), `port`, `forward` (a real node's port), `folder`, `state` (first values)
 function node.start(options)
   local self = setmetatable({ port = options.port or ports.free() }, Node)
-  self.address = "127.0.0.1:" .. self.port
-  self.errors = ("%s/node-%d.log"):format(options.folder, self.port)
+  local ip = options.ip or "127.0.0.1"
+  self.address = ip .. ":" .. self.port
+  self.errors = ("%s/node-%s-%d.log"):format(options.folder, ip, self.port)
   local listener = socket.tcp4()
   listener:setoption("reuseaddr", true)
-  assert(listener:bind("127.0.0.1", self.port))
+  assert(listener:bind(ip, self.port))
   assert(listener:listen(128))
   listener:settimeout(0)
   local server = {
