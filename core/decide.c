@@ -178,7 +178,8 @@ struct question {
     unsigned asking; /* from 1; 0: not yet */
     enum way_cause cause;
     bool fallback;
-    bool behind; /* asked of memory that is no more: nothing to be asked again with */
+    bool behind;    /* asked of memory that is no more: nothing to be asked again with */
+    bool straggler; /* of a fault that was known by the time of the snapshot */
     struct way_touches touches;
     struct way_outcome outcome;
     enum way_commit commit;
@@ -300,6 +301,19 @@ static enum way_commit ask_behind(struct way_decider *d, struct question *q)
     return WAY_COMMIT_BUSY;
 }
 
+/* Whoever committed between the check before the question and this snapshot has struck for
+ * the same fault: what was answered before the conflict is no answer any more. */
+static bool straggles_by_now(const struct way_decider *d, struct question *q)
+{
+    if (q->fn != WAY_FN_MARK ||
+        !way_event_straggles(q->event, d->seen.view.verdict.since))
+        return false;
+    *q = (struct question){
+        .fn = q->fn, .node = q->node, .event = q->event, .straggler = true
+    };
+    return true;
+}
+
 static enum way_commit ask_once(struct way_decider *d, struct question *q, bool locked)
 {
     struct way_snapshot *seen = &d->seen;
@@ -310,6 +324,8 @@ static enum way_commit ask_once(struct way_decider *d, struct question *q, bool 
     if (seen->policy_epoch != d->seat->epoch)
         return ask_behind(d, q);
     q->behind = false;
+    if (straggles_by_now(d, q))
+        return WAY_COMMIT_DONE;
     add_counted(d, seen);
     if (d->o.see)
         d->o.see(d->o.replay, seen);
@@ -365,7 +381,7 @@ static void ask_and_commit(struct way_decider *d, struct question *q)
             way_health_unlock(d->o.health);
         }
     }
-    if (q->commit == WAY_COMMIT_DONE)
+    if (q->commit == WAY_COMMIT_DONE && !q->straggler)
         count_commit(d, q);
 }
 
@@ -648,6 +664,8 @@ static void ask_mark(struct way_decider *d, struct question *q, bool straggler)
         ask_and_commit(d, q);
         if (q->commit == WAY_COMMIT_BUSY)
             keep_pending(d, q);
+        straggler = q->straggler;
+        asked = !straggler;
     }
     tell_shadows(d, q, asked, straggler);
     if (!q->event->error && !q->answer.mark.given && q->event->kind == WAY_KIND_RESULT)
@@ -721,11 +739,16 @@ void way_decide_report(struct way_decider *d, unsigned node, const struct way_re
 static void decide(struct way_decider *d, unsigned node, struct way_event *e,
                    bool straggler, struct way_decision *out)
 {
-    if (e->error && e->blame == WAY_BLAME_NODE && !straggler && e->kind != WAY_KIND_PROBE)
+    bool strikes =
+        e->error && e->blame == WAY_BLAME_NODE && !straggler && e->kind != WAY_KIND_PROBE;
+    if (strikes)
         way_health_failure(d->o.health, node);
     struct question q = { .fn = WAY_FN_MARK, .node = node, .event = e };
-    out->asked = !straggler && way_event_for_mark(e);
+    bool may_ask = !straggler && way_event_for_mark(e);
     ask_mark(d, &q, straggler);
+    out->asked = may_ask && !q.straggler;
+    if (strikes && q.straggler)
+        way_health_failure_taken_back(d->o.health, node);
     out->mark = q.answer.mark;
     out->outcome = q.outcome;
     out->commit = q.commit;

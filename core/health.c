@@ -394,6 +394,15 @@ uint32_t way_health_failure(struct way_health *h, unsigned node)
     return atomic_fetch_add_explicit(&h->s->node[node].failures, 1, RELAXED) + 1;
 }
 
+void way_health_failure_taken_back(struct way_health *h, unsigned node)
+{
+    _Atomic uint32_t *failures = &h->s->node[node].failures;
+    uint32_t n = atomic_load_explicit(failures, RELAXED);
+    while (n &&
+           !atomic_compare_exchange_weak_explicit(failures, &n, n - 1, RELAXED, RELAXED))
+        ;
+}
+
 /* Seconds as a float in the upper half, its time in ms in the lower; 0: never measured. */
 void way_health_latency(struct way_health *h, unsigned node, double seconds, double now)
 {

@@ -191,6 +191,8 @@ void way_health_latency(struct way_health *h, unsigned node, double seconds, dou
 double way_health_latency_get(struct way_health *h, unsigned node);
 /* One more event in a row that blamed it; returns the count with it. */
 uint32_t way_health_failure(struct way_health *h, unsigned node);
+/* One that turned out to be of a fault known already. A success meanwhile took all. */
+void way_health_failure_taken_back(struct way_health *h, unsigned node);
 
 /* ---- counters of the policy: counters.h. Versions do not depend on them ---- */
 /* Counts a report, in the area of the policy of that epoch; the bits of those whose edge

@@ -466,7 +466,8 @@ static void settle_verdict(struct question *q, const struct way_shadow_look *loo
     c->verdict = look->view->verdict;
     way_health_suppose(s->health, look->view->node, &p, q->seen->now, &others,
                        &c->verdict, &q->outcome);
-    c->verdict_own = p.mark.given || !look->own_verdict;
+    c->verdict_own = (p.mark.given || !look->own_verdict) &&
+                     !way_verdict_by_operator(&look->view->verdict, q->seen->now);
 }
 
 /* One asking. BUSY: given up. */

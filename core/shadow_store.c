@@ -4,7 +4,7 @@
  *     follows ─────────────────────────────────────────▶ own
  *        ▲                                                │ commit: its answers alone
  *        └────────────────────────────────────────────────┘
- *          settle (verdicts: both calm), commit (memory: the same as the table's)
+ *          settle (verdicts: both calm, or an operator's mark stands), commit (memory: the same as the table's)
  *
  * A look reads a record's version before its flags; a commit counts only if no version
  * rose meanwhile. So of two threads that see a record follow, and of which one makes it
@@ -274,12 +274,22 @@ static bool follows(struct way_shadow_store *s, struct way_shadow_look *l)
 }
 
 /* Under the lock. */
-static void overlay(struct way_shadow_store *s, struct way_shadow_look *l)
+static void follow_verdict(struct way_shadow_store *s, struct record *r)
+{
+    flags_set(s, r, flags_of(r) & ~(uint32_t)OWN_VERDICT);
+    written(r);
+}
+
+/* Under the lock. An operator's mark outranks this policy's too: where one stands, the node
+ * is the table's again, until the mark is over and the answers differ anew. */
+static void overlay(struct way_shadow_store *s, struct way_shadow_look *l, double now)
 {
     struct record *r = &s->node[l->node];
     struct way_view *v = &l->own;
     if (flags_of(r) && r->generation != v->generation)
         forget(s, l->node);
+    if (flags_of(r) & OWN_VERDICT && way_verdict_by_operator(&v->verdict, now))
+        follow_verdict(s, r);
     for (int part = NODE; part <= CLUSTER; part++) {
         const struct record *own = record_of(s, l, part);
         l->version[part] = atomic_load_explicit(&own->version, RELAXED);
@@ -322,7 +332,7 @@ int way_shadow_store_look(struct way_shadow_store *s, const struct way_snapshot 
     out->view = &out->own;
     if (lock_soon(s) < 0)
         return -1;
-    overlay(s, out);
+    overlay(s, out, seen->now);
     unlock(s);
     count(s, &out->own);
     read_counters(s, out, seen->now);
@@ -585,9 +595,8 @@ static void settle_node(struct way_shadow_store *s, unsigned node, double now)
         return; /* the next time will do */
     if (is_gone(s, node) || r->generation != generation_of(s, node)) {
         forget(s, node);
-    } else if (calm && is_calm(&r->verdict, now)) {
-        flags_set(s, r, flags_of(r) & ~(uint32_t)OWN_VERDICT);
-        written(r);
+    } else if (way_verdict_by_operator(&v, now) || (calm && is_calm(&r->verdict, now))) {
+        follow_verdict(s, r);
     }
     unlock(s);
 }

@@ -398,6 +398,70 @@ static void the_guard_holds_for_it_too(void **state)
     end(&b);
 }
 
+static void by_operator(struct bed *b, enum way_state to, double seconds, bool taken_back)
+{
+    struct way_snapshot seen;
+    struct way_outcome outcome;
+    struct way_proposal p = { .by_operator = true, .taken_back = taken_back };
+    p.mark =
+        (struct way_mark){ .given = true,
+                           .state = to,
+                           .seconds = seconds,
+                           .reason = "operator",
+                           .has = WAY_MARK_STATE | WAY_MARK_SECONDS | WAY_MARK_REASON };
+    way_health_snapshot(b->health, b->node[A], b->now, &seen);
+    p.memory = seen.view.memory;
+    assert_int_equal(way_health_commit(b->health, &seen, &p, false, &outcome),
+                     WAY_COMMIT_DONE);
+}
+
+static void expiry(struct bed *b)
+{
+    decide(b, A,
+           (struct way_event){ .kind = WAY_KIND_EXPIRY,
+                               .n = 1,
+                               .began = b->now,
+                               .now = b->now,
+                               .unix_time = 1,
+                               .deadline_left = -1 });
+}
+
+/* Whatever the shadow has made of the node, and whatever it says while the mark stands. */
+static void an_operators_mark_outranks_it_too(void **state)
+{
+    (void)state;
+    struct bed b;
+    struct way_verdict v;
+    begin(&b, POLICY(MARKS("7")), 1);
+    struct way_shadow *s = candidate(&b, POLICY(MARKS("70")));
+    decide(&b, A, refused(&b));
+    assert_true(way_shadow_verdict(s, b.node[A], &v)); /* its own, for 70 s */
+    by_operator(&b, WAY_STATE_HEALTHY, 30, false);
+    b.now += 1;
+    decide(&b, A, refused(&b)); /* at the question, without a look of tend's */
+    assert_false(way_shadow_verdict(s, b.node[A], &v));
+    assert_int_equal(kit_state(b.health, b.node[A]), WAY_STATE_HEALTHY);
+    struct way_shadow_counts c = counts(s);
+    assert_int_equal(c.disagreed[WAY_FN_MARK], 2); /* what it says is compared as ever */
+    assert_int_equal(c.out, 1);                    /* and takes nothing out */
+    by_operator(&b, WAY_STATE_HEALTHY, 0, true);
+    b.now += 1;
+    decide(&b, A, refused(&b)); /* taken back: its marks are its own again */
+    assert_true(way_shadow_verdict(s, b.node[A], &v));
+    assert_float_equal(v.ends, b.now + 70, 1e-9);
+    assert_int_equal(counts(s).out, 2);
+    by_operator(&b, WAY_STATE_DRAINING, 10, false);
+    tend(&b); /* with no question */
+    assert_false(way_shadow_verdict(s, b.node[A], &v));
+    b.now += 11; /* over by time: the policies are asked again */
+    expiry(&b);
+    b.now += 1;
+    decide(&b, A, refused(&b));
+    assert_true(way_shadow_verdict(s, b.node[A], &v));
+    assert_float_equal(v.ends, b.now + 70, 1e-9);
+    end(&b);
+}
+
 static void its_memory_is_its_own(void **state)
 {
     (void)state;
@@ -902,6 +966,7 @@ int main(void)
         cmocka_unit_test(an_equal_policy_agrees_through_marks_ends_and_random_numbers),
         cmocka_unit_test(its_own_marks_end_when_their_time_is_over),
         cmocka_unit_test(the_guard_holds_for_it_too),
+        cmocka_unit_test(an_operators_mark_outranks_it_too),
         cmocka_unit_test(its_memory_is_its_own),
         cmocka_unit_test(an_equal_policy_counts_what_the_one_in_charge_counts),
         cmocka_unit_test(a_policy_with_other_counters_counts_for_itself),

@@ -237,6 +237,61 @@ static void what_began_before_the_mark_is_known_already(void **state)
     end(&b);
 }
 
+struct other {
+    struct bed *bed;
+    unsigned seen, strikes_at; /* snapshots; with which of them the other decides */
+};
+
+/* Another thread that has met the same fault, between a snapshot and its commit. */
+static void strike_too(void *arg, struct way_snapshot *seen)
+{
+    struct other *o = arg;
+    (void)seen;
+    if (++o->seen == o->strikes_at)
+        assert_true(decide(o->bed, A, refused(o->bed)).asked);
+}
+
+static void what_another_marked_meanwhile_is_not_struck_twice(void **state)
+{
+    (void)state;
+    struct bed b;
+    struct way_err err;
+    struct way_decision d;
+    begin(&b, marks);
+    struct other other = { .bed = &b, .strikes_at = 1 };
+    struct way_stats stats = { 0 };
+    struct way_decider *late;
+    struct way_decider_options o = { .health = b.health,
+                                     .text = &b.text,
+                                     .limits = &b.limits,
+                                     .stats = &stats,
+                                     .ring = way_ring_new(4),
+                                     .see = strike_too,
+                                     .replay = &other };
+    must(way_decider_new(&late, &o, &err), &err);
+    struct way_event e = refused(&b);
+    way_decide(late, b.node[A], &e, &d);
+    assert_int_equal(way_stat_get(&stats, WAY_STAT_CONFLICTS), 1);
+    assert_int_equal(way_stat_get(&stats, WAY_STAT_COMMITS), 0);
+    assert_false(d.asked);
+    assert_false(d.mark.given); /* what it said before the conflict is void */
+    assert_true(d.refresh);
+    assert_int_equal(failures_of(&b, A), 1);
+    const struct way_entry *written = way_ring_peek(o.ring);
+    assert_non_null(written);
+    assert_true(written->straggler);
+    assert_int_equal(written->function, WAY_FN_NONE);
+    way_ring_pop(o.ring);
+    b.now += 1; /* what begins after it is asked about here too */
+    e = refused(&b);
+    way_decide(late, b.node[A], &e, &d);
+    assert_true(d.asked);
+    assert_int_equal(failures_of(&b, A), 2);
+    way_decider_free(late);
+    way_ring_free(o.ring);
+    end(&b);
+}
+
 static void only_what_blames_the_node_reaches_mark(void **state)
 {
     (void)state;
@@ -1035,6 +1090,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(an_error_is_classified_marked_committed_and_written_down),
         cmocka_unit_test(what_began_before_the_mark_is_known_already),
+        cmocka_unit_test(what_another_marked_meanwhile_is_not_struck_twice),
         cmocka_unit_test(only_what_blames_the_node_reaches_mark),
         cmocka_unit_test(a_trial_is_heard_of_whatever_it_ended_with),
         cmocka_unit_test(a_success_that_changes_nothing_is_not_written_down),
