@@ -208,13 +208,13 @@ local function ratio_goal(cells, pipeline)
     met(worst <= RATIO[pipeline]))
 end
 
-local function policy_goal(ratios)
+local function policy_goal(name, ratios)
   local words, wide = pairs_of.words(ratios)
   local verdict = wide and "inconclusive, the interval is too wide" or met(figures.median(ratios) <= POLICY_RATIO)
-  return ("policy         default / none %s, goal %.2f: %s"):format(words, POLICY_RATIO, verdict)
+  return ("policy         %s / none %s, goal %.2f: %s"):format(name, words, POLICY_RATIO, verdict)
 end
 
-local function goals(cells, memory, ratios)
+local function goals(cells, memory, ratios, counted)
   local out = {}
   for _, pipeline in ipairs { 1, 16, 64 } do out[#out + 1] = ratio_goal(cells, pipeline) end
   for _, one in ipairs(memory) do
@@ -223,7 +223,8 @@ local function goals(cells, memory, ratios)
         met(one.kib <= MEMORY_KIB))
     end
   end
-  out[#out + 1] = policy_goal(ratios)
+  out[#out + 1] = policy_goal("default", ratios)
+  out[#out + 1] = policy_goal("counters and a candidate with the same", counted)
   return table.concat(out, "\n") .. "\n"
 end
 
@@ -253,6 +254,8 @@ local function bench(folder)
   local with, without = targets.wayside(folder, of, "default"), targets.wayside(folder, of, "none")
   local idle = idle_cost(with)
   local ratios = pairs_of.run(with, without, how "default / none")
+  local both = targets.counting(folder, of)
+  local counted = pairs_of.run(both, without, how "counters, candidate / none")
   local price = route.price(folder, how "route / none")
   say("the cost of one event")
   local events = run_events()
@@ -260,8 +263,8 @@ local function bench(folder)
   local counters = run_counters()
   report { versions(), ("%d clients, %d random keys, %d rounds; medians, the ratio with its least and most.\n"):format(load.clients,
     load.keys, rounds), main_table(cells, list), memory_table(memory, idle), event_table(events), counter_table(counters),
-    goals(cells, memory, ratios) .. price .. "\n" }
-  for _, target in ipairs { list[#list], with, without } do target.daemon:stop() end
+    goals(cells, memory, ratios, counted) .. price .. "\n" }
+  for _, target in ipairs { list[#list], with, without, both } do target.daemon:stop() end
 end
 
 local folder = process.new_folder()

@@ -84,4 +84,26 @@ function targets.wayside(folder, of, policy)
   return { name = policy and "wayside, policy " .. policy or "wayside", port = self.port, pid = self.process.pid, daemon = self }
 end
 
+-- What most policies count: failures in a row, and a window with an edge, of each node.
+local COUNTING = [[
+local wayside = require "wayside"
+return wayside.policy {
+  name = "counting",
+  mark = function() end,
+  counters = { row = wayside.consecutive { edge = { at_least = 5 } },
+    bad = wayside.window { seconds = 10, buckets = 10, edge = { above = 0.5, min_volume = 20 } } },
+}
+]]
+
+--- wayside under a policy that counts, with a candidate in its shadow that declares the same counters.
+function targets.counting(folder, of)
+  local file = folder .. "/counting.lua"
+  process.write_file(file, COUNTING)
+  local target = targets.wayside(folder, of, file)
+  target.name = "wayside, counters and a candidate with the same"
+  local reply = target.daemon:ask("WAYSIDE", "SHADOW", file)
+  if resp.is_error(reply) then error("no shadow: " .. resp.show(reply)) end
+  return target
+end
+
 return targets

@@ -2,6 +2,7 @@
 --- over a million commands, in the workers' threads.
 local counts = require "tests.support.counts"
 local kit = require "tests.support.kit"
+local process = require "tests.support.process"
 
 local function benchmark(way, commands, target)
   local status, text = kit.run {
@@ -104,4 +105,34 @@ return wayside.policy { name = "counted", mark = function() end, counters = {
   check_workers(counting, way, function()
     for _, target in ipairs(targets(way)) do benchmark(way, kit.count(200000, 2000000), target) end
   end)
+end)
+
+it("with a journal on disk, a policy that counts and its like in the shadow, the success path still costs none", function()
+  local counting, journal = counts.prepare(kit.folder()), kit.folder() .. "/journal"
+  local cluster = kit.cluster { masters = 3, replicas = 0, node_timeout = 60000 }
+  local way = kit.wayside { cluster = cluster, policy = kit.file("in_charge.lua", COUNTING), workers = 2, env = counting.env,
+    config = { journal = { file = journal } } }
+  local reply = way:ask("WAYSIDE", "SHADOW", kit.file("candidate.lua", COUNTING))
+  assert.is_nil(reply.err, reply.err)
+  for _, target in ipairs(targets(way)) do benchmark(way, 100000, target) end
+  check_workers(counting, way, function()
+    for _, target in ipairs(targets(way)) do benchmark(way, kit.count(200000, 2000000), target) end
+  end)
+
+  -- All of it was on: a failure calls Lua, is written to the file, and is put to the candidate.
+  local before, port = counting:read(way.process.pid), cluster:node(1).port
+  cluster:node(1):kill()
+  assert.is_true(kit.is_error(way:call("SET", kit.key_in(0), "x")))
+  local calls = 0
+  for name, row in pairs(counting:read(way.process.pid)) do
+    if name:match "^worker" then calls = calls + row.lua_calls - before[name].lua_calls end
+  end
+  assert.is_true(calls > 0, "no Lua call was counted for a failure")
+  kit.wait_for(function()
+    return (process.read_file(journal) or ""):find('"127.0.0.1:' .. port .. '"', 1, true) ~= nil
+  end, 5, "the failure in the journal's file")
+  local shadow = way:ask("WAYSIDE", "SHADOW")
+  local heard
+  for i = 1, #shadow, 2 do if shadow[i] == "events" then heard = shadow[i + 1] end end
+  assert.is_true(heard and heard > 0, "the candidate was asked nothing")
 end)
