@@ -52,8 +52,13 @@ kit.matrix(function(workers, how)
     return replies
   end
 
+  --- But for a reading of the topology that was cut when the script took the node's place.
   local function no_marks(way)
-    assert.same({}, way:marks())
+    local marks = {}
+    for _, mark in ipairs(way:marks()) do
+      if not (mark.thread == "control" and mark.kind == "connection" and mark.error == "eof") then marks[#marks + 1] = mark end
+    end
+    assert.same({}, marks)
   end
 
   describe("a slot that moved", function()
