@@ -38,6 +38,7 @@ struct way_decider {
     struct way_snapshot seen; /* of the question asked last */
     struct way_memory after;  /* as its answer left it */
     bool told;                /* shadows are to be */
+    uint64_t route_seed;      /* of the command asked about last */
     unsigned pending_count;
     struct pending pending[PENDING_MAX];
 };
@@ -864,12 +865,36 @@ unsigned way_decide_route(struct way_decider *d, struct way_choice *c)
         return 0; /* its memory is not even the last one's any more */
     c->policy_epoch = epoch;
     way_stat_add(d->o.stats, WAY_STAT_POLICY_CALLS, 1);
-    uint64_t seed = way_random_next(&d->random) | 1;
-    if (way_policy_route(d->policy, c, seed, &index) == WAY_ASKED_FAILED) {
+    d->route_seed = way_random_next(&d->random) | 1;
+    if (way_policy_route(d->policy, c, d->route_seed, &index) == WAY_ASKED_FAILED) {
         note_policy_error(d, WAY_FN_ROUTE, c->now);
         way_stat_add(d->o.stats, WAY_STAT_FALLBACK, 1);
     }
     return index;
+}
+
+bool way_decider_shadow_routes(const struct way_decider *d)
+{
+    return way_shadow_place_routes(d->shadows);
+}
+
+bool way_decide_samples_route(struct way_decider *d)
+{
+    return way_shadow_place_samples_route(d->shadows);
+}
+
+void way_decide_routed(struct way_decider *d, const struct way_choice *c, bool asked,
+                       unsigned index, unsigned node, unsigned master)
+{
+    way_shadow_routed(d->shadows,
+                      &(struct way_shadow_routed){
+                          .epoch = d->seat->epoch,
+                          .choice = c,
+                          .seed = asked ? d->route_seed : way_random_next(&d->random) | 1,
+                          .index = index,
+                          .node = node,
+                          .master = master,
+                          .where = index ? way_policy_where(d->policy) : "pick" });
 }
 
 /* Commits one node's part of a sweep, and tells of it if it was given an answer. */

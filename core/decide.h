@@ -138,6 +138,13 @@ void way_decide_probe(struct way_decider *d, unsigned node, struct way_event *e,
                       struct way_probe *out);
 /* Asks route, where the policy has it: the candidate's number from 1; 0: `pick` decides. */
 unsigned way_decide_route(struct way_decider *d, struct way_choice *c);
+/* Has a shadow a route? And is it to be asked about this command, which nothing binds to a
+ * node? Then way_decide_routed is to be called: `index` is what way_decide_route said, if it
+ * was asked, else 0; `node`: where the command goes, `master`: where a write would have to. */
+bool way_decider_shadow_routes(const struct way_decider *d);
+bool way_decide_samples_route(struct way_decider *d);
+void way_decide_routed(struct way_decider *d, const struct way_choice *c, bool asked,
+                       unsigned index, unsigned node, unsigned master);
 /* Asks tick of all nodes, and commits what it answered, node by node: one that changed
  * meanwhile is left to the next sweep. e: of kind tick. One journal entry for each node
  * that was given an answer. */

@@ -916,7 +916,8 @@ void way_dispatch_expire(struct way_dispatch *d, struct way_request *r)
 void way_dispatch_pass(struct way_dispatch *d)
 {
     uint64_t epoch = atomic_load_explicit(d->epoch, memory_order_acquire);
-    if (way_decider_take(d->o.decider))
+    if (way_decider_take(d->o.decider) ||
+        way_decider_shadow_routes(d->o.decider) != d->router.shadow_asks)
         way_router_refresh(&d->router);
     if (way_decider_pending(d->o.decider))
         way_decide_pass(d->o.decider, d->o.loop->now);

@@ -433,7 +433,7 @@ static void verdict_words(const struct way_entry *e, struct text *t)
     case WAY_FN_PROBE: probe_words(&e->probe, t); break;
     case WAY_FN_CLASSIFY: put(t, "%s", e->class_name); break;
     case WAY_FN_RECONNECT: redial_words(&e->redial, t); break;
-    case WAY_FN_ROUTE: break; /* asked per command, never journaled */
+    case WAY_FN_ROUTE: put(t, "%s", e->did); break; /* only of differences */
     case WAY_FN_NONE: put(t, "not asked"); break;
     }
 }

@@ -171,10 +171,11 @@ static const struct way_setting settings[] = {
         "nothing; the operator sees the policy as not in charge"),
     LIMIT(policy_window, "s", 60, 0.1, DAY, "the window of policy_errors",
           "nothing; the operator sees how long the policy is out of charge"),
-    LIMIT(shadow_sample, "share", 0.01, 0, 1,
-          "of what only a candidate wants to hear of (successes, by its `watch`), the "
-          "share that it is asked about",
-          "nothing; the operator sees fewer events in WAYSIDE SHADOW"),
+    LIMIT(
+        shadow_sample, "share", 0.01, 0, 1,
+        "of what only a candidate wants to hear of (successes, by its `watch`; commands, "
+        "by its `route`), the share that it is asked about",
+        "nothing; the operator sees fewer events in WAYSIDE SHADOW"),
     LIMIT(probation, "s", 30, 0, DAY,
           "how long a policy is on probation after a reload, while the one before it is "
           "kept; 0: not at all",

@@ -177,6 +177,10 @@ struct way_choice {
     const uint8_t *state;  /* as this worker sees them */
     unsigned tried;        /* that failed it last: 1 for the first; 0: none of them */
     struct way_span bytes; /* the request, a multi bulk */
+    /* Makes of a node what a policy that is not in charge would have it be; NULL: it is as
+     * the table has it. */
+    void (*suppose)(void *arg, struct way_snapshot *seen);
+    void *arg;
 };
 /* *out: 1 for the first candidate; 0: nil, `pick` decides. Memory is read, not written. */
 enum way_asked way_policy_route(struct way_policy *p, const struct way_choice *c,

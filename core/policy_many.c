@@ -123,6 +123,8 @@ static const struct way_view *view_of_candidate(struct way_asking *a, unsigned i
                           choice->policy_epoch, &c->seen[index]);
     if (a->policy->plan.counters.all)
         way_health_counted(choice->health, &a->policy->plan.counters, &c->seen[index]);
+    if (choice->suppose)
+        choice->suppose(choice->arg, &c->seen[index]);
     return &c->seen[index].view;
 }
 

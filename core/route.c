@@ -25,8 +25,11 @@ static void take_plan(struct way_router *r)
         r->load = plan->counters.counter[WAY_COUNTERS_NODE][plan->load - 1];
     r->policy_epoch = way_decider_epoch(r->decider);
     r->asks = plan->has_route;
+    r->shadow_asks = way_decider_shadow_routes(r->decider);
     bool reads = plan->pick == WAY_PICK_MASTER;
-    r->straight = r->asks ? 0 : WAY_STRAIGHT_WRITES | (reads ? WAY_STRAIGHT_READS : 0);
+    r->straight = r->asks || r->shadow_asks
+                      ? 0
+                      : WAY_STRAIGHT_WRITES | (reads ? WAY_STRAIGHT_READS : 0);
 }
 
 void way_router_init(struct way_router *r, struct way_health *h, struct way_decider *d,
@@ -349,48 +352,57 @@ static unsigned tried(const struct candidates *c, unsigned avoid)
 }
 
 /* The candidate that route chose, from 1; 0: pick decides. */
-static unsigned ask(struct way_router *w, const struct way_request *r,
-                    struct way_span bytes, const struct candidates *c, unsigned master,
-                    double now)
+static unsigned ask(struct way_router *w, struct way_choice *c, unsigned master)
 {
-    struct way_choice choice = { .health = w->health,
-                                 .now = now,
-                                 .slot = r->slot,
-                                 .write = r->flags & WAY_FLAG_WRITE,
-                                 .attempt = r->attempt + 1u,
-                                 .count = c->count,
-                                 .node = c->node,
-                                 .state = c->state,
-                                 .tried = tried(c, r->avoid),
-                                 .bytes = bytes };
-    unsigned index = way_decide_route(w->decider, &choice);
-    if (!index || !choice.write || c->node[index - 1] == master)
+    unsigned index = c->count ? way_decide_route(w->decider, c) : 0;
+    if (!index || !c->write || c->node[index - 1] == master)
         return index;
     way_stat_add(w->stats, WAY_STAT_ROUTES_REFUSED, 1);
     return 0;
+}
+
+static struct way_route routed(struct way_router *w, const struct candidates *all,
+                               unsigned index, unsigned shard)
+{
+    struct way_route out = { .node = all->node[index - 1], .shard = shard };
+    out.trial = all->state[index - 1] == WAY_STATE_PROBING;
+    out.shed = !out.trial && sheds(w, out.node);
+    if (out.shed)
+        out.node = WAY_NONE;
+    return out;
 }
 
 struct way_route way_route_ask(struct way_router *w, const struct way_request *r,
                                struct way_span bytes, double now)
 {
     unsigned shard = atomic_load_explicit(&w->slots[r->slot], memory_order_acquire);
-    if (!w->asks || r->target < WAY_NODES_MAX ||
+    if (!(w->asks || w->shadow_asks) || r->target < WAY_NODES_MAX ||
         r->flags & (WAY_FLAG_ASKED | WAY_FLAG_MASTER) || r->kind == WAY_REQUEST_OWN ||
         shard >= WAY_SHARDS_MAX)
+        return way_route_slow(w, r, now);
+    bool sampled = w->shadow_asks && way_decide_samples_route(w->decider);
+    if (!w->asks && !sampled)
         return way_route_slow(w, r, now);
     struct way_shard *s = way_health_shard(w->health, shard);
     unsigned master = atomic_load_explicit(&s->master, memory_order_relaxed);
     struct candidates all = { 0 };
     list_for_route(w, s, now, &all);
-    unsigned index = all.count ? ask(w, r, bytes, &all, master, now) : 0;
+    struct way_choice choice = { .health = w->health,
+                                 .now = now,
+                                 .slot = r->slot,
+                                 .write = r->flags & WAY_FLAG_WRITE,
+                                 .attempt = r->attempt + 1u,
+                                 .count = all.count,
+                                 .node = all.node,
+                                 .state = all.state,
+                                 .tried = tried(&all, r->avoid),
+                                 .bytes = bytes };
+    unsigned index = w->asks ? ask(w, &choice, master) : 0;
     give_trials_back(w, &all, index);
-    if (!index)
-        return way_route_slow(w, r, now);
-    struct way_route out = { .node = all.node[index - 1], .shard = shard };
-    out.trial = all.state[index - 1] == WAY_STATE_PROBING;
-    out.shed = !out.trial && sheds(w, out.node);
-    if (out.shed)
-        out.node = WAY_NONE;
+    struct way_route out =
+        index ? routed(w, &all, index, shard) : way_route_slow(w, r, now);
+    if (sampled && all.count && !out.shed)
+        way_decide_routed(w->decider, &choice, w->asks, index, out.node, master);
     return out;
 }
 

@@ -27,6 +27,7 @@ struct way_router {
     struct way_random random;
     int row;                 /* the worker's, for trials */
     bool asks;               /* the policy has a route */
+    bool shadow_asks;        /* a shadow has: a sample of the commands is asked about */
     uint8_t straight;        /* WAY_STRAIGHT_...: what may take the fast way */
     struct way_stats *stats; /* borrowed */
 };
@@ -37,7 +38,7 @@ enum { WAY_STRAIGHT_READS = 1, WAY_STRAIGHT_WRITES = 2 };
 void way_router_init(struct way_router *r, struct way_health *h, struct way_decider *d,
                      struct way_stats *stats, int row);
 void way_router_fini(struct way_router *r);
-/* After the table's epoch rose, or another policy came. */
+/* After the table's epoch rose, or another policy came, also into the shadow. */
 void way_router_refresh(struct way_router *r);
 
 struct way_route {

@@ -71,7 +71,8 @@ struct way_shadow_place {
     struct way_stats *stats;
     uint32_t seen; /* of posted */
     struct seat *seat[WAY_SHADOW_KINDS];
-    bool drawn[WAY_SHADOW_KINDS]; /* the present success is of the sample */
+    bool drawn[WAY_SHADOW_KINDS];  /* the present success is of the sample */
+    bool routed[WAY_SHADOW_KINDS]; /* the present command is */
     struct way_random random;
 };
 
@@ -315,6 +316,29 @@ bool way_shadow_place_samples(struct way_shadow_place *p)
         return false;
     for (int kind = 0; kind < WAY_SHADOW_KINDS; kind++)
         any |= p->drawn[kind] = samples(p, p->seat[kind]);
+    return any;
+}
+
+static bool has_route(const struct seat *seat)
+{
+    return !is_off(seat) && seat->shadow->plan->has_route;
+}
+
+bool way_shadow_place_routes(struct way_shadow_place *p)
+{
+    return way_shadow_place_taken(p) && (has_route(p->seat[WAY_SHADOW_CANDIDATE]) ||
+                                         has_route(p->seat[WAY_SHADOW_PREVIOUS]));
+}
+
+bool way_shadow_place_samples_route(struct way_shadow_place *p)
+{
+    bool any = false;
+    if (!way_shadow_place_taken(p))
+        return false;
+    for (int kind = 0; kind < WAY_SHADOW_KINDS; kind++)
+        any |= p->routed[kind] =
+            has_route(p->seat[kind]) &&
+            way_random_unit(&p->random) < p->seat[kind]->shadow->limits.shadow_sample;
     return any;
 }
 
@@ -815,6 +839,97 @@ void way_shadow_classified(struct way_shadow_place *p, struct way_event *e,
     for (int kind = 0; kind < WAY_SHADOW_KINDS; kind++)
         if (!is_off(p->seat[kind]))
             classify(p, p->seat[kind], e, class_name, where);
+}
+
+/* ---- route ---- */
+
+struct supposed {
+    struct way_shadow_store *store;
+    bool busy; /* a node was not to be had as it would be */
+};
+
+static void suppose(void *arg, struct way_snapshot *seen)
+{
+    struct supposed *s = arg;
+    struct way_shadow_look look;
+    if (way_shadow_store_look(s->store, seen, &look) < 0)
+        s->busy = true;
+    else if (look.view == &look.own)
+        seen->view = look.own;
+}
+
+static void route_entry(struct way_shadow *s, const struct way_shadow_routed *h,
+                        unsigned index, unsigned node, const char *where,
+                        struct way_entry *e)
+{
+    struct way_snapshot seen;
+    memset(e, 0, sizeof *e);
+    e->node = (uint16_t)node;
+    e->function = WAY_FN_ROUTE;
+    e->event = (struct way_event){ .kind = WAY_KIND_COMMANDS,
+                                   .commands = h->choice->write ? WAY_COMMANDS_WRITES
+                                                                : WAY_COMMANDS_READS,
+                                   .now = h->choice->now,
+                                   .unix_time = way_unix(),
+                                   .n = 1,
+                                   .attempt = h->choice->attempt };
+    snprintf(e->where, sizeof e->where, "%s", where);
+    if (node >= WAY_NODES_MAX) {
+        snprintf(e->did, sizeof e->did, index ? "none" : "nil");
+        return;
+    }
+    way_health_snapshot(s->health, node, h->choice->now, &seen);
+    snprintf(e->address, sizeof e->address, "%.63s", seen.view.address);
+    snprintf(e->did, sizeof e->did, "%s%.63s", index ? "" : "nil, picked ", e->address);
+}
+
+static void compare_route(struct way_shadow_place *p, struct seat *seat,
+                          const struct way_shadow_routed *h, unsigned index)
+{
+    struct way_entry charge, own;
+    unsigned node = index ? h->choice->node[index - 1] : WAY_NONE;
+    add(seat, COUNT(events));
+    if (index ? node == h->node : !h->index) {
+        add(seat, COUNT(agreed));
+        return;
+    }
+    count_difference(p, seat, WAY_FN_ROUTE);
+    route_entry(seat->shadow, h, h->index, h->node, h->where, &charge);
+    route_entry(seat->shadow, h, index, node, way_policy_where(seat->policy), &own);
+    tell(p, seat, &charge, &own);
+}
+
+static void hear_route(struct way_shadow_place *p, struct seat *seat,
+                       const struct way_shadow_routed *h)
+{
+    struct supposed s = { .store = seat->shadow->store };
+    struct way_choice choice = *h->choice;
+    unsigned index;
+    choice.policy_epoch = h->epoch;
+    choice.suppose = suppose;
+    choice.arg = &s;
+    add(seat, COUNT(asked));
+    add_stat(p, seat, WAY_STAT_SHADOW_ASKED);
+    if (way_policy_route(seat->policy, &choice, h->seed, &index) == WAY_ASKED_FAILED) {
+        note_failure(p, seat, choice.now);
+        s.busy |= !strcmp(way_policy_failure(seat->policy)->cause, "deadline");
+    }
+    if (s.busy) {
+        add(seat, COUNT(dropped));
+        add_stat(p, seat, WAY_STAT_SHADOW_DROPPED);
+        return;
+    }
+    if (index && choice.write && choice.node[index - 1] != h->master)
+        index = 0; /* it would have been refused */
+    compare_route(p, seat, h, index);
+}
+
+void way_shadow_routed(struct way_shadow_place *p, const struct way_shadow_routed *h)
+{
+    for (int kind = 0; kind < WAY_SHADOW_KINDS; kind++)
+        if (p->routed[kind] && has_route(p->seat[kind]) &&
+            p->seat[kind]->shadow->epoch == h->epoch)
+            hear_route(p, p->seat[kind], h);
 }
 
 /* ---- counters ---- */

@@ -12,7 +12,7 @@
  * if it were in charge, and after limits.policy_errors in limits.policy_window it is asked
  * no more. It costs a decider its questions, budgets and all, and holds it up by nothing
  * else. What nobody is asked about costs nothing, but successes that its `watch` wants to
- * hear of: a share of them, limits.shadow_sample.
+ * hear of and commands that it has a `route` for: a share of them, limits.shadow_sample.
  *
  * Threads: struct way_shadows belongs to the thread that controls (put, take off, tend,
  * look at); each place to its decider's thread. Seats change hands by an atomic exchange,
@@ -158,5 +158,22 @@ struct way_shadow_heard {
     const char *where;
 };
 void way_shadow_heard(struct way_shadow_place *p, const struct way_shadow_heard *h);
+
+/* Has anybody a route? Looks for new seats. p may be NULL. */
+bool way_shadow_place_routes(struct way_shadow_place *p);
+/* Of a command that nothing binds to a node: draws whether it is of the sample. */
+bool way_shadow_place_samples_route(struct way_shadow_place *p);
+
+/* A command of the sample, and where it went. */
+struct way_shadow_routed {
+    uint64_t epoch;                  /* the policy epoch of the one in charge */
+    const struct way_choice *choice; /* what its route was asked, or would have been */
+    uint64_t seed;
+    unsigned index;    /* its answer, from 1; 0: pick decided */
+    unsigned node;     /* that the command goes to; WAY_NONE: none may be used */
+    unsigned master;   /* the only one that a write may go to */
+    const char *where; /* "pick", or the line of its route */
+};
+void way_shadow_routed(struct way_shadow_place *p, const struct way_shadow_routed *h);
 
 #endif

@@ -5,6 +5,7 @@
 
 #include "health_kit.h"
 #include "log.h"
+#include "route.h"
 
 #include <pthread.h>
 
@@ -957,6 +958,191 @@ static void an_equal_policy_agrees_on_what_was_counted(void **state)
     end(&b);
 }
 
+/* ---- route ---- */
+
+enum { SLOT_A = 10, COMMANDS = 400 };
+
+/* Routes reads, and then so many writes, of the first shard; how many went to A. */
+static unsigned route(struct bed *b, struct way_router *r, unsigned reads,
+                      unsigned writes)
+{
+    static const char get[] = "*2\r\n$3\r\nGET\r\n$1\r\nk\r\n";
+    struct way_span bytes = { get, sizeof get - 1 };
+    unsigned to_a = 0;
+    for (unsigned i = 0; i < reads + writes; i++) {
+        struct way_request q = { .slot = SLOT_A,
+                                 .target = WAY_NONE_NODE,
+                                 .avoid = WAY_NONE_NODE,
+                                 .flags = i < reads ? 0 : WAY_FLAG_WRITE };
+        struct way_route to =
+            way_route_straight(r, &q)
+                ? (struct way_route){ way_route_fast(r, SLOT_A), 0, false, false }
+                : way_route_ask(r, &q, bytes, b->now);
+        assert_true(to.node == b->node[A] || to.node == b->node[A0]);
+        to_a += to.node == b->node[A];
+    }
+    return to_a;
+}
+
+static void router(struct bed *b, struct way_router *r)
+{
+    struct way_err err;
+    int row = way_health_row_attach(b->health, &err);
+    must(row, &err);
+    way_router_init(r, b->health, b->decider[0], &b->stats[0], row);
+}
+
+#define LAST "route = function(_, _, nodes) return #nodes end"
+#define FIRST "route = function(_, _, nodes) return 1 end"
+
+static void its_route_is_compared_with_where_commands_went(void **state)
+{
+    (void)state;
+    struct bed b;
+    struct way_router r;
+    const struct way_entry *charge, *own;
+    char words[128];
+    begin(&b, NULL, 1);
+    b.limits.shadow_sample = 1;
+    router(&b, &r);
+    assert_false(way_decider_shadow_routes(b.decider[0]));
+    struct way_shadow *s = candidate(&b, POLICY(LAST));
+    assert_true(way_decider_shadow_routes(b.decider[0]));
+    way_router_refresh(&r);
+    assert_int_equal(route(&b, &r, 10, 10), 20); /* it is not obeyed */
+    struct way_shadow_counts c = counts(s);
+    assert_int_equal(c.asked, 20);
+    assert_int_equal(c.events, 20);
+    /* Its writes would have been refused: pick decides on both sides. */
+    assert_int_equal(c.agreed, 10);
+    assert_int_equal(c.disagreed[WAY_FN_ROUTE], 10);
+    assert_int_equal(way_stat_get(&b.stats[0], WAY_STAT_SHADOW_ROUTE), 10);
+    assert_int_equal(way_stat_get(&b.stats[0], WAY_STAT_ROUTES_REFUSED), 0);
+    tend(&b);
+    assert_true(way_shadow_difference(s, 0, &charge, &own));
+    assert_string_equal(charge->address, "127.0.0.1:7000");
+    assert_string_equal(charge->where, "pick");
+    way_entry_verdict(charge, words, sizeof words);
+    assert_string_equal(words, "nil, picked 127.0.0.1:7000");
+    way_entry_verdict(own, words, sizeof words);
+    assert_string_equal(words, "127.0.0.1:7002");
+    assert_string_equal(own->where, "test.lua:2");
+    assert_int_equal(own->event.kind, WAY_KIND_COMMANDS);
+
+    /* One that says nothing, and one that says what pick said, agree. */
+    s = candidate(&b, POLICY("route = function() end"));
+    route(&b, &r, 10, 10);
+    assert_int_equal(counts(s).agreed, 20);
+    s = candidate(&b, POLICY(FIRST));
+    route(&b, &r, 10, 10);
+    assert_int_equal(counts(s).agreed, 20);
+
+    /* Without it commands go straight again. */
+    way_shadows_take_off(b.shadows, WAY_SHADOW_CANDIDATE);
+    assert_false(way_decider_shadow_routes(b.decider[0]));
+    way_router_refresh(&r);
+    assert_true(r.straight);
+    way_router_fini(&r);
+    end(&b);
+}
+
+static void an_equal_route_agrees_and_draws_the_same_numbers(void **state)
+{
+    (void)state;
+    static const char policy[] = POLICY("memory = { node = { faults = 0 } }, " MARKS(
+        "7") ", "
+             "route = function(_, _, nodes) return 1 + math.floor(wayside.random() * "
+             "#nodes) end");
+    struct bed b;
+    struct way_router r;
+    begin(&b, policy, 1);
+    b.limits.shadow_sample = 1;
+    router(&b, &r);
+    struct way_shadow *s = put(&b, WAY_SHADOW_CANDIDATE, policy, true);
+    way_router_refresh(&r);
+    unsigned to_a = route(&b, &r, COMMANDS, 0);
+    assert_in_range(to_a, COMMANDS / 4, COMMANDS * 3 / 4);
+    assert_int_equal(counts(s).agreed, COMMANDS);
+    assert_int_equal(disagreements(s), 0);
+    s = candidate(&b, POLICY(LAST));
+    to_a = route(&b, &r, COMMANDS, 0);
+    assert_int_equal(counts(s).disagreed[WAY_FN_ROUTE], to_a);
+    assert_int_equal(counts(s).agreed, COMMANDS - to_a);
+    way_router_fini(&r);
+    end(&b);
+}
+
+/* It remembers what it would have: its route sees that, not the table's memory. */
+static void its_route_sees_the_nodes_as_it_would_have_them(void **state)
+{
+    (void)state;
+    struct bed b;
+    struct way_router r;
+    begin(&b, POLICY("memory = { node = { other = 7 } }, mark = function() end"), 1);
+    b.limits.shadow_sample = 1;
+    router(&b, &r);
+    struct way_shadow *s = candidate(
+        &b, POLICY("memory = { node = { faults = 0 } }, "
+                   "mark = function(_, node, e) if e.error then node.memory.faults = "
+                   "node.memory.faults + 1 end end, "
+                   "route = function(_, _, nodes) for i = 1, #nodes do "
+                   "if nodes[i].memory.faults == 0 then return i end end end"));
+    way_router_refresh(&r);
+    route(&b, &r, 10, 0);
+    assert_int_equal(counts(s).disagreed[WAY_FN_ROUTE], 0);
+    decide(&b, A, refused(&b));
+    assert_int_equal(route(&b, &r, 10, 0), 10);
+    assert_int_equal(counts(s).disagreed[WAY_FN_ROUTE], 10);
+    struct way_shadow_counts c = counts(s);
+    assert_int_equal(way_shadow_errors(&c), 0);
+    way_router_fini(&r);
+    end(&b);
+}
+
+static void its_route_is_asked_about_a_share_of_the_commands(void **state)
+{
+    (void)state;
+    struct bed b;
+    struct way_router r;
+    begin(&b, NULL, 1);
+    router(&b, &r);
+    b.limits.shadow_sample = 0.25;
+    struct way_shadow *s = candidate(&b, POLICY(LAST));
+    way_router_refresh(&r);
+    route(&b, &r, 4 * COMMANDS, 0);
+    assert_in_range(counts(s).asked, COMMANDS / 2, COMMANDS * 2);
+    b.limits.shadow_sample = 0;
+    s = candidate(&b, POLICY(LAST));
+    route(&b, &r, COMMANDS, 0);
+    assert_int_equal(counts(s).asked, 0);
+    way_router_fini(&r);
+    end(&b);
+}
+
+static void a_route_that_raises_is_switched_off_and_nothing_else_changes(void **state)
+{
+    (void)state;
+    struct bed b;
+    struct way_router r;
+    struct way_shadow_about about;
+    begin(&b, NULL, 1);
+    b.limits.shadow_sample = 1;
+    router(&b, &r);
+    way_log_level((enum way_level)(WAY_ERROR + 1));
+    struct way_shadow *s = candidate(&b, POLICY("route = function() error 'no' end"));
+    way_router_refresh(&r);
+    assert_int_equal(route(&b, &r, COMMANDS, 0), COMMANDS);
+    way_shadow_about(s, &about);
+    assert_non_null(about.off);
+    assert_non_null(strstr(about.off, "in route (error)"));
+    assert_int_equal(counts(s).errors[0], b.limits.policy_errors);
+    assert_int_equal(way_stat_get(&b.stats[0], WAY_STAT_FALLBACK), 0);
+    assert_false(way_decider_shadow_routes(b.decider[0]));
+    way_log_level(WAY_INFO);
+    way_router_fini(&r);
+    end(&b);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -985,6 +1171,11 @@ int main(void)
         cmocka_unit_test(
             an_edge_that_only_the_policy_in_charge_has_is_not_the_candidates),
         cmocka_unit_test(an_equal_policy_agrees_on_what_was_counted),
+        cmocka_unit_test(its_route_is_compared_with_where_commands_went),
+        cmocka_unit_test(an_equal_route_agrees_and_draws_the_same_numbers),
+        cmocka_unit_test(its_route_sees_the_nodes_as_it_would_have_them),
+        cmocka_unit_test(its_route_is_asked_about_a_share_of_the_commands),
+        cmocka_unit_test(a_route_that_raises_is_switched_off_and_nothing_else_changes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -189,6 +189,37 @@ it("one that differs is told beside the one in charge, counted by function, and 
   end
 end)
 
+it("one that routes is asked about a share of the commands, and its answers are told beside where they went", function()
+  local way = start("policies/default.lua", { limits = { shadow_sample = 1, retry_burst = 10000 } })
+  local client, key = way:client(), kit.key_in(0, "routed")
+  local master = cluster:master_of(0)
+  begin(way, kit.file("elsewhere.lua", [[
+local wayside = require "wayside"
+return wayside.policy { name = "elsewhere", route = function(_, request, nodes) return #nodes end }
+]]))
+  local function got() return master:calls "get" end
+  kit.wait_for(function() -- each worker has taken its seat
+    assert.equal("OK", client:call("SET", key, "v"))
+    return status(way).asked > 0, "not asked"
+  end, 5, "the candidate to be asked")
+  local before, asked = got(), status(way).asked
+  for _ = 1, 50 do assert.equal("v", client:call("GET", key)) end
+  assert.equal(50, got() - before) -- where the policy in charge picks
+  local seen = status(way)
+  assert.equal(50, seen.asked - asked)
+  assert.equal(50, seen.disagreed.route)
+  assert.equal(seen.disagreed.route, metrics.read(http)['shadow_disagreements_total{function="route"}'])
+  local one = kit.wait_for(function() return differences(way, 1)[1], "none" end, 2, "a difference")
+  assert.equal("route", one["function"])
+  assert.equal("reads", one.commands)
+  assert.equal(master.address, one.node)
+  assert.equal("nil, picked " .. master.address, one.in_charge.verdict)
+  assert.equal("pick", one.in_charge.where)
+  assert.equal(cluster:replicas_of(0)[1].address, one.candidate.verdict)
+  assert.truthy(one.candidate.where:find "elsewhere.lua:2", one.candidate.where)
+  assert.equal("OK", way:ask("WAYSIDE", "SHADOW", "OFF"))
+end)
+
 -- ---- how it fails ----
 
 local misdeeds = {
