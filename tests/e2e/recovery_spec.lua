@@ -116,6 +116,54 @@ return wayside.policy {
     end)
   end)
 
+  describe("a node that is back, under each shipped policy", function()
+    -- The longest from its return to its first request. What only looks at rates of failures, or at many in a row, takes no
+    -- node out for two seconds' refusals: it is used at once.
+    local longest = {
+      default = 3.4, ride_through = 1.3, fail_fast = 1, go_redis = 4.5, tko = 2.5, drain = 1.5,
+      bounded_staleness = 3.4, retry_budget = 3.4, zone_reads = 3.4,
+      antiflap = 1, backoff = 1, circuit_breaker = 1, haproxy = 1, outlier = 1, success_rate = 1,
+    }
+    local options = { tko = { initial = 1 } }
+
+    it("is used again within its bound", function()
+      local ways, clients = {}, {}
+      for path in io.popen("ls policies/*.lua"):lines() do
+        local name = path:match "([%w_]+)%.lua$"
+        assert.is_number(longest[name], name .. " has no bound here")
+        ways[name] = kit.wayside { cluster = cluster, workers = workers, policy = path, options = options[name] }
+        local counter = key("shipped-" .. name)
+        for _ = 1, 2 do
+          clients[#clients + 1] = { name = name, target = ways[name]:target(how), every = 0.02,
+            make = function() return { { "INCR", counter } } end }
+        end
+      end
+      for name, way in pairs(ways) do assert.equal(1, way:call("INCR", key("shipped-" .. name))) end
+      local load = openloop.start { folder = kit.folder(), clients = clients }
+      socket.sleep(0.5)
+      local gone = socket.gettime()
+      master:refuse()
+      socket.sleep(2)
+      local back = socket.gettime()
+      master:accept()
+      socket.sleep(4.6) -- the longest of them, and no condition would say more
+      local commands = load:finish()
+      for name, way in pairs(ways) do
+        local first
+        for _, c in ipairs(commands) do
+          if c.client == name and not c.error and c.done > back and (not first or c.done < first) then first = c.done end
+        end
+        local answered, failed = probes(way, master, gone)
+        print(("%-18s first request %4.0f ms after the return; probes: %d while it was away, %d answered; marked %d times"):format(
+          name, first and (first - back) * 1000 or -1, failed, answered, #marks(way, master, "failing")))
+        assert.is_not_nil(first, name .. " never used it again")
+        assert.is_true(first - back < longest[name], ("%s: %.2f s"):format(name, first - back))
+        assert.is_true(failed <= 2 / 0.16 + 1, ("%s: %d probes failed"):format(name, failed))
+        way:stop()
+      end
+    end)
+  end)
+
   -- Reads where both nodes are asked alike; a probe each 0.1 s.
   local SERIES = [[
 local wayside = require "wayside"
