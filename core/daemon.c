@@ -361,6 +361,15 @@ static void on_rest(struct ev_loop *ev, ev_timer *t, int events)
     w->requests = requests;
 }
 
+/* In the control thread, as all that is put there. */
+static void spool_difference(void *arg, const struct way_entry *charge,
+                             const struct way_entry *own)
+{
+    way_spool_put(arg, charge);
+    way_spool_put(arg, own);
+    way_spool_flush(arg);
+}
+
 static int build_spool(struct way_daemon *w, struct way_err *err)
 {
     const struct way_config *c = w->config;
@@ -374,6 +383,7 @@ static int build_spool(struct way_daemon *w, struct way_err *err)
         return -1;
     way_spool_policy(w->spool, way_decider_plan(w->worker[0].decider), w->text,
                      way_clock());
+    way_shadows_tell(w->shadows, spool_difference, w->spool);
     return 0;
 }
 

@@ -438,6 +438,12 @@ static void verdict_words(const struct way_entry *e, struct text *t)
     }
 }
 
+const char *way_entry_shadow_name(unsigned v)
+{
+    static const char *const names[] = { "", "candidate", "previous", "in_charge" };
+    return v < way_count(names) ? names[v] : "?";
+}
+
 void way_entry_verdict(const struct way_entry *e, char *out, size_t n)
 {
     struct text t = { out, n, 0 };

@@ -47,6 +47,17 @@ struct way_input {
     struct way_span answer; /* raw RESP; lies in the packed bytes */
 };
 
+/* Whose an entry is, where policies are compared: IN_CHARGE is said once more, beside the
+ * answer that differs. */
+enum way_entry_shadow {
+    WAY_ENTRY_OBEYED,
+    WAY_ENTRY_CANDIDATE,
+    WAY_ENTRY_PREVIOUS,
+    WAY_ENTRY_IN_CHARGE,
+    WAY_ENTRY_SHADOWS
+};
+const char *way_entry_shadow_name(unsigned v);
+
 struct way_entry {
     uint64_t seq;    /* of its thread */
     uint64_t seed;   /* of the random numbers that it drew; 0: nobody was asked */
@@ -59,8 +70,7 @@ struct way_entry {
     bool fallback;    /* answered by the fallback */
     bool straggler;   /* not put to mark: known already */
     bool by_operator; /* an operator's mark; event has only its time */
-    uint8_t shadow;   /* 1: a candidate's answer, 2: the previous policy's, which nobody
-                         obeys; 0: of the policy in charge */
+    uint8_t shadow;   /* enum way_entry_shadow: whose answer nobody obeys */
     struct way_span input;      /* packed; empty: not kept. Valid as long as the entry */
     struct way_mark mark;       /* of MARK and TICK */
     struct way_retry retry;     /* of BACKOFF */

@@ -199,6 +199,8 @@ static const struct field entry_fields[] = {
       WAY_REFUSED_OPERATOR + 1 },
     N("where", TEXT, where),
     N("did", TEXT, did),
+    { "shadow", WORD_IF, AT(way_entry, shadow), way_entry_shadow_name,
+      WAY_ENTRY_SHADOWS },
 };
 
 /* ---- writing ---- */

@@ -123,7 +123,9 @@ static void take_line(struct replay *r, struct source *s, struct way_jsonline *l
         s->bad = 0;
     }
     tell_bad(r, s);
-    if (line->kind == WAY_JSONLINE_ENTRY)
+    if (line->kind == WAY_JSONLINE_ENTRY && line->entry.shadow)
+        r->t->shadow++;
+    else if (line->kind == WAY_JSONLINE_ENTRY)
         keep(r, line);
     else
         take_header(r, line);
@@ -582,6 +584,9 @@ static void tell_totals(const struct replay *r)
     if (r->t->cut)
         fprintf(out, "%llu line%s cut short by a crash\n", (unsigned long long)r->t->cut,
                 r->t->cut == 1 ? "" : "s");
+    if (r->t->shadow)
+        fprintf(out, "%llu line%s of a shadow's differences left out\n",
+                (unsigned long long)r->t->shadow, r->t->shadow == 1 ? "" : "s");
     if (r->t->bad)
         fprintf(out, "%llu bad line%s\n", (unsigned long long)r->t->bad,
                 r->t->bad == 1 ? "" : "s");

@@ -33,6 +33,7 @@ struct way_replay_totals {
     uint64_t entries, asked, differences;
     uint64_t bad; /* lines that are none, but those that a crash cut short */
     uint64_t cut;
+    uint64_t shadow; /* lines of a shadow's differences: left out */
 };
 /* Bad lines are told on standard error as "file:line: ...". -1: a file can't be read, holds
  * no entry at all, was made by another policy (as asked), or the policy does not load. */

@@ -63,6 +63,8 @@ struct way_shadows {
     struct way_shadow *now[WAY_SHADOW_KINDS];
     struct way_shadow *retired;
     uint32_t serials;
+    way_difference_fn *told; /* or NULL */
+    void *told_arg;
 };
 
 struct way_shadow_place {
@@ -244,6 +246,12 @@ void way_shadows_take_off(struct way_shadows *all, enum way_shadow_kind kind)
     for (unsigned i = 0; i < all->o.threads; i++)
         post(all, kind, i, &all->nobody);
     atomic_fetch_add_explicit(&all->posted, 1, memory_order_release);
+}
+
+void way_shadows_tell(struct way_shadows *all, way_difference_fn *told, void *arg)
+{
+    all->told = told;
+    all->told_arg = arg;
 }
 
 struct way_shadow *way_shadows_get(struct way_shadows *all, enum way_shadow_kind kind)
@@ -613,7 +621,8 @@ static void tell(struct way_shadow_place *p, struct seat *seat,
         struct way_entry *place = way_ring_place(seat->ring);
         *place = *both[i];
         place->thread = (uint16_t)p->number;
-        place->shadow = i ? (uint8_t)(seat->shadow->kind + 1) : 0;
+        place->shadow = i ? (uint8_t)(WAY_ENTRY_CANDIDATE + seat->shadow->kind)
+                          : (uint8_t)WAY_ENTRY_IN_CHARGE;
         way_ring_push(seat->ring);
     }
 }
@@ -1041,7 +1050,7 @@ static void end_marks(struct way_shadow_place *p, struct seat *seat, double now,
     way_shadow_store_settle(s->store, now);
 }
 
-static void take_differences(struct way_shadow *s)
+static void take_differences(struct way_shadows *all, struct way_shadow *s)
 {
     for (unsigned i = 0; i < s->threads; i++) {
         struct way_ring *r = s->seat[i].ring;
@@ -1052,6 +1061,8 @@ static void take_differences(struct way_shadow *s)
                 to[side] = *way_ring_peek(r);
                 way_ring_pop(r);
             }
+            if (all->told)
+                all->told(all->told_arg, &to[0], &to[1]);
         }
     }
 }
@@ -1078,7 +1089,7 @@ void way_shadows_tend(struct way_shadows *all, struct way_shadow_place *own, dou
             end_marks(own, own->seat[kind], now, unix_time);
         if (!all->now[kind])
             continue;
-        take_differences(all->now[kind]);
+        take_differences(all, all->now[kind]);
         end_with_policy(all->now[kind]);
     }
     free_retired(all, false);

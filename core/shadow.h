@@ -67,6 +67,11 @@ struct way_shadow_of {
 struct way_shadow *way_shadows_put(struct way_shadows *all, enum way_shadow_kind kind,
                                    const struct way_shadow_of *of);
 void way_shadows_take_off(struct way_shadows *all, enum way_shadow_kind kind);
+/* Tells `told` of each difference, within way_shadows_tend: what the policy in charge was
+ * asked and said, and the shadow's own answer (its entry.shadow tells whose). */
+typedef void way_difference_fn(void *arg, const struct way_entry *charge,
+                               const struct way_entry *own);
+void way_shadows_tell(struct way_shadows *all, way_difference_fn *told, void *arg);
 /* The present one; NULL: none. Valid until it is replaced, taken off, or all are freed. */
 struct way_shadow *way_shadows_get(struct way_shadows *all, enum way_shadow_kind kind);
 /* Every 50 ms or so: ends of its own marks, differences, what is to be freed. `own` is this

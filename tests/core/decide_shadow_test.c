@@ -243,11 +243,11 @@ static void a_mark_that_differs_is_counted_written_down_and_not_obeyed(void **st
     assert_string_equal(words, "failing 7 s refused");
     assert_string_equal(charge->did, "healthy -> failing");
     assert_string_equal(charge->where, "test.lua:2");
-    assert_int_equal(charge->shadow, 0);
+    assert_int_equal(charge->shadow, WAY_ENTRY_IN_CHARGE);
     way_entry_verdict(own, words, sizeof words);
     assert_string_equal(words, "failing 70 s refused");
     assert_string_equal(own->did, "would be healthy -> failing");
-    assert_int_equal(own->shadow, WAY_SHADOW_CANDIDATE + 1);
+    assert_int_equal(own->shadow, WAY_ENTRY_CANDIDATE);
     assert_false(way_shadow_difference(s, 1, &charge, &own));
     end(&b);
 }
