@@ -427,12 +427,7 @@ static void space_dials(struct way_dispatch *d, unsigned node, struct way_event 
     struct way_upstream *u = &d->up[node];
     struct way_redial redial;
     bool dialing = e->phase == WAY_PHASE_CONNECT;
-    if (dialing) {
-        u->dials_failed++;
-        u->error = (uint8_t)e->error;
-        u->step = (uint8_t)e->step;
-        u->errnum = e->errnum;
-    }
+    u->dials_failed += dialing;
     struct way_event asked = *e;
     asked.attempt = u->dials_failed ? u->dials_failed : 1;
     way_decide_redial(d->o.decider, node, &asked, &redial);
@@ -441,8 +436,10 @@ static void space_dials(struct way_dispatch *d, unsigned node, struct way_event 
         d->limits->dial_interval * (0.75 + 0.5 * way_random_unit(&d->router.random));
     if (dialing && after < least)
         after = least;
-    if (after > 0)
-        way_health_dial_after(d->o.health, node, e->now + after);
+    if (after <= 0)
+        return;
+    way_health_dial_failed(d->o.health, node, e->error, e->errnum);
+    way_health_dial_after(d->o.health, node, e->now + after);
 }
 
 static void end_trials(struct way_dispatch *d, struct way_link *l, struct way_event *e,
@@ -638,8 +635,10 @@ void way_upstream_fail(struct way_dispatch *d, struct way_request *r, unsigned n
     e.now = e.began = d->o.loop->now;
     e.unix_time = way_unix();
     e.deadline_left = -1;
-    if (step == WAY_STEP_QUEUE && node < WAY_NODES_MAX && error != WAY_ERROR_OVERFLOW)
-        e.errnum = d->up[node].errnum;
+    if (error == WAY_ERROR_NONE) { /* no dial may be made, and that is why */
+        e.error = way_health_dial_error(d->o.health, node, &e.errnum);
+        e.error = e.error ? e.error : WAY_ERROR_REFUSED;
+    }
     if (error == WAY_ERROR_OVERFLOW)
         way_stat_add(d->o.stats, WAY_STAT_OVERFLOW, 1);
     way_decide_classify(d->o.decider, &e);
@@ -692,9 +691,7 @@ static void send_slowly(struct way_dispatch *d, struct way_request *r, const cha
     if (!c) {
         if (to.trial)
             way_health_trial_end(d->o.health, to.node, d->o.row, true);
-        enum way_error error = (enum way_error)d->up[to.node].error;
-        way_upstream_fail(d, r, to.node, error ? error : WAY_ERROR_REFUSED,
-                          WAY_STEP_QUEUE, bytes, n);
+        way_upstream_fail(d, r, to.node, WAY_ERROR_NONE, WAY_STEP_QUEUE, bytes, n);
         return;
     }
     if (way_retry_wait_turn(d, r, c, bytes, n)) {

@@ -361,6 +361,11 @@ bool way_health_sweep_lease(struct way_health *h, uint64_t holder, double now,
 double way_health_dial_at(struct way_health *h, unsigned node);
 bool way_health_dial_claim(struct way_health *h, unsigned node, double now, double next);
 void way_health_dial_after(struct way_health *h, unsigned node, double at);
+/* Why: what the last dial by anybody, or the connection before it, failed with. NONE: nobody
+ * has said. */
+void way_health_dial_failed(struct way_health *h, unsigned node, enum way_error error,
+                            int errnum);
+enum way_error way_health_dial_error(struct way_health *h, unsigned node, int *errnum);
 
 /* What a probe with INFO replication told. */
 void way_health_replication(struct way_health *h, unsigned node, bool link_up,

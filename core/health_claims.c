@@ -253,3 +253,19 @@ void way_health_dial_after(struct way_health *h, unsigned node, double at)
 {
     way_store_double(&h->s->aux[node].dial_at, at);
 }
+
+void way_health_dial_failed(struct way_health *h, unsigned node, enum way_error error,
+                            int errnum)
+{
+    uint32_t word = (uint32_t)error | (uint32_t)errnum << 8;
+    atomic_store_explicit(&h->s->aux[node].dial_error, word, memory_order_relaxed);
+}
+
+enum way_error way_health_dial_error(struct way_health *h, unsigned node, int *errnum)
+{
+    uint32_t word =
+        atomic_load_explicit(&h->s->aux[node].dial_error, memory_order_relaxed);
+    *errnum = (int)(word >> 8);
+    return (word & 0xff) < WAY_ERROR_COUNT ? (enum way_error)(word & 0xff)
+                                           : WAY_ERROR_NONE;
+}

@@ -350,6 +350,7 @@ static bool record_update(struct way_segment *s, unsigned node,
         atomic_store_explicit(&s->node[node].failures, 0, RELAXED);
         atomic_store_explicit(&s->node[node].latency, 0, RELAXED);
         way_store_double(&s->aux[node].dial_at, 0);
+        atomic_store_explicit(&s->aux[node].dial_error, 0, RELAXED);
     }
     if (memcmp(&old, who, sizeof old) ||
         atomic_load_explicit(&s->aux[node].address_hash, RELAXED) !=

@@ -276,10 +276,7 @@ static bool attach(struct way_dispatch *d, struct way_own *s, struct way_request
     } else if (d->own_count >= d->limits->transaction_connections &&
                !close_an_idle_one(d)) {
         error = WAY_ERROR_OVERFLOW;
-    } else if (!(l = open_own(d, r, to.node, resp))) {
-        error = (enum way_error)d->up[to.node].error;
-        error = error ? error : WAY_ERROR_REFUSED;
-    } else {
+    } else if ((l = open_own(d, r, to.node, resp))) {
         d->own_count++;
         d->up[to.node].own_count++;
     }

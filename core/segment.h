@@ -73,6 +73,7 @@ struct way_aux {                          /* of a node, what routers don't read 
     _Atomic uint64_t dial_at;             /* double */
     _Atomic uint32_t life;                /* enum way_life */
     _Atomic uint32_t replication;         /* 0 not told, 1 link down, 2 link up */
+    _Atomic uint32_t dial_error;          /* enum way_error, and errno from bit 8 on */
     _Atomic uint64_t last_io, behind;     /* doubles */
     _Atomic uint64_t gone_at;             /* double */
     _Atomic uint64_t id_hash, address_hash, hostname_hash;

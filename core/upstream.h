@@ -32,11 +32,9 @@ struct way_upstream {         /* one node */
     struct way_conn *conn[2]; /* RESP2, RESP3; NULL: none */
     uint32_t drops;           /* the verdict's, as applied */
     uint32_t dials_failed;    /* in a row */
-    uint8_t error, step;      /* of the last failed dial: told to commands meanwhile */
-    int errnum;
-    uint32_t named;        /* generation that `address` is of */
-    char address[64];      /* for errors; "" until one is told */
-    struct way_link *idle; /* exclusive connections that nobody has */
+    uint32_t named;           /* generation that `address` is of */
+    char address[64];         /* for errors; "" until one is told */
+    struct way_link *idle;    /* exclusive connections that nobody has */
     unsigned idle_count;
     unsigned own_count; /* exclusive ones, those included */
     unsigned carried;   /* carried ones */
@@ -108,7 +106,8 @@ struct way_link *way_upstream_link(struct way_dispatch *d, unsigned node, uint8_
 /* The node for r; false: there is none, and r was put to the policy. */
 bool way_upstream_route(struct way_dispatch *d, struct way_request *r, const char *bytes,
                         size_t n, struct way_route *to);
-/* No connection to be had, no room, no node: an event of its own, without a socket. */
+/* No connection to be had, no room, no node: an event of its own, without a socket. error NONE:
+ * no dial may be made for now; the table knows why. */
 void way_upstream_fail(struct way_dispatch *d, struct way_request *r, unsigned node,
                        enum way_error error, enum way_step step, const char *bytes,
                        size_t n);

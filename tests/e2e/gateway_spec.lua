@@ -364,7 +364,7 @@ describe("resty.wayside", function()
       lock()
       local key, elsewhere = kit.key_in(0, "auth"), kit.key_in(16383, "auth")
       local master = cluster:master_of(0)
-      local way = serve("app", "secret", 1) -- a second one knows only that a dial has failed, not why
+      local way = serve("app", "secret", 2)
       assert.equal("OK", (way:call("SET", key, "v")))
       assert.equal("OK", master:call("ACL", "SETUSER", "app", "resetpass", ">other"))
       master:call("CLIENT", "KILL", "USER", "app")
