@@ -126,6 +126,8 @@ return wayside.policy { name = "random", pick = "random", options = { hold = { d
       local key = kit.key_in(0, "zoned")
       assert.equal("OK", way:call("SET", key, "v"))
       assert.equal(1, far:call("WAIT", 1, 2000))
+      way:wait_event { kind = "probe", node = near.address } -- a new node is suspect until one is answered
+      way:wait_state(near, "healthy", 5)
       local client = way:client()
       local before = near:calls "get"
       for _ = 1, 50 do assert.equal("v", client:call("GET", key)) end
