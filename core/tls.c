@@ -69,7 +69,7 @@ static int trust(SSL_CTX *ctx, const char *ca, struct way_err *err)
     if (!ca)
         return SSL_CTX_set_default_verify_paths(ctx) == 1
                    ? 0
-                   : way_fail(err, "the system's CAs: %s", last_reason());
+                   : way_fail(err, "ca: the system's: %s", last_reason());
     bool folder = false;
     {
         BIO *probe = BIO_new_file(ca, "r"); /* fopen() takes a folder, reading it fails */
@@ -80,7 +80,14 @@ static int trust(SSL_CTX *ctx, const char *ca, struct way_err *err)
     }
     int ok =
         folder ? SSL_CTX_load_verify_dir(ctx, ca) : SSL_CTX_load_verify_file(ctx, ca);
-    return ok == 1 ? 0 : way_fail(err, "ca %s: %s", ca, last_reason());
+    return ok == 1 ? 0 : way_fail(err, "ca: %s: %s", ca, last_reason());
+}
+
+/* OpenSSL's own would ask at the terminal. */
+static int no_password(char *p, int n, int writing, void *arg)
+{
+    (void)p, (void)n, (void)writing, (void)arg;
+    return -1;
 }
 
 static int show(SSL_CTX *ctx, const char *cert, const char *key, struct way_err *err)
@@ -88,12 +95,14 @@ static int show(SSL_CTX *ctx, const char *cert, const char *key, struct way_err 
     if (!cert && !key)
         return 0;
     if (!cert || !key)
-        return way_fail(err, "cert and key go together: %s is missing",
+        return way_fail(err,
+                        "%s: expected a file, for the other of cert and key is given, "
+                        "got nothing",
                         cert ? "key" : "cert");
     if (SSL_CTX_use_certificate_chain_file(ctx, cert) != 1)
-        return way_fail(err, "cert %s: %s", cert, last_reason());
+        return way_fail(err, "cert: %s: %s", cert, last_reason());
     if (SSL_CTX_use_PrivateKey_file(ctx, key, SSL_FILETYPE_PEM) != 1)
-        return way_fail(err, "key %s: %s", key, last_reason());
+        return way_fail(err, "key: %s: %s", key, last_reason());
     return 0;
 }
 
@@ -115,9 +124,10 @@ struct way_tls *way_tls_new(const struct way_tls_options *o, struct way_err *err
     BIO_meth_set_ctrl(t->method, bio_ctrl);
     SSL_CTX_set_min_proto_version(t->ctx, TLS1_2_VERSION);
     SSL_CTX_set_options(t->ctx, SSL_OP_NO_RENEGOTIATION | SSL_OP_NO_COMPRESSION);
-    SSL_CTX_set_mode(t->ctx, SSL_MODE_ENABLE_PARTIAL_WRITE |
-                                 SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER |
-                                 SSL_MODE_RELEASE_BUFFERS);
+    /* A session keeps its buffers: taking and giving them would cost each command. */
+    SSL_CTX_set_mode(t->ctx,
+                     SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER);
+    SSL_CTX_set_default_passwd_cb(t->ctx, no_password);
     SSL_CTX_set_quiet_shutdown(t->ctx, 1);
     SSL_CTX_set_verify(t->ctx, o->skip_verify ? SSL_VERIFY_NONE : SSL_VERIFY_PEER, NULL);
     if (trust(t->ctx, o->ca, err) < 0 || show(t->ctx, o->cert, o->key, err) < 0) {
@@ -264,8 +274,17 @@ ssize_t way_tls_write(struct way_tls_session *s, const void *p, size_t n)
 
 ssize_t way_tls_read(struct way_tls_session *s, void *p, size_t n)
 {
+    if (s->ended) {
+        errno = s->errnum;
+        return -1;
+    }
     ERR_clear_error();
     errno = 0;
     int did = SSL_read(s->ssl, p, n > INT_MAX ? INT_MAX : (int)n);
-    return did > 0 ? did : failed(s, did, errno);
+    if (did > 0)
+        return did;
+    failed(s, did, errno);
+    s->ended = errno != EAGAIN;
+    s->errnum = errno;
+    return -1;
 }

@@ -24,7 +24,8 @@ struct way_tls_options {
 };
 
 struct way_tls;
-/* NULL with err when a file can't be read, or does not fit the others. */
+/* NULL with err when a file can't be read, or does not fit the others: "field: path: why".
+ * A key may not be encrypted, for nobody is there to be asked. */
 struct way_tls *way_tls_new(const struct way_tls_options *o, struct way_err *err);
 /* Sessions that there are keep what they need of it. NULL does nothing. */
 void way_tls_free(struct way_tls *t);
@@ -41,6 +42,8 @@ struct way_tls_session {
     void *ssl;                /* private */
     int fd;                   /* private */
     size_t pending;           /* private: bytes of the record that is being written */
+    bool ended;               /* private: nothing more will be read, */
+    int errnum;               /* private: because of that */
     enum way_tls_want want;   /* ro: valid after EAGAIN */
     enum way_tls_fault fault; /* ro: valid after another error */
     char message[160];        /* ro: the fault in words */
@@ -54,14 +57,17 @@ int way_tls_begin(struct way_tls_session *s, const struct way_tls *t, int fd,
 void way_tls_end(struct way_tls_session *s);
 
 /* These return as send() and recv() do: -1 with errno EAGAIN and `want`, or -1 with
- * `fault` and `message`, after which only way_tls_end may follow; errno is then the
- * socket's, or EPROTO. */
+ * `fault` and `message`; errno is then the socket's, or EPROTO. After that only
+ * way_tls_end may follow, but where a write has failed, what the node had said before may
+ * yet be read. */
 int way_tls_handshake(struct way_tls_session *s); /* 0 when it is done */
 /* The bytes taken: less than n, a record at a time. After EAGAIN the next call must have
  * the same bytes, as many or more, at any address. */
 ssize_t way_tls_write(struct way_tls_session *s, const void *p, size_t n);
-/* Never 0 for n > 0: an end is a fault (EOF). Read until EAGAIN: what has been taken from
- * the socket makes it readable no more. */
+/* Never 0 for n > 0: an end is a fault (EOF), told again by each further call. At most one
+ * record. With room for a whole one nothing that can be read stays behind in here, where
+ * nobody would be woken for it. */
+enum { WAY_TLS_RECORD = 16384 }; /* bytes in a record at most */
 ssize_t way_tls_read(struct way_tls_session *s, void *p, size_t n);
 
 #endif

@@ -36,7 +36,7 @@ local function configuration(self, options)
   local config = {
     listen = { self.tcp, self.unix },
     workers = options.workers or 2,
-    cluster = { seeds = seeds },
+    cluster = { seeds = seeds, tls = options.tls or (options.tls == nil and options.cluster and options.cluster:tls()) or nil },
     timeouts = options.timeouts,
     limits = options.limits,
     segment = options.segment,
@@ -76,7 +76,7 @@ end
 
 --- Starts the daemon and waits until it serves.
 ---@param options table `cluster` or `seeds`, `policy` (file), `options` (of the policy), `workers` 2, `timeouts`,
----  `limits`, `segment`, `http`, `config` (more keys), `flags`, `env`, `folder`, `how` (what clients use: "tcp", "unix",
+---  `tls` (of the configuration; else what the cluster needs), `limits`, `segment`, `http`, `config` (more keys), `flags`, `env`, `folder`, `how` (what clients use: "tcp", "unix",
 ---  or nil for both in turn); `ready = false` waits only until it accepts, for clusters that can't be reached
 function daemon.start(options)
   local self = daemon.prepare(options)
