@@ -1,6 +1,9 @@
 --- TLS to the nodes: everything is served over it, what goes wrong in it is an event of the step tls, and what a cut leaves
 --- unsent was never executed. The nodes are real ones that speak nothing else and ask for the host's certificate.
+local ffi = require "ffi"
 local caps = require "tests.support.caps"
+local daemon = require "tests.support.daemon"
+local gateway = require "tests.support.gateway"
 local kit = require "tests.support.kit"
 
 -- Nothing goes again; marks are short.
@@ -76,6 +79,45 @@ describe("a cluster that speaks TLS alone", function()
     local plain = kit.connect(master.address, 1)
     assert.not_equal("PONG", plain:call "PING")
     plain:close()
+  end)
+
+  it("is served by libwayside inside a program", function()
+    ffi.cdef [[
+      struct way_host;
+      struct way_host_error { char text[1024]; };
+      struct way_host_setup { const char *file, *text, *policy; void *verdict, *event, *arg; };
+      struct way_host_command { int argc; const char *const *argv; const size_t *lengths; };
+      struct way_host_result { const struct redisReply *reply; const char *error; const char *more[7]; };
+      typedef void way_host_done_fn(void *arg, const struct way_host_result *results, unsigned count);
+      int way_host_new(struct way_host **, void *, const struct way_host_setup *, struct way_host_error *);
+      void way_host_free(struct way_host *);
+      long long way_host_submit(struct way_host *, const struct way_host_command *, unsigned, double, way_host_done_fn *, void *,
+        struct way_host_error *);
+      int way_host_ready(struct way_host *);
+      void way_host_run(struct way_host *);
+    ]]
+    local lib = ffi.load(gateway.library)
+    local place, failure = ffi.new "struct way_host *[1]", ffi.new "struct way_host_error"
+    local setup_ = ffi.new "struct way_host_setup"
+    local text = "return " .. daemon.source { cluster = { seeds = cluster:seeds(), tls = cluster:tls() } }
+    setup_.text = text
+    assert.equal(0, lib.way_host_new(place, nil, setup_, failure), ffi.string(failure.text))
+    local host = place[0]
+    local run = function() lib.way_host_run(host) end
+    jit.off(run) -- it calls back
+    kit.wait_for(function() run() return lib.way_host_ready(host) == 1 end, 5, "the topology")
+    local argv = ffi.new("const char *[3]", { "SET", kit.key_in(SLOT, "inside"), "a program" })
+    local result
+    local done = ffi.cast("way_host_done_fn *", function(_, results, count)
+      result = { count, results[0].error ~= nil and ffi.string(results[0].error) or "none" }
+    end)
+    local command = ffi.new("struct way_host_command", { 3, argv, nil })
+    assert.is_true(lib.way_host_submit(host, command, 1, 0, done, nil, failure) > 0)
+    kit.wait_for(function() run() return result end, 5, "the reply")
+    lib.way_host_free(host)
+    done:free()
+    assert.same({ 1, "none" }, result)
+    assert.equal("a program", way:call("GET", kit.key_in(SLOT, "inside")))
   end)
 
   it("passes through a failover: the replica serves, and the old master is found by a probe", function()
@@ -169,8 +211,10 @@ describe("TLS that goes wrong", function()
   end)
 
   it("something else than TLS: tls", function()
-    told(serve(), function() master.mitm:rule { dir = "down", act = "inject", with = "-ERR max number of clients reached\r\n", at = 0, on = "new" } end,
-      function() master.mitm:clear() end, { phase = "connect", step = "tls", error = "tls" })
+    local words = "-ERR max number of clients reached\r\n"
+    told(serve(), function() master.mitm:rule { dir = "down", act = "inject", with = words, at = 0, on = "new" } end,
+      function() master.mitm:clear() end,
+      { phase = "connect", step = "tls", error = "tls" })
   end)
 
   it("silence: a time-out of the handshake's own, and of one that trickles too", function()
@@ -184,10 +228,11 @@ describe("TLS that goes wrong", function()
   it("a handshake cut at many bytes, either way", function()
     local way = serve()
     local client, seen = way:client(nil, 10), {}
-    for round = 1, kit.count(24, 300) do
+    for round = 1, kit.count(20, 300) do
       wait_service(client)
       local dir = round % 2 == 0 and "up" or "down"
-      master.mitm:rule { dir = dir, act = "cut", how = round % 4 < 2 and "fin" or "rst", at = kit.random.int(0, 260), on = "new", times = 1 }
+      master.mitm:rule { dir = dir, act = "cut", how = round % 4 < 2 and "fin" or "rst",
+        at = kit.random.int(0, 260), on = "new", times = 1 }
       master.mitm:cut "fin"
       kit.wait_for(function()
         local reply = client:call("INCR", kit.key_in(SLOT, "n"))
@@ -202,7 +247,8 @@ describe("TLS that goes wrong", function()
   end)
 
   it("a CA that is a stranger, and a name that is another's: no topology, and the log says why", function()
-    for _, one in ipairs { { { ca = own.stranger }, "tls certificate" }, { { ca = own.ca, server_name = "other.test" }, "tls certificate: .*ostname mismatch" } } do
+    for _, one in ipairs { { { ca = own.stranger }, "tls certificate" },
+      { { ca = own.ca, server_name = "other.test" }, "tls certificate: .*ostname mismatch" } } do
       local way = serve { tls = one[1], ready = false }
       kit.wait_for(function() return way:log():find(one[2]), way:log() end, 5, "the log to say why")
     end
@@ -249,7 +295,7 @@ describe("TLS that goes wrong", function()
     local capping = caps.prepare(kit.folder())
     local way, total = serve { env = capping.env }, {}
     local client = way:client(nil, 10)
-    for i = 1, kit.count(60, 1500) do
+    for i = 1, kit.count(48, 1500) do
       wait_service(client)
       local list = increments(i % 3 == 0 and 1200 or 40)
       local length = #encode(list)
@@ -259,7 +305,8 @@ describe("TLS that goes wrong", function()
       end
       if i % 2 == 1 then
         -- No more is taken than that, then the connection is lost: most often in a record.
-        capping:set { port = master.port, left = kit.random.int(0, length), failure = "reset", times = 1, per_call = kit.random.one { 0, 0, 7, 1000 } }
+        capping:set { port = master.port, left = kit.random.int(0, length), failure = "reset", times = 1,
+          per_call = kit.random.one { 0, 0, 7, 1000 } }
       end
       local replies = client:exchange(encode(list), #list, 10)
       capping:clear()
