@@ -225,8 +225,10 @@ static void a_file_that_does_not_do_is_told_with_its_name(void **state)
     } each[] = {
         { { .ca = in_folder("none.crt") }, "none.crt" },
         { { .ca = in_folder("ca.key") }, "ca.key" },
-        { { .ca = in_folder("ca.crt"), .cert = in_folder("me.crt") }, "key: expected a file" },
-        { { .ca = in_folder("ca.crt"), .key = in_folder("me.key") }, "cert: expected a file" },
+        { { .ca = in_folder("ca.crt"), .cert = in_folder("me.crt") },
+          "key: expected a file" },
+        { { .ca = in_folder("ca.crt"), .key = in_folder("me.key") },
+          "cert: expected a file" },
         { { .ca = in_folder("ca.crt"),
             .cert = in_folder("me.crt"),
             .key = in_folder("node.key") },

@@ -99,7 +99,7 @@ describe("a cluster that speaks TLS alone", function()
     local lib = ffi.load(gateway.library)
     local place, failure = ffi.new "struct way_host *[1]", ffi.new "struct way_host_error"
     local setup_ = ffi.new "struct way_host_setup"
-    local text = "return " .. daemon.source { cluster = { seeds = cluster:seeds(), tls = cluster:tls() } }
+    local text = "return " .. daemon.source { cluster = { seeds = cluster:seeds(), tls = cluster:tls() }, log = { level = "error" } }
     setup_.text = text
     assert.equal(0, lib.way_host_new(place, nil, setup_, failure), ffi.string(failure.text))
     local host = place[0]
@@ -228,7 +228,7 @@ describe("TLS that goes wrong", function()
   it("a handshake cut at many bytes, either way", function()
     local way = serve()
     local client, seen = way:client(nil, 10), {}
-    for round = 1, kit.count(20, 300) do
+    for round = 1, kit.count(16, 300) do
       wait_service(client)
       local dir = round % 2 == 0 and "up" or "down"
       master.mitm:rule { dir = dir, act = "cut", how = round % 4 < 2 and "fin" or "rst",
@@ -295,7 +295,7 @@ describe("TLS that goes wrong", function()
     local capping = caps.prepare(kit.folder())
     local way, total = serve { env = capping.env }, {}
     local client = way:client(nil, 10)
-    for i = 1, kit.count(48, 1500) do
+    for i = 1, kit.count(36, 1500) do
       wait_service(client)
       local list = increments(i % 3 == 0 and 1200 or 40)
       local length = #encode(list)
