@@ -121,7 +121,7 @@ VERSION = $(shell sed -n 's/.*WAY_VERSION "\(.*\)".*/\1/p' core/daemon.h)
 PUBLIC := $(patsubst %,core/%.c,$(filter-out runtime_files,$(shell command -v luajit >/dev/null && \
     { luajit $(SUPPORT)/layers closure core/wayside.c; luajit $(SUPPORT)/layers closure core/gateway.c; } | sort -u)))
 PIC_OBJECTS := $(patsubst core/%.c,$(BUILD)/pic/%.o,$(PUBLIC)) $(BUILD)/pic/runtime_files.o
-PUBLIC_PACKAGES := luajit hiredis libcares
+PUBLIC_PACKAGES := luajit hiredis libcares openssl
 SHARED := $(BUILD)/lib/libwayside.so.$(ABI)
 STATIC := $(BUILD)/lib/libwayside.a
 PIC_CFLAGS = $(ALL_CFLAGS) -fPIC -fvisibility=hidden

@@ -542,6 +542,7 @@ struct way_cluster *way_cluster_new(const struct way_cluster_options *o)
         .limits = o->limits,
         .user = o->user,
         .password = o->password,
+        .tls = o->tls,
         .told = on_told,
         .failed = on_failed,
         .arg = c,

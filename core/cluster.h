@@ -20,6 +20,7 @@
 #include "loop.h"
 
 struct way_resolver;
+struct way_tls;
 struct way_cluster;
 
 struct way_cluster_options {
@@ -31,6 +32,7 @@ struct way_cluster_options {
     char *const *seeds;                  /* borrowed: "host:port", names allowed */
     unsigned seed_count;
     const char *user, *password; /* borrowed; NULL: none */
+    const struct way_tls *tls;   /* borrowed; NULL: in plain */
     /* Between adopt and publish: a node is heard of before it is routed to. May be NULL. */
     void (*changed)(void *arg, const struct way_node_change *change, unsigned count);
     /* A connection of ours to a known node broke or could not be made: e is whole but for

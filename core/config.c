@@ -14,6 +14,7 @@
 #include "file.h"
 #include "luatext.h"
 #include "script.h"
+#include "tls.h"
 
 #include <lauxlib.h>
 #include <lua.h>
@@ -43,7 +44,8 @@ struct key {
 static read_fn read_listen, read_workers, read_segment, read_seeds, read_user,
     read_password, read_password_file, read_zones, read_name_servers, read_policy,
     read_policy_file, read_options, read_watch, read_console, read_http, read_log_level,
-    read_journal_file, read_journal_bytes, read_journal_keep;
+    read_journal_file, read_journal_bytes, read_journal_keep, read_tls, read_tls_ca,
+    read_tls_cert, read_tls_key, read_tls_server_name, read_tls_verify;
 
 static const struct key keys[] = {
     { "", "listen", read_listen },
@@ -53,6 +55,12 @@ static const struct key keys[] = {
     { "cluster", "user", read_user },
     { "cluster", "password", read_password },
     { "cluster", "password_file", read_password_file },
+    { "cluster", "tls", read_tls },
+    { "cluster.tls", "ca", read_tls_ca },
+    { "cluster.tls", "cert", read_tls_cert },
+    { "cluster.tls", "key", read_tls_key },
+    { "cluster.tls", "server_name", read_tls_server_name },
+    { "cluster.tls", "verify", read_tls_verify },
     { "cluster", "zones", read_zones },
     { "cluster", "name_servers", read_name_servers },
     { "", "policy", read_policy },
@@ -267,6 +275,43 @@ static int read_map(struct reader *r, const char *expected,
             return -1;
         r->path[path] = 0;
     }
+    return 0;
+}
+
+static int read_path(struct reader *r, char **slot)
+{
+    const char *s = string_here(r, "a path");
+    if (!s)
+        return -1;
+    way_config_replace(slot, beside(r->c->file, s));
+    return 0;
+}
+
+static int read_tls_ca(struct reader *r)
+{
+    return read_path(r, &r->c->tls.ca);
+}
+
+static int read_tls_cert(struct reader *r)
+{
+    return read_path(r, &r->c->tls.cert);
+}
+
+static int read_tls_key(struct reader *r)
+{
+    return read_path(r, &r->c->tls.key);
+}
+
+static int read_tls_server_name(struct reader *r)
+{
+    return read_string(r, &r->c->tls.server_name, "a name");
+}
+
+static int read_tls_verify(struct reader *r)
+{
+    if (lua_type(r->L, -1) != LUA_TBOOLEAN)
+        return bad_type(r, "true or false");
+    r->c->tls.skip_verify = !lua_toboolean(r->L, -1);
     return 0;
 }
 
@@ -511,6 +556,16 @@ static int read_group(struct reader *r, const char *group)
     return 0;
 }
 
+/* true is a table with nothing in it. */
+static int read_tls(struct reader *r)
+{
+    int type = lua_type(r->L, -1);
+    if (type != LUA_TBOOLEAN && type != LUA_TTABLE)
+        return bad_type(r, "true, false or a table");
+    r->c->tls.on = type == LUA_TTABLE || lua_toboolean(r->L, -1);
+    return type == LUA_TTABLE ? read_group(r, "cluster.tls") : 0;
+}
+
 static int read_policy(struct reader *r)
 {
     return lua_type(r->L, -1) == LUA_TSTRING ? read_policy_file(r)
@@ -684,9 +739,13 @@ void way_config_fini(struct way_config *c)
     }
     way_free(c->option);
     way_free(c->zones);
-    char **strings[] = { &c->file,         &c->user,    &c->password, &c->policy,
-                         &c->segment,      &c->console, &c->http,     &c->log_level,
-                         &c->name_servers, &c->journal };
+    way_tls_free(c->tls.context);
+    c->tls.context = NULL;
+    char **strings[] = { &c->tls.ca,          &c->tls.cert, &c->tls.key,
+                         &c->tls.server_name, &c->file,     &c->user,
+                         &c->password,        &c->policy,   &c->segment,
+                         &c->console,         &c->http,     &c->log_level,
+                         &c->name_servers,    &c->journal };
     for (unsigned i = 0; i < way_count(strings); i++)
         way_config_replace(strings[i], NULL);
 }
@@ -730,6 +789,23 @@ static int check_cluster(const struct way_config *c, struct way_err *err)
                       err);
 }
 
+/* What the files hold comes of this: so that a host never starts without. */
+static int load_tls(struct way_config_tls *t, struct way_err *err)
+{
+    struct way_tls_options o = { .ca = t->ca,
+                                 .cert = t->cert,
+                                 .key = t->key,
+                                 .name = t->server_name,
+                                 .skip_verify = t->skip_verify };
+    struct way_err why = { "" };
+    way_tls_free(t->context);
+    t->context = NULL;
+    if (!t->on)
+        return 0;
+    t->context = way_tls_new(&o, &why);
+    return t->context ? 0 : way_fail(err, "cluster.tls.%s", why.text);
+}
+
 static int check_whole(const struct way_config *c, struct way_err *err)
 {
     if (!c->listens)
@@ -746,16 +822,16 @@ static int check_whole(const struct way_config *c, struct way_err *err)
     return 0;
 }
 
-int way_config_check(const struct way_config *c, struct way_err *err)
+int way_config_check(struct way_config *c, struct way_err *err)
 {
-    if (check_whole(c, err) == 0)
+    if (check_whole(c, err) == 0 && load_tls(&c->tls, err) == 0)
         return 0;
     return c->file ? way_fail_in(err, "%s", c->file) : -1;
 }
 
-int way_config_check_inside(const struct way_config *c, struct way_err *err)
+int way_config_check_inside(struct way_config *c, struct way_err *err)
 {
-    if (check_cluster(c, err) == 0)
+    if (check_cluster(c, err) == 0 && load_tls(&c->tls, err) == 0)
         return 0;
     return c->file ? way_fail_in(err, "%s", c->file) : -1;
 }

@@ -11,6 +11,8 @@
 #include "limits.h"
 #include "policy.h"
 
+struct way_tls;
+
 enum {
     WAY_LISTEN_MAX = 16,
     WAY_SEEDS_MAX = 64,
@@ -24,6 +26,17 @@ struct way_zone {
     char *address, *zone;
 };
 
+/* TLS to the nodes: cluster.tls. */
+struct way_config_tls {
+    bool on;
+    char *ca;          /* file or folder; NULL: the system's */
+    char *cert, *key;  /* NULL: none */
+    char *server_name; /* NULL: each node's own host */
+    bool skip_verify;
+    struct way_tls
+        *context; /* what the files hold: NULL before way_config_check, or off */
+};
+
 struct way_config {
     char *file;                   /* NULL: flags only */
     char *listen[WAY_LISTEN_MAX]; /* "host:port", "[v6]:port" or "unix:/path" */
@@ -34,6 +47,7 @@ struct way_config {
     char *name_servers; /* "ip:port,...", as the resolver takes it; NULL: the system's */
     unsigned name_server_count;
     char *user, *password; /* cluster.user, cluster.password(_file); NULL: none */
+    struct way_config_tls tls;
     struct way_zone *zones;
     unsigned zone_count;
     char *policy; /* path, "default" or "none"; relative to the
@@ -84,12 +98,11 @@ const struct way_flag *way_config_flag_at(unsigned i);
 
 /* What only the whole can tell: a listener and a seed are there, none is there twice, a
  * user has a password; and that addresses parse and paths fit a unix socket, for who filled
- * the struct by other means. */
-int way_config_check(const struct way_config *c, struct way_err *err) WAY_MUST_CHECK;
+ * the struct by other means. Reads the files of cluster.tls into tls.context. */
+int way_config_check(struct way_config *c, struct way_err *err) WAY_MUST_CHECK;
 /* The same for a host that serves nobody but its own program: it needs no listener, and
  * has no use for `listen`, `workers` and `admin`. */
-int way_config_check_inside(const struct way_config *c,
-                            struct way_err *err) WAY_MUST_CHECK;
+int way_config_check_inside(struct way_config *c, struct way_err *err) WAY_MUST_CHECK;
 
 /* Of the keys that hold until the next start, the first in which the two differ, as the file
  * spells it; NULL: none. All others can be reloaded: policy, options, timeouts, limits. */

@@ -187,6 +187,57 @@ static int flag_user(struct way_config *c, const char *value, struct way_err *er
     return flag_string(&c->user, value, err);
 }
 
+static int flag_boolean(const char *value, bool *out, struct way_err *err)
+{
+    *out = !strcmp(value, "true");
+    if (!*out && strcmp(value, "false"))
+        return way_fail(err, "expected true or false, got \"%s\"", value);
+    return 0;
+}
+
+static int flag_tls(struct way_config *c, const char *value, struct way_err *err)
+{
+    return flag_boolean(value, &c->tls.on, err);
+}
+
+/* What says how TLS is to be spoken says that it is. */
+static int flag_of_tls(struct way_config *c, char **slot, const char *value,
+                       struct way_err *err)
+{
+    c->tls.on = c->tls.on || strcmp(value, "none");
+    return flag_string(slot, value, err);
+}
+
+static int flag_tls_ca(struct way_config *c, const char *value, struct way_err *err)
+{
+    return flag_of_tls(c, &c->tls.ca, value, err);
+}
+
+static int flag_tls_cert(struct way_config *c, const char *value, struct way_err *err)
+{
+    return flag_of_tls(c, &c->tls.cert, value, err);
+}
+
+static int flag_tls_key(struct way_config *c, const char *value, struct way_err *err)
+{
+    return flag_of_tls(c, &c->tls.key, value, err);
+}
+
+static int flag_tls_server_name(struct way_config *c, const char *value,
+                                struct way_err *err)
+{
+    return flag_of_tls(c, &c->tls.server_name, value, err);
+}
+
+static int flag_tls_verify(struct way_config *c, const char *value, struct way_err *err)
+{
+    bool verify;
+    if (flag_boolean(value, &verify, err) < 0)
+        return -1;
+    c->tls.skip_verify = !verify;
+    return 0;
+}
+
 static const struct flag {
     struct way_flag shown;
     set_fn *set;
@@ -198,6 +249,18 @@ static const struct flag {
     { { "user", "NAME", "the user to log in as at the nodes, or none" }, flag_user },
     { { "password-file", "PATH", "its first line is the password for the nodes" },
       way_config_set_password_file },
+    { { "tls", "BOOLEAN", "speak TLS to the nodes: true or false (false)" }, flag_tls },
+    { { "tls-ca", "PATH",
+        "TLS, believing this CA: a file or a folder, or none for the system's" },
+      flag_tls_ca },
+    { { "tls-cert", "FILE", "TLS, showing this certificate (PEM), or none" },
+      flag_tls_cert },
+    { { "tls-key", "FILE", "its key (PEM), or none" }, flag_tls_key },
+    { { "tls-server-name", "NAME",
+        "TLS, verifying this name for every node, or none for each node's own" },
+      flag_tls_server_name },
+    { { "tls-verify", "BOOLEAN", "false: believe whoever answers (true)" },
+      flag_tls_verify },
     { { "policy", "FILE", "the policy in charge: a Lua file, default, or none" },
       flag_policy },
     { { "option", "NAME=VALUE", "an option of the policy (may be repeated)" },

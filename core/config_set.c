@@ -313,6 +313,13 @@ static bool same_zones(const struct way_config *a, const struct way_config *b)
     return a->zone_count == b->zone_count;
 }
 
+static bool same_tls(const struct way_config_tls *a, const struct way_config_tls *b)
+{
+    return a->on == b->on && a->skip_verify == b->skip_verify &&
+           same_text(a->ca, b->ca) && same_text(a->cert, b->cert) &&
+           same_text(a->key, b->key) && same_text(a->server_name, b->server_name);
+}
+
 const char *way_config_fixed(const struct way_config *a, const struct way_config *b)
 {
     const struct {
@@ -324,6 +331,7 @@ const char *way_config_fixed(const struct way_config *a, const struct way_config
         { "cluster.seeds", same_list(a->seeds, a->seed_count, b->seeds, b->seed_count) },
         { "cluster.user", same_text(a->user, b->user) },
         { "cluster.password", same_text(a->password, b->password) },
+        { "cluster.tls", same_tls(&a->tls, &b->tls) },
         { "cluster.zones", same_zones(a, b) },
         { "cluster.name_servers", same_text(a->name_servers, b->name_servers) },
         { "policy.watch", a->watch == b->watch },

@@ -1,8 +1,9 @@
 /* conn - see conn.h.
  *
- *   open ──▶ RESOLVE ──▶ DIAL ──▶ HELLO ──▶ SEND (ready) ──▶ closed
- *              │ set_step │ set_step │ set_step │               ▲
- *              └──────────┴──────────┴──────────┴── give_up ────┘   (way_conn_close: silent)
+ *   open ──▶ RESOLVE ──▶ DIAL ──▶ TLS ──▶ HELLO ──▶ SEND (ready) ──▶ closed
+ *              │          │        │       │           │               ▲
+ *              └──────────┴────────┴───────┴───────────┴── give_up ────┘   (way_conn_close: silent)
+ *   Each step begins in set_step; one that is not needed is left out.
  *
  * Invariants (way_conn's fields):
  *   out.p[off..len) are the bytes of the unanswered requests, in order; its last byte is
@@ -17,7 +18,11 @@
  * timeouts"). It comes after the pass's reading and writing: where the loop itself was
  * late, what has arrived meanwhile counts, and no node is blamed for our delay. When a
  * send fails, what the peer still had to say is read first: replies that arrived are
- * answers. */
+ * answers.
+ *
+ * Over TLS the same bytes go through one branch (put_bytes, receive). A node that does not
+ * take our certificate says so behind the handshake (TLS 1.3): so the hello has a reply to
+ * wait for in any case, and such a refusal there belongs to the step before. */
 #include "conn.h"
 
 #include "listen.h"
@@ -42,8 +47,10 @@ struct way_conn_connect {
     unsigned addresses, tried;
     double dial_timeout;
     char *user, *password;
+    const struct way_tls *tls;
     struct way_buf hello;               /* bytes of the hello not yet accepted */
     unsigned hello_replies, hello_auth; /* replies to come; which one is AUTH's (1..) */
+    unsigned hello_any;                 /* and to which any answer is good */
     unsigned hello_read;
     char resolve_error[WAY_MESSAGE_MAX]; /* told inside way_conn_open: reported later */
 };
@@ -54,6 +61,7 @@ static void run_flush(struct way_task *t);
 static void dial_next(struct way_conn *c, int errnum);
 static void read_some(struct way_conn *c, bool last_words);
 static void send_queued(struct way_conn *c);
+static void connected(struct way_conn *c);
 static void give_up(struct way_conn *c, enum way_phase phase, enum way_error error,
                     int errnum, const char *message);
 
@@ -80,6 +88,8 @@ static void set_step(struct way_conn *c, enum way_step step)
         arm(c, c->timeouts->resolve);
     else if (step == WAY_STEP_DIAL)
         arm(c, c->connect->dial_timeout);
+    else if (step == WAY_STEP_TLS)
+        arm(c, c->timeouts->tls);
     else if (step == WAY_STEP_HELLO)
         arm(c, c->timeouts->hello);
     else
@@ -102,6 +112,10 @@ static void close_socket(struct way_conn *c)
     if (c->fd < 0)
         return;
     ev_io_stop(c->loop->ev, &c->io);
+    if (c->tls)
+        way_tls_end(c->tls);
+    way_free(c->tls);
+    c->tls = NULL;
     close(c->fd);
     c->fd = -1;
 }
@@ -178,6 +192,26 @@ static enum way_error error_of(int errnum)
     }
 }
 
+/* What the call that has just failed with errno `errnum` has come to. */
+struct failure {
+    enum way_error error;
+    int errnum;
+    char message[160];
+};
+
+static struct failure failure_of(const struct way_conn *c, int errnum)
+{
+    struct failure f = { .error = error_of(errnum), .errnum = errnum };
+    if (!c->tls || c->tls->fault == WAY_TLS_FAULT_SOCKET)
+        return f;
+    f.error = c->tls->fault == WAY_TLS_FAULT_EOF           ? WAY_ERROR_EOF
+              : c->tls->fault == WAY_TLS_FAULT_CERTIFICATE ? WAY_ERROR_CERTIFICATE
+                                                           : WAY_ERROR_TLS;
+    f.errnum = 0;
+    memcpy(f.message, c->tls->message, sizeof f.message);
+    return f;
+}
+
 static bool reply_begun(const struct way_conn *c)
 {
     return way_buf_held(&c->in) > 0;
@@ -207,7 +241,10 @@ static void fill_event(struct way_conn *c, struct way_event *e, enum way_phase p
         e->step = reply_begun(c) ? WAY_STEP_REPLY : WAY_STEP_WAIT;
     if (!message && errnum)
         message = strerror(errnum);
-    snprintf(e->message, sizeof e->message, "%s", message ? message : "");
+    snprintf(e->message, sizeof e->message, "%.*s", WAY_MESSAGE_MAX - 1,
+             message ? message : "");
+    if (phase == WAY_PHASE_CONNECT && error == WAY_ERROR_CERTIFICATE)
+        e->step = WAY_STEP_TLS;
     if (error == WAY_ERROR_REPLY || error == WAY_ERROR_AUTH) {
         size_t n = strcspn(e->message, " ");
         snprintf(e->reply, sizeof e->reply, "%.*s", (int)(n < 23 ? n : 23), e->message);
@@ -229,6 +266,11 @@ static void give_up(struct way_conn *c, enum way_phase phase, enum way_error err
     fill_event(c, &e, phase, error, errnum, message);
     shut(c);
     c->ops->broke(c, &e);
+}
+
+static void give_up_as(struct way_conn *c, enum way_phase phase, const struct failure *f)
+{
+    give_up(c, phase, f->error, f->errnum, f->message[0] ? f->message : NULL);
 }
 
 void way_conn_break(struct way_conn *c, enum way_error error, const char *message)
@@ -319,7 +361,43 @@ static void arm_if_idle(struct way_conn *c)
         arm(c, shorter_deadline(c));
 }
 
-/* ---- connect: resolve, dial, hello ---- */
+/* ---- the socket, in plain or by TLS ---- */
+
+/* As send(). */
+static ssize_t put_bytes(struct way_conn *c, const char *p, size_t n)
+{
+    if (c->tls)
+        return way_tls_write(c->tls, p, n);
+    return send(c->fd, p, n, MSG_NOSIGNAL);
+}
+
+/* What was to be written was not, for now (EAGAIN): until when. */
+static int events_of_backlog(const struct way_conn *c)
+{
+    if (c->tls && c->tls->want == WAY_TLS_WANT_READ)
+        return EV_READ;
+    return EV_READ | EV_WRITE;
+}
+
+static int events_of_rest(const struct way_conn *c)
+{
+    return c->read_wants_write ? EV_READ | EV_WRITE : EV_READ;
+}
+
+/* A write failed so: replies that are here already are answers, and TLS may have been told
+ * why. */
+static void failed_write(struct way_conn *c, enum way_phase phase, int errnum)
+{
+    struct failure f = failure_of(c, errnum);
+    read_some(c, true);
+    if (c->closed)
+        return;
+    if (c->tls && c->tls->ended && c->tls->fault == WAY_TLS_FAULT_CERTIFICATE)
+        f = failure_of(c, 0);
+    give_up_as(c, phase, &f);
+}
+
+/* ---- connect: resolve, dial, tls, hello ---- */
 
 static void put_hello(struct way_conn *c)
 {
@@ -340,6 +418,11 @@ static void put_hello(struct way_conn *c)
         way_resp_put_command(&k->hello, 1, words);
         k->hello_replies++;
     }
+    if (k->tls && !k->hello_replies) {
+        const char *words[] = { "PING" };
+        way_resp_put_command(&k->hello, 1, words);
+        k->hello_any = ++k->hello_replies;
+    }
 }
 
 static void become_ready(struct way_conn *c)
@@ -359,21 +442,18 @@ static void send_hello(struct way_conn *c)
 {
     struct way_buf *b = &c->connect->hello;
     while (b->off < b->len) {
-        ssize_t n = send(c->fd, b->p + b->off, way_buf_held(b), MSG_NOSIGNAL);
+        ssize_t n = put_bytes(c, b->p + b->off, way_buf_held(b));
         if (n < 0 && errno == EINTR)
             continue;
         if (n < 0 && errno == EAGAIN)
             break;
-        if (n < 0) {
-            int errnum = errno;
-            read_some(c, true); /* it may have said why ("max number of clients") */
-            if (!c->closed)
-                give_up(c, WAY_PHASE_CONNECT, error_of(errnum), errnum, NULL);
+        if (n < 0) { /* it may have said why ("max number of clients") */
+            failed_write(c, WAY_PHASE_CONNECT, errno);
             return;
         }
         b->off += (size_t)n;
     }
-    watch(c, b->off < b->len ? EV_READ | EV_WRITE : EV_READ);
+    watch(c, b->off < b->len ? events_of_backlog(c) : events_of_rest(c));
 }
 
 static void connected(struct way_conn *c)
@@ -388,12 +468,35 @@ static void connected(struct way_conn *c)
         send_hello(c);
 }
 
+static void shake_hands(struct way_conn *c)
+{
+    if (way_tls_handshake(c->tls) == 0) {
+        connected(c);
+    } else if (errno == EAGAIN) {
+        watch(c, c->tls->want == WAY_TLS_WANT_WRITE ? EV_WRITE : EV_READ);
+    } else {
+        struct failure f = failure_of(c, errno);
+        give_up_as(c, WAY_PHASE_CONNECT, &f);
+    }
+}
+
+static void begin_tls(struct way_conn *c)
+{
+    struct way_err err;
+    set_step(c, WAY_STEP_TLS);
+    c->tls = way_zalloc(sizeof *c->tls);
+    if (way_tls_begin(c->tls, c->connect->tls, c->fd, c->connect->host, &err) < 0)
+        give_up(c, WAY_PHASE_CONNECT, WAY_ERROR_TLS, 0, err.text);
+    else
+        shake_hands(c);
+}
+
 /* One reply to the hello. */
 static void hello_reply(struct way_conn *c, const char *p, size_t n)
 {
     struct way_conn_connect *k = c->connect;
     k->hello_read++;
-    if (p[0] == '-') {
+    if (p[0] == '-' && k->hello_read != k->hello_any) {
         char text[WAY_MESSAGE_MAX];
         size_t len = n > 3 ? n - 3 : 0;
         snprintf(text, sizeof text, "%.*s", (int)(len < 120 ? len : 120), p + 1);
@@ -467,6 +570,8 @@ static void on_dialed(struct way_conn *c)
     getsockopt(c->fd, SOL_SOCKET, SO_ERROR, &errnum, &n);
     if (errnum)
         dial_next(c, errnum);
+    else if (c->connect->tls)
+        begin_tls(c);
     else
         connected(c);
 }
@@ -494,6 +599,7 @@ static struct way_conn *new_conn(const struct way_conn_options *o)
     k->resolver = o->resolver;
     snprintf(k->host, sizeof k->host, "%s", o->host);
     k->port = o->port;
+    k->tls = o->tls;
     k->user = o->user ? way_strdup(o->user) : NULL;
     k->password = o->password ? way_strdup(o->password) : NULL;
     k->dial_timeout = o->dial_timeout > 0 ? o->dial_timeout : o->timeouts->dial;
@@ -562,7 +668,7 @@ static int write_queued(struct way_conn *c)
     int errnum = 0;
     while (c->sent < c->queued) {
         size_t left = (size_t)(c->queued - c->sent);
-        ssize_t n = send(c->fd, c->out.p + c->out.len - left, left, MSG_NOSIGNAL);
+        ssize_t n = put_bytes(c, c->out.p + c->out.len - left, left);
         if (n < 0 && errno == EINTR)
             continue;
         if (n < 0) {
@@ -570,7 +676,7 @@ static int write_queued(struct way_conn *c)
             break;
         }
         c->sent += (uint64_t)n;
-        if ((size_t)n < left)
+        if ((size_t)n < left && !c->tls) /* which takes a record at a time */
             break;
     }
     if (c->sent > before) {
@@ -585,15 +691,13 @@ static void send_queued(struct way_conn *c)
 {
     int errnum = write_queued(c);
     if (errnum) {
-        read_some(c, true); /* replies that are here already are answers */
-        if (!c->closed)
-            give_up(c, WAY_PHASE_WRITE, error_of(errnum), errnum, NULL);
+        failed_write(c, WAY_PHASE_WRITE, errnum);
         return;
     }
     bool backlog = c->sent < c->queued;
     if (backlog && !c->backlog)
         c->last_accept = c->loop->now;
-    watch(c, backlog ? EV_READ | EV_WRITE : EV_READ);
+    watch(c, backlog ? events_of_backlog(c) : events_of_rest(c));
     c->backlog = backlog;
     if (c->head)
         arm_if_idle(c);
@@ -702,16 +806,50 @@ static size_t parse(struct way_conn *c, const char *p, size_t n)
     return at;
 }
 
+/* As way_loop_receive: records as long as whole ones have room, so that none stays behind
+ * half. A fault behind them is told again by the next read. */
+static ssize_t receive_records(struct way_conn *c, struct way_span *all)
+{
+    char *to;
+    size_t room = way_loop_room(c->loop, &c->in, &to), got = 0;
+    ssize_t n = 0;
+    while (room - got >= WAY_TLS_RECORD) {
+        n = way_tls_read(c->tls, to + got, room - got);
+        if (n < 0)
+            break;
+        got += (size_t)n;
+    }
+    c->read_wants_write = n < 0 && errno == EAGAIN && c->tls->want == WAY_TLS_WANT_WRITE;
+    if (got)
+        *all = way_loop_received(c->loop, &c->in, got);
+    return got ? (ssize_t)got : n;
+}
+
 static ssize_t receive(struct way_conn *c)
 {
     struct way_span all;
-    ssize_t n = way_loop_receive(c->loop, c->fd, &c->in, &all);
+    ssize_t n = c->tls ? receive_records(c, &all)
+                       : way_loop_receive(c->loop, c->fd, &c->in, &all);
     if (n <= 0)
         return n;
     size_t took = parse(c, all.p, all.n);
     if (!c->closed) /* the framer walks offsets: the rest may move */
         way_loop_keep(c->loop, &c->in, all, took);
     return n;
+}
+
+/* After a read by TLS, which may have waited for a write, or a write for it: then nobody
+ * watches for that one. */
+static void look_at_both(struct way_conn *c)
+{
+    bool writes = c->io.events & EV_WRITE;
+    bool queued = is_ready(c) ? c->backlog : way_buf_held(&c->connect->hello) > 0;
+    if (queued && !writes && is_ready(c))
+        send_queued(c);
+    else if (queued && !writes)
+        send_hello(c);
+    else if (!queued)
+        watch(c, events_of_rest(c));
 }
 
 /* Reads once; with last_words until nothing comes, and without giving up on its end: the
@@ -722,23 +860,35 @@ static void read_some(struct way_conn *c, bool last_words)
     do {
         n = receive(c);
     } while (last_words && n > 0 && !c->closed);
-    if (n > 0 || c->closed || last_words)
+    int errnum = errno;
+    if (c->closed || last_words)
+        return;
+    if (c->tls && (n > 0 || errnum == EAGAIN))
+        look_at_both(c);
+    if (n > 0 || c->closed)
         return;
     enum way_phase phase = is_ready(c) ? WAY_PHASE_READ : WAY_PHASE_CONNECT;
-    if (n == 0)
+    if (n == 0) {
         give_up(c, phase, WAY_ERROR_EOF, 0, "the node closed the connection");
-    else if (errno != EAGAIN)
-        give_up(c, phase, error_of(errno), errno, NULL);
+    } else if (errnum != EAGAIN) {
+        struct failure f = failure_of(c, errnum);
+        give_up_as(c, phase, &f);
+    }
 }
 
 static void on_io(struct ev_loop *ev, ev_io *w, int events)
 {
     (void)ev;
     struct way_conn *c = way_container(w, struct way_conn, io);
-    if (c->step == WAY_STEP_DIAL) {
-        on_dialed(c);
+    if (c->step == WAY_STEP_DIAL || c->step == WAY_STEP_TLS) {
+        if (c->step == WAY_STEP_DIAL)
+            on_dialed(c);
+        else
+            shake_hands(c);
         return;
     }
+    if (events & EV_WRITE && c->read_wants_write)
+        events |= EV_READ;
     if (events & EV_WRITE && c->step == WAY_STEP_HELLO)
         send_hello(c);
     else if (events & EV_WRITE)

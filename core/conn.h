@@ -1,12 +1,14 @@
 /* conn - one socket to one node, and the phase it is in.
  *
- * connect (resolve, dial, hello), write (send), read (wait, reply): the phase is explicit
+ * connect (resolve, dial, tls, hello), write (send), read (wait, reply): the phase is explicit
  * state with one setter, each step has its own deadline, and whatever goes wrong becomes
  * one event. Commands are queued while it connects and sent when it is ready. The bytes of
  * a command stay in the connection's buffer until it is answered, so what a broken
  * connection leaves behind can go elsewhere; the success path copies them once.
  *
- * A command is unsent exactly if write() did not accept its last byte. Owns its socket,
+ * A command is unsent exactly if write() did not accept its last byte; over TLS, if it did
+ * not accept the whole of the record that holds it, for of a part a node can read nothing.
+ * Owns its socket, TLS session,
  * watchers and buffers; links requests, never frees them but hands each back once: by
  * reply() or by what broke() finds in the queue. Callbacks fire in the loop's thread, from
  * its watchers or its end-of-pass tasks, never inside way_conn_open or way_conn_send;
@@ -20,6 +22,7 @@
 #include "loop.h"
 #include "pipeline.h"
 #include "resp.h"
+#include "tls.h"
 
 struct way_resolver;
 
@@ -52,6 +55,7 @@ struct way_conn_options {
     uint8_t resp;                /* 2, 3: with 3 the hello says HELLO 3 */
     bool readonly;               /* READONLY in the hello: to a replica */
     const char *user, *password; /* AUTH in the hello; NULL: none */
+    const struct way_tls *tls;   /* NULL: the node is spoken to in plain. Outlives it */
     double dial_timeout;         /* 0: timeouts' */
     size_t reply_bytes;          /* bound of one reply */
 };
@@ -76,6 +80,7 @@ struct way_conn { /* ro outside conn, but for owner and data */
     ev_io io;
     ev_timer timer;
     int fd;
+    struct way_tls_session *tls; /* NULL: in plain, or not there yet */
     uint16_t node;
     uint32_t generation;
     uint8_t resp;
@@ -84,9 +89,11 @@ struct way_conn { /* ro outside conn, but for owner and data */
     bool backlog;  /* bytes wait that write() did not take */
     bool draining; /* no new requests; closes when empty */
     bool closed;
-    bool carried;       /* somebody else moves its bytes: see way_conn_carry */
-    double step_at;     /* private: when a carried one's step began */
-    enum way_step step; /* RESOLVE DIAL HELLO; SEND when ready (WAIT and REPLY are seen
+    bool read_wants_write; /* private: TLS must write before it can read on */
+    bool carried;          /* somebody else moves its bytes: see way_conn_carry */
+    double step_at;        /* private: when a carried one's step began */
+    enum way_step
+        step; /* RESOLVE DIAL TLS HELLO; SEND when ready (WAIT and REPLY are seen
                            from what is in flight) */
     uint32_t burst_replies;         /* replies since the queue was last empty */
     uint64_t burst_start;           /* stream offset where it began */

@@ -529,6 +529,7 @@ static struct way_link *link_by(struct way_dispatch *d, unsigned node, uint8_t r
             atomic_load(&way_health_node(d->o.health, node)->role) == WAY_ROLE_REPLICA,
         .user = d->o.config->user,
         .password = d->o.config->password,
+        .tls = d->o.config->tls.context,
         .reply_bytes = (size_t)d->limits->reply_bytes,
     };
     if (!u->conn[0] && !u->conn[1] && !u->own_count && !u->carried) {

@@ -20,7 +20,7 @@
     X(EOF, "eof") X(UNREACHABLE, "unreachable") X(DNS, "dns") X(TLS, "tls")              \
     X(AUTH, "auth") X(PROTOCOL, "protocol") X(OVERFLOW, "overflow") X(SHED, "shed")      \
     X(NO_NODE, "no_node") X(CANCELLED, "cancelled") X(DEADLINE, "deadline")              \
-    X(REPLY, "reply")
+    X(REPLY, "reply") X(CERTIFICATE, "certificate")
 #define WAY_KINDS(X)                                                                     \
     X(CONNECTION, "connection") X(RESULT, "result") X(PROBE, "probe") X(EDGE, "edge")    \
     X(EXPIRY, "expiry") X(CHANGE, "change") X(COMMANDS, "commands") X(TICK, "tick")

@@ -583,6 +583,11 @@ int way_gateway_new(struct way_gateway **out, const char *text, size_t n,
     if (way_config_load_text(&g->config, "wayside", text, n, &err) < 0 ||
         way_config_check_inside(&g->config, &err) < 0)
         goto fail;
+    if (g->config.tls.on) {
+        (void)way_fail(&err, "cluster.tls: TLS to nodes is not served inside nginx: put "
+                             "a daemon beside it");
+        goto fail;
+    }
     if (g->config.log_level)
         way_log_level((enum way_level)way_log_level_named(g->config.log_level));
     if (way_inside_open(&g->inside, &o, &err) < 0)

@@ -208,31 +208,41 @@ void way_loop_return(struct way_loop *l, struct way_buf *b)
     *b = (struct way_buf){ 0 };
 }
 
-ssize_t way_loop_receive(struct way_loop *l, int fd, struct way_buf *rest,
-                         struct way_span *all)
+size_t way_loop_room(struct way_loop *l, struct way_buf *rest, char **to)
 {
-    size_t held = way_buf_held(rest), room = WAY_SCRATCH_BYTES - held;
-    char *to = l->scratch + held;
-    bool direct = held <= WAY_BLOCK_BYTES;
-    ssize_t n;
-    if (!direct) {
-        way_buf_room(rest, WAY_SCRATCH_BYTES);
-        to = rest->p + rest->len;
-        room = rest->cap - rest->len;
+    size_t held = way_buf_held(rest);
+    if (held <= WAY_BLOCK_BYTES) {
+        *to = l->scratch + held;
+        return WAY_SCRATCH_BYTES - held;
     }
-    do {
-        n = recv(fd, to, room, 0);
-    } while (n < 0 && errno == EINTR);
-    if (n <= 0)
-        return n;
-    if (!direct) {
-        rest->len += (size_t)n;
-        *all = (struct way_span){ rest->p + rest->off, held + (size_t)n };
-        return n;
+    way_buf_room(rest, WAY_SCRATCH_BYTES);
+    *to = rest->p + rest->len;
+    return rest->cap - rest->len;
+}
+
+struct way_span way_loop_received(struct way_loop *l, struct way_buf *rest, size_t n)
+{
+    size_t held = way_buf_held(rest);
+    if (held > WAY_BLOCK_BYTES) {
+        rest->len += n;
+        return (struct way_span){ rest->p + rest->off, held + n };
     }
     if (held)
         memcpy(l->scratch, rest->p + rest->off, held);
-    *all = (struct way_span){ l->scratch, held + (size_t)n };
+    return (struct way_span){ l->scratch, held + n };
+}
+
+ssize_t way_loop_receive(struct way_loop *l, int fd, struct way_buf *rest,
+                         struct way_span *all)
+{
+    char *to;
+    size_t room = way_loop_room(l, rest, &to);
+    ssize_t n;
+    do {
+        n = recv(fd, to, room, 0);
+    } while (n < 0 && errno == EINTR);
+    if (n > 0)
+        *all = way_loop_received(l, rest, (size_t)n);
     return n;
 }
 

@@ -80,5 +80,9 @@ ssize_t way_loop_receive(struct way_loop *l, int fd, struct way_buf *rest,
                          struct way_span *all);
 void way_loop_keep(struct way_loop *l, struct way_buf *rest, struct way_span all,
                    size_t took);
+/* The two halves of way_loop_receive, for who reads by other means: where bytes may be put,
+ * and how many; then, with n > 0 of them there, what can be parsed now. */
+size_t way_loop_room(struct way_loop *l, struct way_buf *rest, char **to);
+struct way_span way_loop_received(struct way_loop *l, struct way_buf *rest, size_t n);
 
 #endif

@@ -63,6 +63,7 @@ static void open_conn(struct way_peer *p)
         .resp = 2,
         .user = o->user,
         .password = o->password,
+        .tls = o->tls,
         .reply_bytes = (size_t)o->limits->reply_bytes,
     });
 }

@@ -18,6 +18,7 @@
 #include "slots.h"
 
 struct way_resolver;
+struct way_tls;
 struct way_peers;
 struct way_peer;
 struct way_conn;
@@ -28,6 +29,7 @@ struct way_peers_options {
     const struct way_timeouts *timeouts; /* borrowed */
     const struct way_limits *limits;     /* borrowed */
     const char *user, *password;         /* borrowed; NULL: none */
+    const struct way_tls *tls;           /* borrowed; NULL: in plain */
     /* The answer to way_peer_ask: t is lent, valid during the call; NULL: why, in words. */
     void (*told)(void *arg, struct way_peer *p, const struct way_topology *t,
                  const char *why);

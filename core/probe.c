@@ -225,6 +225,7 @@ static void set_timeouts(struct series *s)
     s->timeouts = *t;
     s->timeouts.resolve = t->resolve < most ? t->resolve : most;
     s->timeouts.dial = t->dial < most ? t->dial : most;
+    s->timeouts.tls = t->tls < most ? t->tls : most;
     s->timeouts.hello = t->hello < most ? t->hello : most;
     s->timeouts.write = s->timeouts.read = most;
     s->timeout = most;
@@ -248,6 +249,7 @@ static void open_conn(struct series *s, const struct way_view *v)
         .readonly = s->readonly,
         .user = o->user,
         .password = o->password,
+        .tls = o->tls,
         .reply_bytes = (size_t)o->limits->reply_bytes,
     });
 }

@@ -20,6 +20,7 @@
 #include "loop.h"
 
 struct way_resolver;
+struct way_tls;
 struct way_prober;
 
 struct way_prober_options {
@@ -29,6 +30,7 @@ struct way_prober_options {
     const struct way_timeouts *timeouts; /* borrowed */
     const struct way_limits *limits;     /* borrowed */
     const char *user, *password;         /* borrowed; NULL: none */
+    const struct way_tls *tls;           /* borrowed; NULL: in plain */
     double host_after;                   /* between the host's own probes; 0: 5 s */
     /* The next wish for a node, because of e. */
     void (*ask)(void *arg, unsigned node, struct way_event *e, struct way_probe *out);

@@ -24,6 +24,10 @@ return {
     -- user = "wayside",
     -- password_file = "password",
 
+    -- TLS to the nodes: true, or what to believe and what to show. Paths are meant from this
+    -- file's folder.
+    -- tls = { ca = "ca.crt", cert = "wayside.crt", key = "wayside.key" },
+
     -- Which zone a node is in, for policies that prefer the near ones.
     -- zones = { ["127.0.0.1:7000"] = "a", ["127.0.0.1:7001"] = "b" },
 

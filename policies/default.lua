@@ -58,7 +58,7 @@ return wayside.policy {
         { error = "auth", class = "config" },
         { error = { "overflow", "shed", "no_node" }, class = "local" },
         { error = { "cancelled", "deadline" }, class = "caller" },
-        { error = { "refused", "reset", "eof", "unreachable", "dns", "tls", "protocol" }, class = "down" },
+        { error = { "refused", "reset", "eof", "unreachable", "dns", "tls", "certificate", "protocol" }, class = "down" },
     },
 
     mark = function(self, node, event)

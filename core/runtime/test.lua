@@ -26,7 +26,7 @@ kit.__index = kit
 -- Where an error happens unless the event says otherwise: phase and step.
 local usual = {
     refused = { "connect", "dial" }, unreachable = { "connect", "dial" }, dns = { "connect", "resolve" },
-    tls = { "connect", "tls" }, auth = { "connect", "hello" }, no_node = { "connect", "route" },
+    tls = { "connect", "tls" }, certificate = { "connect", "tls" }, auth = { "connect", "hello" }, no_node = { "connect", "route" },
     overflow = { "connect", "queue" }, shed = { "connect", "queue" },
 }
 

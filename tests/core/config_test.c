@@ -568,6 +568,8 @@ static void a_bad_flag_says_what_was_expected(void **state)
     refuse_flag("limit", "guard=1", "--limit: guard: expected true or false, got \"1\"");
     refuse_flag("http", "6381",
                 "--http: expected \"host:port\" or \"unix:/path\", got \"6381\"");
+    refuse_flag("tls", "yes", "--tls: expected true or false, got \"yes\"");
+    refuse_flag("tls-key", "", "--tls-key: expected a value or \"none\", got nothing");
     refuse_flag("segment", "", "--segment: expected a value or \"none\", got nothing");
     refuse_flag("policy", "",
                 "--policy: expected a path, \"default\" or \"none\", got nothing");
@@ -584,6 +586,41 @@ static void expect_whole(const char *text, const char *expected)
     way_config_fini(&c);
     if (result == 0 || strcmp(tail(&err), expected))
         fail_msg("%s\nexpected: %s\n     got: %s", text, expected, tail(&err));
+}
+
+static void tls_is_on_or_off_or_told_in_full(void **state)
+{
+    (void)state;
+    struct way_config c;
+    struct way_err err = { "" };
+    load(&c, "return { cluster = { tls = true } }");
+    assert_true(c.tls.on && !c.tls.skip_verify && !c.tls.ca && !c.tls.context);
+    assert_int_equal(way_config_flag(&c, "tls", "false", &err), 0);
+    assert_false(c.tls.on);
+    assert_int_equal(way_config_flag(&c, "tls-server-name", "node.test", &err), 0);
+    assert_true(c.tls.on);
+    assert_string_equal(c.tls.server_name, "node.test");
+    way_config_fini(&c);
+    load(&c, "return { cluster = { tls = { ca = '/ca', cert = 'c.pem', key = '/k',\n"
+             "server_name = 'n', verify = false } } }");
+    assert_true(c.tls.on && c.tls.skip_verify);
+    assert_string_equal(c.tls.ca, "/ca");
+    assert_string_equal(c.tls.cert + strlen(c.tls.cert) - 6, "/c.pem");
+    assert_string_equal(c.tls.key, "/k");
+    assert_int_equal(way_config_flag(&c, "tls-cert", "none", &err), 0);
+    assert_null(c.tls.cert);
+    way_config_fini(&c);
+    load(&c, "return { listen = 'a:1', cluster = { seeds = 'b:1', tls = true } }");
+    assert_int_equal(way_config_check(&c, &err), 0);
+    assert_non_null(c.tls.context);
+    way_config_fini(&c);
+    assert_null(c.tls.context);
+    refuse("return { cluster = { tls = 'yes' } }",
+           "conf.lua:1: cluster.tls: expected true, false or a table, got a string");
+    refuse("return { cluster = { tls = {\nverify = 1 } } }",
+           "conf.lua:2: cluster.tls.verify: expected true or false, got 1");
+    refuse("return { cluster = { tls = {\nsni = 'x' } } }",
+           "conf.lua:2: cluster.tls.sni: unknown key");
 }
 
 static void what_only_the_whole_can_tell(void **state)
@@ -651,6 +688,8 @@ static void what_differs_and_needs_a_restart_is_named(void **state)
         { "http", "127.0.0.1:1", "admin.http" },
         { "console", "127.0.0.1:2", "admin.console" },
         { "segment", "/tmp/x.seg", "segment" },
+        { "tls-verify", "false", "cluster.tls" },
+        { "tls-ca", "/tmp/ca", "cluster.tls" },
         { "user", "me", "cluster.user" },
         { "cluster", "127.0.0.1:7000", "cluster.seeds" },
         { "workers", "2", "workers" },
@@ -671,6 +710,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_key_is_read),
+        cmocka_unit_test(tls_is_on_or_off_or_told_in_full),
         cmocka_unit_test(what_differs_and_needs_a_restart_is_named),
         cmocka_unit_test(what_is_not_said_has_the_tables_default),
         cmocka_unit_test(a_policy_is_meant_from_the_configurations_folder),

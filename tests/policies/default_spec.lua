@@ -57,7 +57,7 @@ describe("the default policy", function()
         assert.equal("healthy", new.state)
     end)
 
-    for _, error in ipairs { "refused", "unreachable", "dns", "tls" } do
+    for _, error in ipairs { "refused", "unreachable", "dns", "tls", "certificate" } do
         it("takes a node out at once when it is " .. error, function()
             assert.equal("down", t:fail(replica, { error = error }).class)
             assert.equal("failing", replica.state)

@@ -4,6 +4,7 @@
 -- to be gossiped first. Each has a unix socket for the test's own commands, and announces
 -- its port: with `front = "mitm"` that of a man in the middle before it.
 local bit = require "bit"
+local certificates = require "tests.support.certificates"
 local ports = require "tests.support.ports"
 local mitm = require "tests.support.mitm"
 local process = require "tests.support.process"
@@ -116,7 +117,8 @@ end
 
 --- A new connection to the real node, past any man in the middle.
 function Node:connect(timeout)
-  return assert(resp.connect(self.place and "unix:" .. self.socket or self.cluster.ip .. ":" .. self.real_port, timeout))
+  local apart = self.place or self.cluster.certificates
+  return assert(resp.connect(apart and "unix:" .. self.socket or self.cluster.ip .. ":" .. self.real_port, timeout))
 end
 
 --- kill -9: dials are refused from now on.
@@ -291,8 +293,9 @@ local function nodes_conf(self, of)
 end
 
 local function redis_conf(self, node)
+  local port = (self.certificates and "tls-port " or "port ") .. node.real_port
   local lines = {
-    "bind " .. (node.place and "127.0.0.1 " or "") .. node:ip(), "port " .. node.real_port, "unixsocket " .. node.socket,
+    "bind " .. (node.place and "127.0.0.1 " or "") .. node:ip(), port, "unixsocket " .. node.socket,
     "dir " .. node.dir, "cluster-enabled yes", "cluster-config-file nodes.conf", "cluster-port " .. node.bus_port,
     "cluster-announce-ip " .. node:ip(), "cluster-announce-port " .. node.port,
     "cluster-announce-bus-port " .. node.bus_port, "cluster-node-timeout " .. self.node_timeout,
@@ -300,6 +303,13 @@ local function redis_conf(self, node)
     "cluster-allow-replica-migration no", "repl-diskless-sync-delay 0", "save \"\"", "appendonly no",
     "enable-debug-command yes", "protected-mode no", "loglevel notice", "tcp-backlog 128",
   }
+  local own = self.certificates
+  if own then
+    for _, line in ipairs { "port 0", "tls-cluster yes", "tls-replication yes", "tls-auth-clients " .. self.auth_clients,
+      "tls-ca-cert-file " .. own.ca, "tls-cert-file " .. own.node.cert, "tls-key-file " .. own.node.key } do
+      lines[#lines + 1] = line
+    end
+  end
   for _, line in ipairs(self.config) do lines[#lines + 1] = line end
   return table.concat(lines, "\n") .. "\n"
 end
@@ -321,7 +331,8 @@ local started = 0
 --- Starts a cluster and waits until every node says it is well.
 ---@param options table `masters` 3, `replicas` 3 (in all), `node_timeout` 500 (ms), `full_coverage` false,
 ---  `front` nil or "mitm", `mitm` (its options), `config` (list of redis.conf lines), `folder`, `net` (each node in a
----  network namespace of it: namespace.lua)
+---  network namespace of it: namespace.lua), `tls` (certificates.lua makes what the nodes show and ask for; `auth_clients`
+---  "yes", "no" or "optional")
 function cluster.start(options)
   started = started + 1
   local self = setmetatable({
@@ -330,6 +341,10 @@ function cluster.start(options)
     config = options.config or {},
     folder = process.make_folder(("%s/cluster-%d"):format(options.folder, started)), nodes = {},
   }, Cluster)
+  if options.tls then
+    self.certificates = certificates.make(self.folder)
+    self.auth_clients = options.auth_clients or "yes"
+  end
   for i = 1, self.masters + self.replicas do self.nodes[i] = new_node(self, i) end
   for _, node in ipairs(self.nodes) do
     process.write_file(node.dir .. "/nodes.conf", nodes_conf(self, node))
@@ -351,6 +366,12 @@ function cluster.start(options)
     error(err, 0)
   end
   return self
+end
+
+--- `cluster.tls` of a configuration for it, nil where it speaks in plain.
+function Cluster:tls()
+  local own = self.certificates
+  return own and { ca = own.ca, cert = own.client.cert, key = own.client.key }
 end
 
 function Cluster:node(index)

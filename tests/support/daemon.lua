@@ -33,10 +33,12 @@ daemon.source = source
 
 local function configuration(self, options)
   local seeds = options.seeds or (options.cluster and options.cluster:seeds())
+  local tls = options.tls
+  if tls == nil and options.cluster then tls = options.cluster:tls() end
   local config = {
     listen = { self.tcp, self.unix },
     workers = options.workers or 2,
-    cluster = { seeds = seeds },
+    cluster = { seeds = seeds, tls = tls },
     timeouts = options.timeouts,
     limits = options.limits,
     segment = options.segment,
@@ -76,8 +78,9 @@ end
 
 --- Starts the daemon and waits until it serves.
 ---@param options table `cluster` or `seeds`, `policy` (file), `options` (of the policy), `workers` 2, `timeouts`,
----  `limits`, `segment`, `http`, `config` (more keys), `flags`, `env`, `folder`, `how` (what clients use: "tcp", "unix",
----  or nil for both in turn); `ready = false` waits only until it accepts, for clusters that can't be reached
+---  `tls` (cluster.tls; nil: what the cluster needs), `limits`, `segment`, `http`, `config` (more keys), `flags`, `env`, `folder`,
+---  `how` (what clients use: "tcp", "unix", or nil for both in turn);
+---  `ready = false` waits only until it accepts, for clusters that can't be reached
 function daemon.start(options)
   local self = daemon.prepare(options)
   self.process = process.spawn(self.words)
