@@ -69,6 +69,7 @@ need_test() {
     need have nginx -- nginx-light
     need nginx_module ngx_http_lua_module -- libnginx-mod-http-lua
     need library libuv -- libuv1-dev
+    need have openssl -- openssl # makes the certificates
     need have ip -- iproute2
     local lua=1
     have luajit && lua_module busted.core && lua_module posix && lua_module socket && have busted && lua=
