@@ -827,7 +827,7 @@ static ssize_t receive_records(struct way_conn *c, struct way_span *all)
 
 static ssize_t receive(struct way_conn *c)
 {
-    struct way_span all;
+    struct way_span all = { NULL, 0 };
     ssize_t n = c->tls ? receive_records(c, &all)
                        : way_loop_receive(c->loop, c->fd, &c->in, &all);
     if (n <= 0)

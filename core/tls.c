@@ -124,7 +124,7 @@ struct way_tls *way_tls_new(const struct way_tls_options *o, struct way_err *err
     BIO_meth_set_ctrl(t->method, bio_ctrl);
     SSL_CTX_set_min_proto_version(t->ctx, TLS1_2_VERSION);
     SSL_CTX_set_options(t->ctx, SSL_OP_NO_RENEGOTIATION | SSL_OP_NO_COMPRESSION);
-    /* A session keeps its buffers: taking and giving them would cost each command. */
+    /* A session keeps its buffers: taking and giving them would cost each burst. */
     SSL_CTX_set_mode(t->ctx,
                      SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER);
     SSL_CTX_set_default_passwd_cb(t->ctx, no_password);
