@@ -4,6 +4,7 @@
 #include "inside_kit.h"
 
 #include <hiredis/hiredis.h>
+#include <stdlib.h>
 
 struct bed {
     struct kit_cluster k;
