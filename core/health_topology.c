@@ -10,7 +10,10 @@
  * that the table knows to be superseded makes the whole topology old, and then it gives no
  * more than the slots it wins by a higher config epoch. What is judged is one node's
  * belief, so its silence on a slot counts only if it knows the present owner at least as
- * well as the table does, or not at all.
+ * well as the table does, or not at all. And not at all if that owner is a replica to it:
+ * who hears of a demotion before it hears of the promotion knows no owner for a while.
+ * Then the shard keeps its slots, and goes to the owner's own master, if that is one to it
+ * already, else stays with the owner, which answers MOVED.
  *
  * A shard is a record of its own, with memory, so it must outlive its masters: it goes to
  * the master of the topology that was its master before, else to one that was a member of
@@ -43,7 +46,8 @@ enum judgement {
     WINS,   /* the topology's word is newer */
     HIGHER, /* and by a higher config epoch */
     LOSES,  /* the table's is newer */
-    STAYS,  /* its owner can't be reached by anybody: the topology has no better one */
+    STAYS,  /* the topology has no better one: its owner can't be reached by anybody, or
+               has become a replica, and nobody is said to have the slot */
 };
 enum place { UNLISTED, REPLICA, MASTER };
 
@@ -207,12 +211,21 @@ static bool refutes(const struct plan *p, unsigned owner, unsigned slot)
            atomic_load_explicit(&p->s->slot_epoch[slot], RELAXED);
 }
 
+/* Is it a replica by this topology? */
+static bool is_demoted(const struct plan *p, unsigned owner)
+{
+    int32_t i = owner < WAY_NODES_MAX ? p->of_node[owner] : -1;
+    return i >= 0 && !p->t->node[i].master && reachable(&p->t->node[i]);
+}
+
 static enum judgement judge(const struct plan *p, unsigned slot)
 {
     struct way_segment *s = p->s;
     unsigned i = p->t->owner[slot];
     unsigned shard = atomic_load_explicit(&s->slot[slot], RELAXED);
     unsigned owner = shard < WAY_SHARDS_MAX ? master_of(s, shard) : WAY_NONE;
+    if (i >= p->t->count && shard != WAY_NONE && is_demoted(p, owner))
+        return STAYS;
     if (i >= p->t->count)
         return shard == WAY_NONE ? SAME : refutes(p, owner, slot) ? WINS : LOSES;
     if (!reachable(&p->t->node[i]))
@@ -495,6 +508,24 @@ static void claim_by_replicas(struct plan *p)
     }
 }
 
+/* A shard whose slots stay though its master is a replica now. */
+static void claim_by_demoted(struct plan *p)
+{
+    for (unsigned slot = 0; slot < WAY_SLOTS; slot++) {
+        unsigned shard = atomic_load_explicit(&p->s->slot[slot], RELAXED);
+        if (p->judged[slot] != STAYS || shard >= WAY_SHARDS_MAX || p->claim[shard] >= 0)
+            continue;
+        unsigned owner = master_of(p->s, shard);
+        if (!is_demoted(p, owner) || !lives(p->s, owner))
+            continue;
+        unsigned i = (unsigned)p->of_node[owner];
+        int32_t promoted = master_in_topology(p, i);
+        if (promoted < 0 || !homeless(p, (unsigned)promoted, false) ||
+            !claim(p, (unsigned)promoted, shard))
+            claim(p, i, shard);
+    }
+}
+
 static void claim_shards(struct plan *p)
 {
     struct way_segment *s = p->s;
@@ -513,6 +544,7 @@ static void claim_shards(struct plan *p)
     for (unsigned i = 0; i < p->t->count; i++)
         if (homeless(p, i, true) && !claim(p, i, shard_take(s, &hint)))
             p->surplus = true;
+    claim_by_demoted(p);
     for (unsigned i = 0; i < p->t->count; i++) {
         if (!homeless(p, i, false))
             continue;
@@ -535,12 +567,10 @@ static void place_nodes(struct plan *p)
             continue;
         p->target[node] = atomic_load_explicit(&p->s->node[node].shard, RELAXED);
         p->place[node] = UNLISTED;
-        if (p->t->node[i].master) {
-            if (p->shard_of[i] == WAY_NONE)
-                continue;
+        if (p->shard_of[i] != WAY_NONE) {
             p->target[node] = p->shard_of[i];
             p->place[node] = MASTER;
-        } else {
+        } else if (!p->t->node[i].master) {
             int32_t m = master_in_topology(p, i);
             if (m >= 0 && p->shard_of[m] != WAY_NONE)
                 p->target[node] = p->shard_of[m];

@@ -334,6 +334,38 @@ static void a_slot_nobody_owns_is_unowned_if_its_owner_says_so(void **state)
     assert_int_equal(slot_master(w, 7), C);
 }
 
+/* What a bystander says who has heard that the old master is a replica, and not yet who has
+ * its slots. */
+static void a_demotion_heard_before_the_promotion_leaves_no_slot_unowned(void **state)
+{
+    struct world *w = *state;
+    unsigned shard = slot_shard(w, 0);
+    struct way_topo_node *old = &w->t->node[A];
+    old->master = false;
+    old->config_epoch = 4;
+    strcpy(old->master_id, "a0");
+    kit_slots(w->t, WAY_SLOT_UNOWNED, 0, 5460);
+    kit_publish(w->h, w->t, 2); /* a0 is its replica yet: each is the other's */
+    way_health_check(w->h);
+    assert_true(way_health_coverage(w->h) == 1);
+    assert_int_equal(slot_shard(w, 0), shard);
+    assert_int_equal(slot_master(w, 0), A); /* it says MOVED */
+    assert_int_equal(slot_master(w, 5461), B);
+    w->t->node[A0].master = true; /* a master, and without slots yet */
+    w->t->node[A0].master_id[0] = 0;
+    w->t->node[A0].config_epoch = 4;
+    kit_publish(w->h, w->t, 3);
+    way_health_check(w->h);
+    assert_true(way_health_coverage(w->h) == 1);
+    assert_int_equal(slot_shard(w, 0), shard);
+    assert_int_equal(slot_master(w, 0), A0);
+    assert_true(lists(w, shard, A));
+    kit_slots(w->t, A0, 0, 5460);
+    kit_publish(w->h, w->t, 4);
+    assert_int_equal(slot_master(w, 0), A0);
+    assert_int_equal(slot_shard(w, 0), shard);
+}
+
 static void a_node_that_was_reset_empties_nothing(void **state)
 {
     struct world *w = *state;
@@ -723,6 +755,7 @@ int main(void)
         T(without_epochs_the_refresh_that_began_later_wins),
         T(a_slot_follows_the_higher_epoch),
         T(a_slot_nobody_owns_is_unowned_if_its_owner_says_so),
+        T(a_demotion_heard_before_the_promotion_leaves_no_slot_unowned),
         T(a_node_that_was_reset_empties_nothing),
         T(a_master_without_slots_keeps_a_shard_of_its_own),
         T(a_replica_that_migrates_is_listed_where_it_went),

@@ -40,13 +40,21 @@ static int make_certificates(void **state)
         "for ca in ca other; do openssl req -x509 $key -subj /CN=$ca -days 2"
         " -keyout $ca.key -out $ca.crt; done\n"
         "printf 'subjectAltName=DNS:node.test,IP:127.0.0.1' > san\n"
-        "sign() { openssl req $key -subj /CN=$1 -keyout $1.key -out $1.csr; openssl x509"
-        " -req -in $1.csr -CA $2.crt -CAkey $2.key -CAcreateserial -days $3 -extfile san"
-        " -out $1.crt; }\n"
-        "sign node ca 2; sign late ca -1; sign me ca 2; sign stranger other 2\n"
+        "sign() { openssl req $key -subj /CN=$1 -keyout $1.key -out $1.csr; openssl ca"
+        " -batch -notext -config conf -cert $2.crt -keyfile $2.key -in $1.csr -extfile "
+        "san"
+        " -startdate 200101000000Z -enddate $3 -out $1.crt; }\n"
+        "printf '[ca]\ndefault_ca=own\n[own]\ndatabase=index\nserial=serial\n"
+        "new_certs_dir=.\ndefault_md=sha256\npolicy=names\n[names]\n"
+        "commonName=supplied\n' > conf; : > index; echo 01 > serial\n"
+        "sign node ca 491231000000Z; sign late ca 200102000000Z; sign me ca "
+        "491231000000Z\n"
+        "sign stranger other 491231000000Z\n"
         "mkdir cas; cp ca.crt cas; openssl rehash cas; } > log 2>&1",
         folder);
-    return system(command);
+    int failed = system(command);
+    snprintf(command, sizeof command, "cat %s/log >&2", folder);
+    return failed && system(command) >= 0 ? failed : 0;
 }
 
 static int remove_certificates(void **state)

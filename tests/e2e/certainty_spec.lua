@@ -4,21 +4,6 @@
 local caps = require "tests.support.caps"
 local kit = require "tests.support.kit"
 
--- Nothing goes again, so that what is told is what became of the one attempt; marks are short.
-local BARE = [[
-local wayside = require "wayside"
-return wayside.policy {
-  name = "bare",
-  mark = function(self, node, event)
-    if event.error then return { state = "failing", seconds = 0.01, reason = event.error } end
-  end,
-  backoff = function(self, node, event)
-    if event.error == "no_node" then return { retry = "hold", within = 2 } end
-  end,
-  probe = function() end,
-}
-]]
-
 local SLOT, OTHER = 100, 300 -- of one node
 local TIMEOUTS = { dial = 0.4, write = 1, read = 1, total = 4 }
 local TIMED_OUT = { kind = "connection", phase = "write", step = "send", error = "timeout" }
@@ -28,7 +13,7 @@ local cluster, master, policies
 setup(function()
   cluster = kit.cluster { masters = 3, replicas = 0, node_timeout = 500, front = "mitm" }
   master = cluster:master_of(SLOT)
-  policies = { bare = kit.file("bare.lua", BARE), default = "policies/default.lua" }
+  policies = { bare = kit.bare_policy(), default = "policies/default.lua" }
 end)
 after_each(function() master.mitm:clear() end)
 

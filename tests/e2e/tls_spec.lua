@@ -6,21 +6,6 @@ local daemon = require "tests.support.daemon"
 local gateway = require "tests.support.gateway"
 local kit = require "tests.support.kit"
 
--- Nothing goes again; marks are short.
-local BARE = [[
-local wayside = require "wayside"
-return wayside.policy {
-  name = "bare",
-  mark = function(self, node, event)
-    if event.error then return { state = "failing", seconds = 0.01, reason = event.error } end
-  end,
-  backoff = function(self, node, event)
-    if event.error == "no_node" then return { retry = "hold", within = 2 } end
-  end,
-  probe = function() end,
-}
-]]
-
 local SLOT = 100
 local TIMEOUTS = { dial = 0.4, tls = 0.4, hello = 0.4, write = 1, read = 1, total = 4 }
 
@@ -153,7 +138,7 @@ describe("TLS that goes wrong", function()
   setup(function()
     cluster = kit.cluster { masters = 3, replicas = 0, tls = true, auth_clients = "optional", front = "mitm" }
     master, own = cluster:master_of(SLOT), cluster.certificates
-    policy = kit.file("bare.lua", BARE)
+    policy = kit.bare_policy()
   end)
   after_each(function() master.mitm:clear() end)
 

@@ -10,11 +10,26 @@ for ca in ca stranger; do openssl req -x509 $key -subj /CN=$ca -days 2 -keyout $
 sign() {
   openssl req $key -subj "/CN=$1" -keyout "$1.key" -out "$1.csr"
   printf 'subjectAltName=%s' "$2" >san
-  openssl x509 -req -in "$1.csr" -CA ca.crt -CAkey ca.key -CAcreateserial -days "$3" -extfile san -out "$1.crt"
+  openssl ca -batch -notext -config ca.conf -in "$1.csr" -extfile san -startdate "$3" -enddate "$4" -out "$1.crt"
 }
-sign node DNS:node.test,IP:127.0.0.1 2
-sign client DNS:client.test 2
-sign late DNS:node.test,IP:127.0.0.1 -1
+cat >ca.conf <<CONF
+[ca]
+default_ca = own
+[own]
+certificate = ca.crt
+private_key = ca.key
+database = index
+serial = serial
+new_certs_dir = .
+default_md = sha256
+policy = names
+[names]
+commonName = supplied
+CONF
+: >index; echo 01 >serial
+sign node DNS:node.test,IP:127.0.0.1 200101000000Z 491231000000Z
+sign client DNS:client.test 200101000000Z 491231000000Z
+sign late DNS:node.test,IP:127.0.0.1 200101000000Z 200102000000Z
 openssl ec -in client.key -aes128 -passout pass:secret -out locked.key
 ]]
 

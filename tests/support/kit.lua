@@ -155,6 +155,24 @@ function kit.matrix(define)
   end
 end
 
+--- A policy under which nothing goes again, so that what is told is what became of the one attempt; marks are short.
+--- As a file: what kit.wayside takes.
+function kit.bare_policy()
+  return kit.file("bare.lua", [[
+local wayside = require "wayside"
+return wayside.policy {
+  name = "bare",
+  mark = function(self, node, event)
+    if event.error then return { state = "failing", seconds = 0.01, reason = event.error } end
+  end,
+  backoff = function(self, node, event)
+    if event.error == "no_node" then return { retry = "hold", within = 2 } end
+  end,
+  probe = function() end,
+}
+]])
+end
+
 --- A RESP client to any "host:port" or "unix:/path".
 function kit.connect(target, timeout) return resp.connect(target, timeout) end
 
