@@ -177,6 +177,7 @@ describe("TLS that goes wrong", function()
     local function show(pair)
       assert.equal("OK", master:call("CONFIG", "SET", "tls-cert-file", pair.cert, "tls-key-file", pair.key))
     end
+    finally(function() show(own.node) end)
     local way = serve { policy = "policies/default.lua", options = { wait = 0.1 } }
     local event = told(way, function() show(own.late) end, function()
       way:wait_state(master, "failing")
@@ -188,9 +189,10 @@ describe("TLS that goes wrong", function()
   end)
 
   it("no certificate of ours where the node wants one", function()
+    local function ask(wanted) assert.equal("OK", master:call("CONFIG", "SET", "tls-auth-clients", wanted)) end
+    finally(function() ask "optional" end)
     local way = serve { tls = { ca = own.ca } }
-    local event = told(way, function() assert.equal("OK", master:call("CONFIG", "SET", "tls-auth-clients", "yes")) end,
-      function() assert.equal("OK", master:call("CONFIG", "SET", "tls-auth-clients", "optional")) end,
+    local event = told(way, function() ask "yes" end, function() ask "optional" end,
       { phase = "connect", step = "tls", error = "certificate" })
     assert.matches("certificate required", event.message)
   end)

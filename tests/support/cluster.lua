@@ -293,11 +293,11 @@ local function nodes_conf(self, of)
 end
 
 local function redis_conf(self, node)
-  local port = (self.certificates and "tls-port " or "port ") .. node.real_port
+  local tls = self.certificates and "tls-" or ""
   local lines = {
-    "bind " .. (node.place and "127.0.0.1 " or "") .. node:ip(), port, "unixsocket " .. node.socket,
+    "bind " .. (node.place and "127.0.0.1 " or "") .. node:ip(), tls .. "port " .. node.real_port, "unixsocket " .. node.socket,
     "dir " .. node.dir, "cluster-enabled yes", "cluster-config-file nodes.conf", "cluster-port " .. node.bus_port,
-    "cluster-announce-ip " .. node:ip(), "cluster-announce-port " .. node.port,
+    "cluster-announce-ip " .. node:ip(), ("cluster-announce-%sport %d"):format(tls, node.port),
     "cluster-announce-bus-port " .. node.bus_port, "cluster-node-timeout " .. self.node_timeout,
     "cluster-require-full-coverage " .. (self.full_coverage and "yes" or "no"),
     "cluster-allow-replica-migration no", "repl-diskless-sync-delay 0", "save \"\"", "appendonly no",
