@@ -1,6 +1,6 @@
 /* policy_event - what one fault costs: told to the policy, answered, committed, journaled.
  *
- *   policy_event [POLICY [NODES [SECONDS [SHADOW]]]]      default, 6, 1, no shadow
+ *   policy_event [POLICY [NODES [SECONDS [SHADOW [JOURNAL]]]]]      default, 6, 1, none, none
  *
  * The real decide, policy and health, in one thread, without sockets. Time is made up. Each
  * round refuses a dial to every node in turn: `mark` is asked and its answer (a state, and
@@ -11,15 +11,27 @@
  *     policy=default nodes=6 rounds=40000 mark=1500 backoff=1200 event=2700 lua=600 ...
  *
  * With SHADOW that policy is asked everything in the shadow of POLICY, and `agreed` and
- * `disagreed` tell how its answers compared. event: mark and backoff; lua: the question to mark alone, without the table. Waking the
+ * `disagreed` tell how its answers compared. JOURNAL "off": nobody takes the entries, so that
+ * there is room for none of them and none is written. Else it is a file to which the last round's
+ * entries go again and again when all is over, by the spool, as a daemon's control thread
+ * hands them over: `spooled` is how many, `spool` the CPU of one, the writer's thread
+ * included. An empty word is none. event: mark and backoff; lua: the question to mark alone, without the table. Waking the
  * workers is not part of it: one write to an eventfd each. */
 #include "decide.h"
+#include "spool.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <time.h>
 
-enum { RING = 256, ROWS = 2, NODES_MOST = 1000, ROUNDS_MOST = 200000, LUA_CALLS = 32 };
+enum {
+    RING = 256,
+    ROWS = 2,
+    NODES_MOST = 1000,
+    ROUNDS_MOST = 200000,
+    LUA_CALLS = 32,
+    SPOOLED = 20000
+};
 
 struct bench {
     struct way_health *health;
@@ -31,6 +43,7 @@ struct bench {
     struct way_ring *ring;
     struct way_shadows *shadows;
     struct way_shadow *shadow; /* NULL: none */
+    bool journal_off;
     unsigned nodes;
     double now;
 };
@@ -46,11 +59,16 @@ static void stop(const struct way_err *err)
     exit(1);
 }
 
-static double now_ns(void)
+static double ns_of(clockid_t clock)
 {
     struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
+    clock_gettime(clock, &t);
     return (double)t.tv_sec * 1e9 + (double)t.tv_nsec;
+}
+
+static double now_ns(void)
+{
+    return ns_of(CLOCK_MONOTONIC);
 }
 
 /* ---- a cluster of pairs, master and replica ---- */
@@ -199,7 +217,7 @@ static void revive_node(struct bench *b, unsigned node)
 
 static void drain(struct bench *b)
 {
-    while (way_ring_peek(b->ring))
+    while (!b->journal_off && way_ring_peek(b->ring))
         way_ring_pop(b->ring);
     way_shadows_tend(b->shadows, way_decider_shadows(b->decider), b->now, 1.7e9 + b->now);
 }
@@ -266,6 +284,52 @@ static void print_shadow(const struct bench *b)
            (unsigned long long)disagreed, (unsigned long long)n.dropped);
 }
 
+static uint64_t written(const struct way_spool *spool)
+{
+    struct way_spool_counts n;
+    way_spool_counts(spool, &n);
+    return n.written + n.no_room + n.unwritten;
+}
+
+/* The writer is never far behind: nothing is lost, and none of its work is left out. */
+static void print_spool(struct bench *b, const char *file)
+{
+    struct way_err err;
+    struct way_spool *spool;
+    struct way_spool_options o = {
+        .file = file, .max_bytes = 64 * 1024 * 1024, .keep = 1, .wayside = "bench"
+    };
+    double mark_ns = 0, backoff_ns = 0;
+    uint64_t put = 0;
+    if (way_spool_new(&spool, &o, &err) < 0)
+        stop(&err);
+    way_spool_policy(spool, way_decider_plan(b->decider), &b->text, 1.7e9 + b->now);
+    double began = ns_of(CLOCK_PROCESS_CPUTIME_ID), spent = 0;
+    while (put < SPOOLED) {
+        spent += ns_of(CLOCK_PROCESS_CPUTIME_ID) - began;
+        for (unsigned node = 0; node < b->nodes; node++)
+            fail_node(b, node, &mark_ns, &backoff_ns);
+        began = ns_of(CLOCK_PROCESS_CPUTIME_ID);
+        for (const struct way_entry *e; (e = way_ring_peek(b->ring)); put++) {
+            way_spool_put(spool, e);
+            way_ring_pop(b->ring);
+        }
+        way_spool_flush(spool);
+        while (written(spool) < put)
+            nanosleep(&(struct timespec){ .tv_nsec = 20000 }, NULL);
+    }
+    spent += ns_of(CLOCK_PROCESS_CPUTIME_ID) - began;
+    struct way_spool_counts n;
+    way_spool_counts(spool, &n);
+    way_spool_free(spool);
+    if (n.written != put) {
+        way_fail(&err, "%s: %llu of %llu entries were written", file,
+                 (unsigned long long)n.written, (unsigned long long)put);
+        stop(&err);
+    }
+    printf(" spooled=%llu spool=%.0f", (unsigned long long)put, spent / (double)put);
+}
+
 static void run(struct bench *b, double seconds, const char *name)
 {
     struct series mark = { 0 }, backoff = { 0 }, lua = { 0 };
@@ -294,7 +358,6 @@ static void run(struct bench *b, double seconds, const char *name)
            (unsigned long long)way_stat_get(&b->stats, WAY_STAT_FALLBACK),
            (unsigned long long)way_stat_get(&b->stats, WAY_STAT_JOURNAL_LOST));
     print_shadow(b);
-    printf("\n");
     way_free(mark.ns);
     way_free(backoff.ns);
     way_free(lua.ns);
@@ -305,17 +368,22 @@ int main(int argc, char **argv)
     const char *policy = argc > 1 ? argv[1] : "default";
     unsigned nodes = argc > 2 ? (unsigned)atoi(argv[2]) : 6;
     double seconds = argc > 3 ? atof(argv[3]) : 1;
-    if (argc > 5 || nodes < 2 || nodes % 2 || nodes > NODES_MOST || !(seconds > 0)) {
-        fprintf(stderr, "usage: policy_event [POLICY [NODES [SECONDS [SHADOW]]]], NODES "
-                        "even\n");
+    if (argc > 6 || nodes < 2 || nodes % 2 || nodes > NODES_MOST || !(seconds > 0)) {
+        fprintf(stderr, "usage: policy_event [POLICY [NODES [SECONDS [SHADOW "
+                        "[JOURNAL]]]]], NODES even\n");
         return 2;
     }
     static struct bench b;
     b.nodes = nodes;
     b.now = 1000;
     open_bench(&b, policy);
-    if (argc > 4)
+    const char *journal = argc > 5 ? argv[5] : "";
+    if (argc > 4 && *argv[4])
         cast_shadow(&b, argv[4]);
+    b.journal_off = !strcmp(journal, "off");
     run(&b, seconds, policy);
+    if (*journal && !b.journal_off)
+        print_spool(&b, journal);
+    printf("\n");
     close_bench(&b);
 }

@@ -21,7 +21,7 @@ local IDLE_CLIENTS = 500
 
 -- What wayside may cost, as a ratio to the floor's CPU seconds; its memory after load, and the default policy's share.
 local RATIO = { [1] = 1.25, [16] = 1.6, [64] = 2.2 }
-local MEMORY_KIB, POLICY_RATIO = 16 * 1024, 1.03
+local MEMORY_KIB, POLICY_RATIO, EVENT_NS = 16 * 1024, 1.03, 2000
 
 local began = socket.gettime()
 local function say(...)
@@ -126,13 +126,17 @@ end
 
 local function run_events()
   local out = {}
-  for _, arguments in ipairs { { "default", "6" }, { "default", "6", "default" }, { "default", "6", "policies/go_redis.lua" },
-    { "default", "100" }, { "none", "6" } } do
-    local status, text = process.run { built .. "/policy_event", arguments[1], arguments[2], full and "3" or "1", arguments[3] }
+  local file = built .. "/event-journal.jsonl"
+  for _, arguments in ipairs { { "default", "6", "", file }, { "default", "6", "", "off" }, { "default", "6", "default" },
+    { "default", "6", "policies/go_redis.lua" }, { "default", "100" }, { "none", "6" }, { "tests/bench/least.lua", "6" } } do
+    local status, text = process.run { built .. "/policy_event", arguments[1], arguments[2], full and "3" or "1",
+      arguments[3] or "", arguments[4] or "" }
     assert(status == 0, text)
+    os.remove(file)
     local one = {}
     for key, value in text:gmatch "([%w_]+)=(%S+)" do one[key] = tonumber(value) or value end
-    one.shadow = arguments[3]
+    one.shadow = arguments[3] ~= "" and arguments[3] or nil
+    one.off = arguments[4] == "off"
     out[#out + 1] = one
   end
   return out
@@ -178,7 +182,8 @@ end
 local function event_table(events)
   local rows = { { "one refused dial, ns", "nodes", "mark", "backoff", "both", "of mark, in Lua" } }
   for _, one in ipairs(events) do
-    local name = "policy " .. one.policy .. (one.shadow and ", in its shadow " .. one.shadow or "")
+    local name = "policy " .. one.policy .. (one.shadow and ", in its shadow " .. one.shadow or "") ..
+      (one.off and ", journal off" or "")
     rows[#rows + 1] = { name, ("%d"):format(one.nodes), ("%d"):format(one.mark), ("%d"):format(one.backoff), ("%d"):format(one.event),
       one.policy == "none" and "" or ("%d"):format(one.lua) }
   end
@@ -214,7 +219,19 @@ local function policy_goal(name, ratios)
   return ("policy         %s / none %s, goal %.2f: %s"):format(name, words, POLICY_RATIO, verdict)
 end
 
-local function goals(cells, memory, ratios, counted)
+--- Of the default policy; what a policy in Lua costs at least, and the host without one, stand beside it.
+local function event_goal(events)
+  local of = {}
+  for _, one in ipairs(events) do of[one.policy .. (one.shadow and "+" or "") .. (one.off and "-" or "") .. one.nodes] = one end
+  local least, default = of["tests/bench/least.lua6"], of.default6
+  return ("one event      %.2f us, %.2f times the least that answers in Lua (%.2f), without Lua %.2f, goal %.1f: %s"):format(
+    default.event / 1000, default.event / least.event, least.event / 1000, of.none6.event / 1000, EVENT_NS / 1000,
+    met(default.event <= EVENT_NS)),
+    ("journal file   %.1f us of CPU an entry, control thread and writer; to the worker an entry is one in memory")
+      :format(default.spool / 1000)
+end
+
+local function goals(cells, memory, ratios, counted, events)
   local out = {}
   for _, pipeline in ipairs { 1, 16, 64 } do out[#out + 1] = ratio_goal(cells, pipeline) end
   for _, one in ipairs(memory) do
@@ -225,6 +242,7 @@ local function goals(cells, memory, ratios, counted)
   end
   out[#out + 1] = policy_goal("default", ratios)
   out[#out + 1] = policy_goal("counters and a candidate with the same", counted)
+  out[#out + 1], out[#out + 2] = event_goal(events)
   return table.concat(out, "\n") .. "\n"
 end
 
@@ -263,7 +281,7 @@ local function bench(folder)
   local counters = run_counters()
   report { versions(), ("%d clients, %d random keys, %d rounds; medians, the ratio with its least and most.\n"):format(load.clients,
     load.keys, rounds), main_table(cells, list), memory_table(memory, idle), event_table(events), counter_table(counters),
-    goals(cells, memory, ratios, counted) .. price .. "\n" }
+    goals(cells, memory, ratios, counted, events) .. price .. "\n" }
   for _, target in ipairs { list[#list], with, without, both } do target.daemon:stop() end
 end
 
