@@ -122,7 +122,7 @@ end)
 describe("a node that sends nonsense", function()
   local cluster, node
   setup(function()
-    cluster = kit.cluster { masters = 1, replicas = 1, node_timeout = 15000, front = "mitm" }
+    cluster = kit.cluster { masters = 1, replicas = 1, node_timeout = 500, front = "mitm" }
     node = cluster:node(1)
   end)
 
@@ -316,6 +316,10 @@ describe("serve refuses to start", function()
 end)
 
 describe("a policy that goes wrong while it serves", function()
+  local cluster
+  setup(function() cluster = kit.cluster { masters = 1, replicas = 1, node_timeout = 500, front = "mitm" } end)
+  after_each(function() cluster:node(2).mitm:accept() end)
+
   for what, body in pairs {
     ["raises"] = "error 'on purpose'",
     ["never ends"] = "while true do end",
@@ -323,7 +327,6 @@ describe("a policy that goes wrong while it serves", function()
     ["returns nonsense"] = "return { state = 'sleepy', seconds = 'long' }",
   } do
     it(what .. ": traffic goes on under the fallback", function()
-      local cluster = kit.cluster { masters = 1, replicas = 1, node_timeout = 15000, front = "mitm" }
       local path = kit.file("wrong.lua", ([[
         local wayside = require "wayside"
         return wayside.policy {

@@ -31,6 +31,7 @@ local SLOT = 100
 local cluster, master, replica, policy
 setup(function()
   cluster = kit.cluster {
+    -- 15 s: masters are frozen, for the length of deadlines, and stay masters.
     masters = 3, replicas = 3, node_timeout = 15000, front = "mitm", mitm = { rcvbuf = 65536 },
     config = { "repl-timeout 3600" },
   }

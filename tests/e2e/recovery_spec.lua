@@ -7,6 +7,7 @@ local SLOT = 100
 
 local cluster, master, replica
 setup(function()
+  -- 15 s: masters are frozen and paused for seconds, and come back as masters.
   cluster = kit.cluster { masters = 3, replicas = 3, node_timeout = 15000, front = "mitm", config = { "repl-timeout 3600" } }
   master, replica = cluster:node(1), cluster:node(4)
 end)

@@ -73,6 +73,7 @@ local KEYS = 30
 local function value_of(i) return "value" .. i end
 
 setup(function()
+  -- 60 s: a node is frozen while policies are exchanged, and its role is not to change meanwhile.
   cluster = kit.cluster { masters = 3, replicas = 3, node_timeout = 60000, front = "mitm" }
   for i = 1, KEYS do
     assert.equal("OK", cluster:master_of(kit.slot_of("load" .. i)):call("SET", "load" .. i, value_of(i)))
