@@ -189,7 +189,7 @@ describe("a forwarded command", function()
           { "GET", "{x}small" }, { "DEL", key },
         }, 30)
         assert.equal("OK", replies[2])
-        assert.is_true(replies[4] == value, "the value came back changed")
+        assert.is_true(replies[4] == value, "the value came back changed: " .. kit.show(replies[4]):sub(1, 200))
         assert.same({ "s", #value, "s", 1 }, { replies[3], replies[5], replies[6], replies[7] })
       end
     end
