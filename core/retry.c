@@ -449,6 +449,20 @@ static bool is_back(const struct way_dispatch *d, unsigned node,
     return v.state == WAY_STATE_HEALTHY && e->began < v.since;
 }
 
+/* When what nothing in the table will tell of may be over: 0, a change of it will. */
+static double look_again_at(const struct way_dispatch *d, unsigned node,
+                            const struct way_event *e)
+{
+    double soon = d->o.loop->now + AGAIN_SECONDS, dial;
+    if (e->class == WAY_CLASS_AGAIN || is_back(d, node, e))
+        return soon;
+    if (node >= WAY_NODES_MAX || e->step != WAY_STEP_QUEUE ||
+        e->error == WAY_ERROR_OVERFLOW)
+        return 0;
+    dial = way_health_dial_at(d->o.health, node); /* it is used, but for that */
+    return dial > soon ? dial : soon;
+}
+
 /* Until when and how r waits; false: not at all, its time is over. */
 static bool plan_wait(struct way_dispatch *d, unsigned node, struct group *g,
                       struct way_request *r, const struct way_event *e)
@@ -468,8 +482,8 @@ static bool plan_wait(struct way_dispatch *d, unsigned node, struct group *g,
         r->until = until;
     if (r->until > latest)
         r->until = latest;
-    if (r->resume == 0 && (e->class == WAY_CLASS_AGAIN || is_back(d, node, e)))
-        r->resume = now + AGAIN_SECONDS;
+    if (r->resume == 0)
+        r->resume = look_again_at(d, node, e);
     r->flags |= WAY_FLAG_HELD;
     return r->until > now;
 }
