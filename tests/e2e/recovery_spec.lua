@@ -123,7 +123,9 @@ return wayside.policy {
     local longest = {
       default = 3.4, ride_through = 1.3, fail_fast = 1, go_redis = 4.5, tko = 2.5, drain = 1.5,
       bounded_staleness = 3.4, retry_budget = 3.4, zone_reads = 3.4,
-      antiflap = 1, backoff = 1, circuit_breaker = 1, haproxy = 1, outlier = 1, success_rate = 1,
+      antiflap = 1, circuit_breaker = 1, haproxy = 1, backoff = 3.4, -- it marks as the default does
+      -- As many failures in a row as take a node out may come in two seconds, or not: then the host looks after it.
+      outlier = 4.5, success_rate = 4.5,
     }
     local options = { tko = { initial = 1 } }
 
