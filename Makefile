@@ -253,9 +253,9 @@ $(BUILD_ROOT)/bench/%: tests/bench/%.c $(BUILD)/flags $(LIB)
 
 SPECS := $(sort $(wildcard tests/policies/*_spec.lua) $(wildcard tests/runtime/*_spec.lua))
 E2E_SPECS := $(sort $(wildcard tests/e2e/*_spec.lua))
-# These are run against the sanitizers' binaries too: every command's way, every phase's failure, nonsense.
+# These are run against the sanitizers' binaries too: every command's way, every phase's failure, nonsense, all threads at once.
 # (Not the phases under TSan: it makes the daemon so slow that deadlines are missed.)
-SMOKE := serve bad_input isolation $(if $(filter tsan,$(VARIANT)),,phases)
+SMOKE := serve bad_input isolation together $(if $(filter tsan,$(VARIANT)),,phases)
 SMOKE_SPECS := $(filter $(SMOKE:%=tests/e2e/%_spec.lua),$(E2E_SPECS))
 
 # gcc's TSan can't bear the address layouts of newer kernels.

@@ -449,6 +449,22 @@ static bool is_back(const struct way_dispatch *d, unsigned node,
     return v.state == WAY_STATE_HEALTHY && e->began < v.since;
 }
 
+/* When what nothing in the table will tell of may be over: 0, a change of it will. The
+ * node is used, but may not be dialed yet: the more often in vain, the later. */
+static double look_again_at(const struct way_dispatch *d, unsigned node,
+                            const struct way_request *r, const struct way_event *e)
+{
+    double now = d->o.loop->now;
+    if (e->class == WAY_CLASS_AGAIN || is_back(d, node, e))
+        return now + AGAIN_SECONDS;
+    if (node >= WAY_NODES_MAX || e->step != WAY_STEP_QUEUE ||
+        e->error == WAY_ERROR_OVERFLOW)
+        return 0;
+    double dial = way_health_dial_at(d->o.health, node);
+    double later = now + AGAIN_SECONDS * (1u << (r->attempt < 4 ? r->attempt : 4));
+    return dial > later ? dial : later;
+}
+
 /* Until when and how r waits; false: not at all, its time is over. */
 static bool plan_wait(struct way_dispatch *d, unsigned node, struct group *g,
                       struct way_request *r, const struct way_event *e)
@@ -468,8 +484,8 @@ static bool plan_wait(struct way_dispatch *d, unsigned node, struct group *g,
         r->until = until;
     if (r->until > latest)
         r->until = latest;
-    if (r->resume == 0 && (e->class == WAY_CLASS_AGAIN || is_back(d, node, e)))
-        r->resume = now + AGAIN_SECONDS;
+    if (r->resume == 0)
+        r->resume = look_again_at(d, node, r, e);
     r->flags |= WAY_FLAG_HELD;
     return r->until > now;
 }

@@ -444,6 +444,22 @@ static void a_hold_for_a_node_that_is_back_already_is_short(void **state)
     end(&b);
 }
 
+static void a_hold_for_a_node_that_may_not_be_dialed_yet_ends_with_that(void **state)
+{
+    (void)state;
+    struct bed b;
+    begin(&b, holds);
+    /* It answers again, but its last dial failed a moment ago: the table has no news of that. */
+    way_health_dial_after(b.health, b.index[B], b.loop.now + 0.2);
+    double before = way_clock();
+    set(&b, SLOT_B, "1");
+    expect(&b, "+OK\r\n");
+    assert_true(way_clock() - before >= 0.15);
+    assert_true(way_clock() - before < 1); /* the hold has four seconds */
+    assert_int_equal(b.node[B].requests, 1);
+    end(&b);
+}
+
 /* Some twelve failures, each of which the table's next change would try again at once. */
 static void a_table_that_changes_all_the_time_makes_no_storm(void **state)
 {
@@ -1189,6 +1205,7 @@ int main(void)
         cmocka_unit_test(no_hold_outlasts_the_commands_own_time),
         cmocka_unit_test(tryagain_is_tried_again_while_it_is_held),
         cmocka_unit_test(a_hold_for_a_node_that_is_back_already_is_short),
+        cmocka_unit_test(a_hold_for_a_node_that_may_not_be_dialed_yet_ends_with_that),
         cmocka_unit_test(a_table_that_changes_all_the_time_makes_no_storm),
         cmocka_unit_test(moved_is_followed_and_believed),
         cmocka_unit_test(moved_to_a_stranger_waits_for_the_topology),

@@ -4,6 +4,16 @@ local counts = require "tests.support.counts"
 local kit = require "tests.support.kit"
 local process = require "tests.support.process"
 
+-- All but TLS have one cluster; whoever killed a node of it has it restarted.
+local cluster
+setup(function() cluster = kit.cluster { masters = 3, replicas = 0, node_timeout = 500 } end)
+after_each(function()
+  for _, node in ipairs(cluster.nodes) do
+    if not node.process:alive() then node:restart() end
+  end
+  cluster:wait_ok()
+end)
+
 local function benchmark(way, commands, target)
   local status, text = kit.run {
     "redis-benchmark", target[1], target[2], "-t", "get,set", "-P", "16", "-c", "16", "-d", "64", "-r", "100000",
@@ -39,7 +49,6 @@ for _, policy in ipairs { "policies/default.lua", "policies/go_redis.lua", "coun
     it("cost no Lua call, no lock and no allocation each", function()
       if not policy:find "%.lua$" then policy = kit.file("counting.lua", COUNTING) end
       local counting = counts.prepare(kit.folder())
-      local cluster = kit.cluster { masters = 3, replicas = 0, node_timeout = 60000 }
       local way = kit.wayside { cluster = cluster, policy = policy, workers = 2, env = counting.env }
       for _, target in ipairs(targets(way)) do benchmark(way, 100000, target) end
       local before = counting:read(way.process.pid)
@@ -92,8 +101,8 @@ end
 
 it("TLS to the nodes costs no Lua call and no lock, and OpenSSL's own few allocations a record, which has many commands", function()
   local counting = counts.prepare(kit.folder())
-  local cluster = kit.cluster { masters = 3, replicas = 0, node_timeout = 60000, tls = true }
-  local way = kit.wayside { cluster = cluster, policy = "policies/default.lua", workers = 2, env = counting.env }
+  local encrypted = kit.cluster { masters = 3, replicas = 0, node_timeout = 500, tls = true }
+  local way = kit.wayside { cluster = encrypted, policy = "policies/default.lua", workers = 2, env = counting.env }
   for _, target in ipairs(targets(way)) do benchmark(way, 50000, target) end
   local commands = kit.count(100000, 2000000)
   check_workers(counting, way, function()
@@ -103,7 +112,6 @@ end)
 
 it("a candidate in the shadow costs no Lua call, no lock and no allocation, its counters included", function()
   local counting = counts.prepare(kit.folder())
-  local cluster = kit.cluster { masters = 3, replicas = 0, node_timeout = 60000 }
   local way = kit.wayside { cluster = cluster, policy = "policies/default.lua", workers = 2, env = counting.env }
   local counted = kit.file("counted.lua", [[
 local wayside = require "wayside"
@@ -120,7 +128,6 @@ end)
 
 it("with a journal on disk, a policy that counts and its like in the shadow, the success path still costs none", function()
   local counting, journal = counts.prepare(kit.folder()), kit.folder() .. "/journal"
-  local cluster = kit.cluster { masters = 3, replicas = 0, node_timeout = 60000 }
   local way = kit.wayside { cluster = cluster, policy = kit.file("in_charge.lua", COUNTING), workers = 2, env = counting.env,
     config = { journal = { file = journal } } }
   local reply = way:ask("WAYSIDE", "SHADOW", kit.file("candidate.lua", COUNTING))

@@ -100,7 +100,7 @@ end
 
 describe("a node whose packets a man in the middle drops", function()
   it("45: is found by the read deadline", function()
-    local fronted = kit.cluster { masters = 1, replicas = 1, node_timeout = 15000, front = "mitm" }
+    local fronted = kit.cluster { masters = 1, replicas = 1, node_timeout = 500, front = "mitm" }
     local victim = fronted:node(1)
     local way = kit.wayside { cluster = fronted, policy = "policies/ride_through.lua", timeouts = { read = READ, total = 10 } }
     local client = way:client(nil, 10)
@@ -172,7 +172,7 @@ end
 
 describe("every TCP socket", function()
   local plain
-  setup(function() plain = kit.cluster { masters = 1, replicas = 1, node_timeout = 15000 } end)
+  setup(function() plain = kit.cluster { masters = 1, replicas = 1, node_timeout = 500 } end)
 
   --- Sockets to nodes and of clients, each with what it is set to.
   local function look(timeouts)

@@ -105,6 +105,7 @@ end
 
 local cluster, master
 setup(function()
+  -- 60 s: masters are frozen, and are to be the same ones before the daemon and before nginx.
   cluster = kit.cluster { masters = 3, replicas = 3, node_timeout = 60000, front = "mitm", config = { "repl-timeout 3600" } }
   master = cluster:node(1)
 end)

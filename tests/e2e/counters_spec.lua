@@ -24,7 +24,7 @@ local PING_ONLY = (COUNTING:gsub("counters = { real = %%s },", ""):gsub('if even
 local SLOT = 100
 local cluster, replica
 setup(function()
-  cluster = kit.cluster { masters = 3, replicas = 3, node_timeout = 15000, front = "mitm" }
+  cluster = kit.cluster { masters = 3, replicas = 3, node_timeout = 500, front = "mitm" }
   replica = cluster:replicas_of(SLOT)[1]
 end)
 

@@ -23,7 +23,7 @@ end
 describe("wayside ctl", function()
   local cluster, way
   setup(function()
-    cluster = kit.cluster { masters = 1, replicas = 1, node_timeout = 60000 }
+    cluster = kit.cluster { masters = 1, replicas = 1, node_timeout = 500 }
     way = kit.wayside { cluster = cluster, policy = "policies/default.lua", workers = 1 }
     way:wait_event { kind = "change" }
   end)

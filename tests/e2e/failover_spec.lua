@@ -242,11 +242,14 @@ local function specs(workers)
         end
         table.sort(waited)
         assert.is_true(#waited > 100, #waited)
-        local ninety = waited[math.ceil(#waited * 0.9)]
-        print(("  %d errors of commands sent after the mark: median %.2f ms (goal 1), 90%% below %.2f ms, longest %.2f ms"):format(
-          #waited, waited[math.ceil(#waited / 2)], ninety, waited[#waited]))
-        -- Ten times the goal: the machine is shared with the load, the cluster and whatever else runs.
-        assert.is_true(waited[math.ceil(#waited / 2)] < 10, waited[math.ceil(#waited / 2)])
+        local quick = 0
+        for _, one in ipairs(waited) do quick = quick + (one < 1 and 1 or 0) end
+        print(("  %d errors of commands sent after the mark: %.1f%% in under 1 ms (the goal); median %.2f ms, 99%% below %.2f ms, "
+          .. "longest %.2f ms"):format(#waited, 100 * quick / #waited, waited[math.ceil(#waited / 2)],
+          waited[math.ceil(#waited * 0.99)], waited[#waited]))
+        -- Ten times the goal, or what others wait for answers meanwhile: the machine is shared with the load, the cluster and
+        -- whatever else runs. blame_spec asserts the goal, without a load beside it.
+        assert.is_true(waited[math.ceil(#waited / 2)] < math.max(10, out.others_after * 1000), waited[math.ceil(#waited / 2)])
         assert.is_true(out.writes.longest < READ + 0.5, out.text)
       end)
     end

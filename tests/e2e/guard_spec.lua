@@ -196,5 +196,7 @@ describe("a policy that marks every node", function()
     end
     assert.is_true(out <= 3, out .. " nodes are out")
     kit.wait_for(function() return refused "guard" > 3 end, 3, "refusals to be counted")
+    for _, master in ipairs(masters) do assert.matches("guard: the last node that serves", why(master)) end
+    assert.matches("bounded_by=guard", way:log())
   end)
 end)

@@ -5,7 +5,7 @@ local kit = require "tests.support.kit"
 
 local cluster
 setup(function()
-  cluster = kit.cluster { masters = 3, replicas = 3, node_timeout = 15000, front = "mitm" }
+  cluster = kit.cluster { masters = 3, replicas = 3, node_timeout = 500, front = "mitm" }
 end)
 
 --- Spoils a random node's connections in a random way; what it does passes by itself.

@@ -138,7 +138,7 @@ end)
 
 describe("the journal's file", function()
   local cluster
-  setup(function() cluster = kit.cluster { masters = 1, replicas = 1, node_timeout = 60000 } end)
+  setup(function() cluster = kit.cluster { masters = 1, replicas = 1, node_timeout = 500 } end)
 
   local function serve(settings, options)
     local all = { cluster = cluster, policy = "policies/default.lua", workers = 1, config = { journal = settings } }

@@ -19,6 +19,7 @@ local SLOT = 100 -- not of the shard that is asked when the daemon starts
 
 local cluster, why, policy
 setup(function()
+  -- 15 s: a replica that is unplugged longer than that is reported as failed, and left out for that instead.
   cluster, why = kit.separate_cluster { masters = 2, replicas = 2, node_timeout = 15000 }
   policy = kit.file("unplugged.lua", POLICY)
 end)

@@ -24,6 +24,7 @@ return wayside.policy {
 describe("an operator's mark", function()
   local cluster, way, replica, http
   setup(function()
+    -- 60 s: a replica is frozen; what the cluster says of it would be told beside what the operator said.
     cluster = kit.cluster { masters = 1, replicas = 1, node_timeout = 60000, front = "mitm" }
     replica = cluster:node(2)
     http = "127.0.0.1:" .. ports.free()

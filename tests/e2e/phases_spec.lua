@@ -31,6 +31,7 @@ local SLOT = 100
 local cluster, master, replica, policy
 setup(function()
   cluster = kit.cluster {
+    -- 15 s: masters are frozen, for the length of deadlines, and stay masters.
     masters = 3, replicas = 3, node_timeout = 15000, front = "mitm", mitm = { rcvbuf = 65536 },
     config = { "repl-timeout 3600" },
   }
@@ -268,6 +269,35 @@ kit.matrix(function(workers, sockets)
       end)
     end)
   end
+
+  describe("under the default policy", function()
+    local function serve_default() return serve("master", { policy = "policies/default.lua", options = { wait = 0.1 } }) end
+
+    it("14: a write whose master is frozen is executed once, and told as unknown", function()
+      local way = serve_default()
+      local client, counter = way:client(nil, 10), key "default-frozen"
+      assert.equal(1, client:call("INCR", counter))
+      master:freeze()
+      check_error(client:call("INCR", counter), { error = "timeout", phase = "read", step = "wait", certainty = "unknown", class = "slow" })
+      heal()
+      way:wait_state(master, "healthy", 8)
+      assert.equal(3, client:call("INCR", counter))
+      assert.equal("3", master:call("GET", counter))
+    end)
+
+    it("15: of three writes, two answered before the end keep their answers, and one is unknown", function()
+      local way = serve_default()
+      local client, counter = way:client(nil, 10), key "default-two"
+      assert.equal("OK", client:call("SET", counter, "200"))
+      master.mitm:rule { dir = "down", act = "cut", how = "fin", match = ":202\r\n", times = 1 }
+      local incr = { "INCR", counter }
+      local replies = client:pipeline { incr, incr, incr }
+      assert.same({ 201, 202 }, { replies[1], replies[2] })
+      check_error(replies[3], { error = "eof", phase = "read", step = "wait", certainty = "unknown", class = "down" })
+      assert.equal("203", master:call("GET", counter))
+      way:wait_state(master, "healthy", 8)
+    end)
+  end)
 
   -- ---- writes that stop half way ----
 

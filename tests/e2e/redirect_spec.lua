@@ -2,14 +2,16 @@
 --- READONLY, NOREPLICAS. Each is dealt with by its own rule, and none reaches a client while there is a way.
 local socket = require "socket"
 local kit = require "tests.support.kit"
+local metrics = require "tests.support.metrics"
 local openloop = require "tests.support.openloop"
+local ports = require "tests.support.ports"
 local waits = require "tests.support.wait"
 
 local SLOT = 100
 
 local cluster, first, second, replica
 setup(function()
-  cluster = kit.cluster { masters = 3, replicas = 3, node_timeout = 15000, front = "mitm", config = { "repl-timeout 3600" } }
+  cluster = kit.cluster { masters = 3, replicas = 3, node_timeout = 500, front = "mitm", config = { "repl-timeout 3600" } }
   first, second, replica = cluster:node(1), cluster:node(2), cluster:node(4)
 end)
 
@@ -19,7 +21,9 @@ kit.matrix(function(workers, how)
   local function serve(more)
     local options = { cluster = cluster, policy = "policies/default.lua", workers = workers, how = how }
     for key, value in pairs(more or {}) do options[key] = value end
+    options.http = "127.0.0.1:" .. ports.free()
     local way = kit.wayside(options)
+    way.http = options.http
     -- New nodes are probed once; a script that takes a node's place would break that probe.
     waits.wait_for(function()
       local probed = #way:events { kind = "probe" }
@@ -111,19 +115,27 @@ kit.matrix(function(workers, how)
       no_marks(way)
     end)
 
-    it("23: keeps its ASKING when the target ends the connection and the read goes again", function()
-      local way, key = serve(), new_key()
-      local target = ask(key, function(_, conn)
-        conn.state.broken = conn.state.broken + 1
-        if conn.state.broken <= 1 then return { { close = "rst" } } end
-        return "$3\r\nyes\r\n"
-      end, { broken = 0 })
-      target:set("broken", 0)
-      local client = way:client()
-      assert.equal("yes", client:call("GET", key))
-      client:close()
-      assert.is_true(#target:received "ASKING" >= 2)
-    end)
+    for _, ending in ipairs { "fin", "rst" } do
+      it(("23: in a pipeline, keeps its ASKING when the target ends the connection (%s) and the reads go again"):format(ending), function()
+        local way, key, other = serve(), new_key(), new_key()
+        local target = ask(key, function(_, conn)
+          conn.state.seen = conn.state.seen + 1
+          if conn.state.seen == 3 then return { { close = conn.state.ending } } end
+          return "$3\r\nyes\r\n"
+        end)
+        target:set("seen", 0)
+        target:set("ending", ending)
+        local get = { "GET", key }
+        local replies = way:client():pipeline { get, { "INCR", other }, get, get, { "INCR", other }, get, get }
+        assert.same({ "yes", 1, "yes", "yes", 2, "yes", "yes" }, replies)
+        -- Five reads, and again those without an answer; the script has seen ASKING right before each, and nowhere else.
+        local asked, got = #target:received "ASKING", 0
+        for _, words in ipairs(target:received "GET") do got = got + (words[2] == key and 1 or 0) end
+        assert.is_true(got >= 6, got)
+        assert.equal(got, asked)
+        assert.equal("2", first:call("GET", other))
+      end)
+    end
   end)
 
   --- The slot's master says these words to its first `times` commands of the key (as state.left has it).
@@ -252,9 +264,13 @@ kit.matrix(function(workers, how)
         .. "replica.",
     } do
       it(("38: goes to the master: -%s"):format(words:sub(1, 46)), function()
-        local way, key = serve(), new_key()
+        -- Nothing but a wish brings a reload in that time.
+        local way, key = serve { limits = { refresh_period = 600 } }, new_key()
         say(key, words, 2)
+        local before = metrics.read(way.http).topology_refreshes_total
         assert.equal(1, way:client():call("EVAL", "return redis.call('INCR', KEYS[1])", 1, key))
+        kit.wait_for(function() return metrics.read(way.http).topology_refreshes_total > before end, 2, "a reload of the topology")
+        assert.equal("1", first:call("GET", key))
         way:wait_event { ["function"] = "backoff", class = "stale_route", blame = "route", commands = "writes", certainty = "answered" }
         no_marks(way)
       end)
@@ -343,20 +359,35 @@ kit.matrix(function(workers, how)
     end)
 
     it("do not use up what other answers may take", function()
-      local way, key = serve(), new_key()
-      local lines = {}
-      for _ = 1, 4 do lines[#lines + 1] = ("-MOVED %d %s\r\n"):format(SLOT, first.address) end
-      for _ = 1, 4 do lines[#lines + 1] = "-TRYAGAIN Multiple keys request during rehashing of slot\r\n" end
-      lines[#lines + 1] = ("-MOVED %d %s\r\n"):format(SLOT, first.address)
-      lines[#lines + 1] = "-LOADING Redis is loading the dataset in memory\r\n"
-      lines[#lines + 1] = "-READONLY You can't write against a read only replica.\r\n"
-      lines[#lines + 1] = "-CLUSTERDOWN The cluster is down\r\n"
-      script(first, function(words, conn)
+      -- All that limits.redirects has, by MOVED and by ASK; of what means "wait" more than limits.attempts would bear, in turns;
+      -- and one of each that is an attempt.
+      local moved, asked = ("-MOVED %d %s\r\n"):format(SLOT, first.address), ("-ASK %d %s\r\n"):format(SLOT, first.address)
+      local tryagain, down = "-TRYAGAIN Multiple keys request during rehashing of slot\r\n", "-CLUSTERDOWN The cluster is down\r\n"
+      local few = "-NOREPLICAS Not enough good replicas to write.\r\n"
+      local loading = "-LOADING Redis is loading the dataset in memory\r\n"
+      local orphan = "-MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.\r\n"
+      local readonly = "-READONLY You can't write against a read only replica.\r\n"
+      local lines = { moved, tryagain, few, down, moved, tryagain, few, down, loading, asked, tryagain, few, down, readonly, moved,
+        tryagain, few, down, orphan, asked, tryagain, few, down }
+      local way, key = serve { options = { hold = 5 }, timeouts = { total = 8 } }, new_key()
+      local node = script(first, function(words, conn)
+        if words[1]:upper() == "ASKING" then return "+OK\r\n" end
         if words[2] ~= key then return nil end
         conn.state.at = conn.state.at + 1
         return lines[conn.state.at]
       end, { at = 0 })
-      assert.equal(1, way:client():call("INCR", key))
+      local client = way:client(nil, 10)
+      assert.equal(1, client:call("INCR", key))
+      local n = 0
+      for _, words in ipairs(node:received "INCR") do n = n + (words[2] == key and 1 or 0) end
+      assert.equal(#lines + 1, n)
+      -- Each of them was an event of its own class; a redirect is none.
+      for _, one in ipairs { { tryagain, "again" }, { few, "again" }, { down, "again" }, { loading, "not_ready" },
+        { orphan, "not_ready" }, { readonly, "stale_route" } } do
+        way:wait_event { ["function"] = "backoff", message = one[1]:sub(2, -3), class = one[2], certainty = "answered" }
+      end
+      assert.same({}, way:events { ["function"] = "backoff", message = moved:sub(2, -3) })
+      assert.same({}, way:events { ["function"] = "backoff", message = asked:sub(2, -3) })
     end)
 
     it("to a node that nobody knows wait for a topology that has it", function()
@@ -435,7 +466,7 @@ kit.matrix(function(workers, how)
 
   describe("a live reshard", function()
     it("52: with redis-cli under load brings no error, no lost key and no change of order", function()
-      local of = kit.cluster { masters = 3, replicas = 3, node_timeout = 2000 }
+      local of = kit.cluster { masters = 3, replicas = 3, node_timeout = 500 }
       local way = serve { cluster = of }
       local from, to = of:node(1), of:node(2)
       local slots = {}
@@ -444,7 +475,7 @@ kit.matrix(function(workers, how)
       list[#list + 1] = reader(way, slots, 0.03)
       local load = openloop.start { folder = kit.folder(), clients = list }
       socket.sleep(0.3)
-      local began = socket.gettime()
+      local began, before = socket.gettime(), metrics.read(way.http)
       local status, text = kit.run { "redis-cli", "--cluster", "reshard", from.address, "--cluster-from", from.id, "--cluster-to",
         to.id, "--cluster-slots", #slots, "--cluster-yes", "--cluster-pipeline", "1", timeout = 600 }
       local took = socket.gettime() - began
@@ -452,8 +483,14 @@ kit.matrix(function(workers, how)
       socket.sleep(0.3)
       local commands = load:finish()
       local sum = openloop.sum(commands)
-      print(("reshard of %d slots in %.1f s: %d commands, %d failed, longest stall %.0f ms; %s"):format(#slots, took, sum.n,
-        sum.failed, sum.longest * 1000, openloop.show(sum)))
+      local after = metrics.read(way.http)
+      local function redirects(kind)
+        local name = ("redirects_total{kind=%q}"):format(kind)
+        return after[name] - before[name]
+      end
+      print(("reshard of %d slots in %.1f s: %d commands, %d ASK and %d MOVED followed, %d failed, longest stall %.0f ms; %s"):format(
+        #slots, took, sum.n, redirects "ask", redirects "moved", sum.failed, sum.longest * 1000, openloop.show(sum)))
+      assert.is_true(redirects "ask" > 0 and redirects "moved" > 0)
       assert.equal(to, of:master_of(slots[1]))
       assert.equal(0, sum.failed, openloop.show(sum))
       check_order(way, list)

@@ -73,6 +73,7 @@ local KEYS = 30
 local function value_of(i) return "value" .. i end
 
 setup(function()
+  -- 60 s: a node is frozen while policies are exchanged, and its role is not to change meanwhile.
   cluster = kit.cluster { masters = 3, replicas = 3, node_timeout = 60000, front = "mitm" }
   for i = 1, KEYS do
     assert.equal("OK", cluster:master_of(kit.slot_of("load" .. i)):call("SET", "load" .. i, value_of(i)))
@@ -508,6 +509,8 @@ describe("a reload in the midst of a fault", function()
     local sum = openloop.sum(load:finish())
     for words in pairs(sum.words) do assert.is_true(words:find "^WAYSIDE timeout" ~= nil or words:find "^WAYSIDE deadline" ~= nil, words) end
     assert.equal(0, #way:events { error = "protocol" })
+    -- Nor is a connection closed: those of clients would be missing replies, those to nodes events of others than the sick one.
+    for _, event in ipairs(way:events { kind = "connection" }) do assert.equal(sick.address, event.node, way:show_events()) end
   end)
 end)
 

@@ -27,7 +27,7 @@ end
 local function counters() return metrics.read(http) end
 
 setup(function()
-  cluster = kit.cluster { masters = 2, replicas = 4, node_timeout = 60000 }
+  cluster = kit.cluster { masters = 2, replicas = 4, node_timeout = 500 }
   master = cluster:master_of(0)
   near, far = unpack(cluster:replicas_of(0))
   master:call("SET", KEY, "v")

@@ -22,13 +22,17 @@ return wayside.policy {
 }
 ]]
 
+local cluster, replica
+setup(function()
+  cluster = kit.cluster { masters = 1, replicas = 1, node_timeout = 500, front = "mitm" }
+  replica = cluster:node(2)
+end)
+
 local function value_key() return kit.key_in(1, "value") end
 
 describe("two processes on one segment", function()
-  local cluster, replica, policy
+  local policy
   setup(function()
-    cluster = kit.cluster { masters = 1, replicas = 1, node_timeout = 60000, front = "mitm" }
-    replica = cluster:node(2)
     policy = kit.file("segment.lua", POLICY)
     cluster:node(1):call("SET", value_key(), "v")
     cluster:node(1):call("WAIT", 1, 2000)
@@ -89,9 +93,7 @@ end)
 
 describe("kill -9 in the middle of commits", function()
   it("leaves a table that the other process goes on with", function()
-    local cluster = kit.cluster { masters = 1, replicas = 1, node_timeout = 60000, front = "mitm" }
     local policy, segment = kit.file("segment.lua", POLICY), kit.folder() .. "/kills.seg"
-    local replica = cluster:node(2)
     cluster:node(1):call("SET", value_key(), "v")
     cluster:node(1):call("WAIT", 1, 2000)
     -- Every read at either node is an error that blames it: each reply is a commit of memory.

@@ -9,7 +9,7 @@ local cluster, master, replica
 local KEY = kit.key_in(0, "value")
 
 setup(function()
-  cluster = kit.cluster { masters = 2, replicas = 2, node_timeout = 60000 }
+  cluster = kit.cluster { masters = 2, replicas = 2, node_timeout = 500 }
   master, replica = cluster:master_of(0), cluster:replicas_of(0)[1]
   master:call("SET", KEY, "v")
 end)

@@ -188,6 +188,33 @@ describe("TLS that goes wrong", function()
     assert.matches("expired", event.message)
   end)
 
+  it("an expired certificate of a replica costs no read: it is out until it has another, and the log says why", function()
+    local own_cluster = kit.cluster { masters = 1, replicas = 1, tls = true }
+    local first, replica, late = own_cluster:node(1), own_cluster:node(2), own_cluster.certificates
+    local spread = kit.file("spread.lua", [[
+      local wayside = require "wayside"
+      return wayside.policy { name = "spread", pick = "random", options = { wait = { default = 0.1 } } }
+    ]])
+    local reader = kit.wayside { cluster = own_cluster, policy = spread, workers = 2, timeouts = TIMEOUTS }
+    local client = reader:client(nil, 10)
+    assert.equal("OK", client:call("SET", "k", "v"))
+    assert.equal(1, first:call("WAIT", 1, 2000))
+    reader:wait_state(replica, "healthy", 5)
+    local function show(pair)
+      assert.equal("OK", replica:call("CONFIG", "SET", "tls-cert-file", pair.cert, "tls-key-file", pair.key))
+    end
+    show(late.late)
+    replica:call("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+    kit.wait_for(function()
+      for _ = 1, 20 do assert.equal("v", kit.show(client:call("GET", "k"))) end
+      return reader:node(replica).state == "failing"
+    end, 5, "the replica to be out")
+    assert.equal("certificate", reader:node(replica).reason)
+    assert.matches("to=failing reason=certificate", reader:log())
+    show(late.node)
+    reader:wait_state(replica, "healthy", 8)
+  end)
+
   it("no certificate of ours where the node wants one", function()
     local function ask(wanted) assert.equal("OK", master:call("CONFIG", "SET", "tls-auth-clients", wanted)) end
     finally(function() ask "optional" end)

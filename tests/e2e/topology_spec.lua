@@ -24,7 +24,7 @@ local function refreshes(way) return metrics.read(way.http).topology_refreshes_t
 local function no_marks(way) assert.same({}, way:marks()) end
 
 local cluster
-setup(function() cluster = kit.cluster { masters = 3, replicas = 3, node_timeout = 15000, front = "mitm" } end)
+setup(function() cluster = kit.cluster { masters = 3, replicas = 3, node_timeout = 500, front = "mitm" } end)
 
 kit.matrix(function(workers, how)
   setup(function() cluster:flush() end)

@@ -18,10 +18,11 @@ return wayside.policy {
 ]]
 local SLOT = 100
 
-local cluster, policy
+local cluster, policy, policies
 setup(function()
   cluster = kit.cluster { masters = 3, replicas = 0, node_timeout = 500, front = "mitm", mitm = { rcvbuf = 65536 } }
   policy = kit.file("transactions.lua", POLICY)
+  policies = { transactions = policy, default = "policies/default.lua" }
 end)
 after_each(function()
   for _, node in ipairs(cluster.nodes) do
@@ -238,21 +239,23 @@ kit.matrix(function(workers, sockets)
   end)
 
   describe("a transaction that fails", function()
-    it("18: goes again as a whole while EXEC was not written", function()
-      local way, key = serve { timeouts = { dial = 0.4, write = 0.5, read = 3, total = 8 } }, new_key()
-      local client = way:client(nil, 10)
-      master().mitm:rule { dir = "up", act = "stall", match = key, times = 1, on = "new" }
-      local commands = { { "MULTI" }, { "INCR", key } }
-      for i = 1, 8 do commands[#commands + 1] = { "SET", kit.key_in(SLOT, "big" .. i), ("x"):rep(1000000) } end
-      commands[#commands + 1] = { "INCR", key }
-      commands[#commands + 1] = { "EXEC" }
-      local replies = client:pipeline(commands, 10)
-      local last = replies[#replies]
-      assert.same({ 1, 2 }, { last[1], last[10] }, kit.show(last))
-      assert.equal(2, value(key))
-      local asked = way:wait_event { ["function"] = "backoff", commands = "transaction" }
-      assert.same({ "write", "send", "timeout", "unsent" }, { asked.phase, asked.step, asked.error, asked.certainty })
-    end)
+    for _, name in ipairs { "transactions", "default" } do
+      it(("18: goes again as a whole while EXEC was not written, under %s"):format(name), function()
+        local way, key = serve { timeouts = { dial = 0.4, write = 0.5, read = 3, total = 8 }, policy = policies[name] }, new_key()
+        local client = way:client(nil, 10)
+        master().mitm:rule { dir = "up", act = "stall", match = key, times = 1, on = "new" }
+        local commands = { { "MULTI" }, { "INCR", key } }
+        for i = 1, 8 do commands[#commands + 1] = { "SET", kit.key_in(SLOT, "big" .. i), ("x"):rep(1000000) } end
+        commands[#commands + 1] = { "INCR", key }
+        commands[#commands + 1] = { "EXEC" }
+        local replies = client:pipeline(commands, 10)
+        local last = replies[#replies]
+        assert.same({ 1, 2 }, { last[1], last[10] }, kit.show(last))
+        assert.equal(2, value(key))
+        local asked = way:wait_event { ["function"] = "backoff", commands = "transaction" }
+        assert.same({ "write", "send", "timeout", "unsent" }, { asked.phase, asked.step, asked.error, asked.certainty })
+      end)
+    end
 
     it("18: goes again when the connection can't be made", function()
       local way, key = serve(), new_key()
@@ -274,9 +277,11 @@ kit.matrix(function(workers, sockets)
       end
     end)
 
-    for _, again in ipairs { false, true } do
-      it("19: after EXEC was sent " .. (again and "goes again if the policy says so" or "is an error, executed once"), function()
-        local way, key = serve { options = { again = again } }, new_key()
+    for _, case in ipairs { { "transactions", false }, { "transactions", true }, { "default", false } } do
+      local name, again = unpack(case)
+      it(("19: after EXEC was sent %s, under %s"):format(again and "goes again if the policy says so" or "is an error, executed once",
+        name), function()
+        local way, key = serve { options = name == "transactions" and { again = again } or nil, policy = policies[name] }, new_key()
         for _, how in ipairs { "rst", "fin" } do
           local client = way:client()
           master():call("SET", key, "0")
@@ -302,21 +307,23 @@ kit.matrix(function(workers, sockets)
   end)
 
   describe("while slots move", function()
-    it("21: a transaction follows MOVED as a whole", function()
-      local way, slot = serve(), 7
-      local from = cluster:master_of(slot)
-      local to = cluster:node(from == cluster:node(1) and 2 or 1)
-      local clients, key = {}, new_key(slot)
-      for i = 1, 4 do
-        clients[i] = way:client()
-        incr(clients[i], key)
-      end
-      cluster:move_slot(slot, to)
-      for i = 1, 4 do assert.same({ 7 + 2 * i, 8 + 2 * i }, incr(clients[i], key)) end
-      assert.equal(16, value(key, slot))
-      assert.same({}, way:events { ["function"] = "mark", to = "failing" })
-      cluster:move_slot(slot, from)
-    end)
+    for _, name in ipairs { "transactions", "default" } do
+      it("21: a transaction follows MOVED as a whole, under " .. name, function()
+        local way, slot = serve { policy = policies[name] }, 7
+        local from = cluster:master_of(slot)
+        local to = cluster:node(from == cluster:node(1) and 2 or 1)
+        local clients, key = {}, new_key(slot)
+        for i = 1, 4 do
+          clients[i] = way:client()
+          incr(clients[i], key)
+        end
+        cluster:move_slot(slot, to)
+        for i = 1, 4 do assert.same({ 7 + 2 * i, 8 + 2 * i }, incr(clients[i], key)) end
+        assert.equal(16, value(key, slot))
+        assert.same({}, way:events { ["function"] = "mark", to = "failing" })
+        cluster:move_slot(slot, from)
+      end)
+    end
 
     it("20: a transaction follows ASK with ASKING, and keeps it when that node breaks the connection", function()
       local way, slot = serve { options = { again = true } }, 8
@@ -338,6 +345,30 @@ kit.matrix(function(workers, sockets)
       for _, node in ipairs { to, from } do assert.equal("OK", node:call("CLUSTER", "SETSLOT", slot, "NODE", to.id)) end
       assert.same({ 6, 7 }, incr(client, key))
       cluster:move_slot(slot, from)
+    end)
+
+    it("20: ASKING goes with it too where the default policy sends it again: the node it asks was not reached", function()
+      local way, slot = serve { policy = policies.default, options = { wait = 0.1 } }, 8
+      local from = cluster:master_of(slot)
+      local to = cluster:node(from == cluster:node(1) and 2 or 1)
+      local client, key = way:client(nil, 10), new_key(slot)
+      assert.equal("OK", client:call("SET", new_key(7000), "1"))
+      assert.equal("OK", to:call("CLUSTER", "SETSLOT", slot, "IMPORTING", from.id))
+      assert.equal("OK", from:call("CLUSTER", "SETSLOT", slot, "MIGRATING", to.id))
+      -- Connections that stand are left: a transaction makes one of its own.
+      to.mitm:refuse()
+      client:send_raw(kit.resp.encode { "MULTI" } .. kit.resp.encode { "INCR", key } .. kit.resp.encode { "EXEC" })
+      local asked = way:wait_event { ["function"] = "backoff", commands = "transaction", node = to.address }
+      assert.same({ "connect", "dial", "refused", "unsent" }, { asked.phase, asked.step, asked.error, asked.certainty })
+      to.mitm:accept()
+      local last
+      for _ = 1, 3 do last = client:read_reply() end
+      assert.same({ 1 }, last, kit.show(last))
+      assert.is_true(kit.is_error(from:call("GET", key), "ASK " .. slot))
+      local direct = to:connect()
+      assert.same({ "OK", "1", "OK", 1 }, direct:pipeline { { "ASKING" }, { "GET", key }, { "ASKING" }, { "DEL", key } })
+      direct:close()
+      for _, node in ipairs { to, from } do assert.equal("OK", node:call("CLUSTER", "SETSLOT", slot, "STABLE")) end
     end)
 
     it("a slot that moves under load loses and doubles nothing", function()
