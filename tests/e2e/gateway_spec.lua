@@ -224,7 +224,9 @@ describe("resty.wayside", function()
       assert.matches("no sockets in the phase set", (way:get "/set"))
       assert.matches("no sockets in the phase body_filter", (way:get "/body"))
       assert.equal("ok\n", (way:get "/log"))
-      kit.wait_for(function() return way:log():find("log told: nginx has no sockets in the phase log", 1, true), way:log() end, 5, "the log phase's words")
+      kit.wait_for(function()
+        return way:log():find("log told: nginx has no sockets in the phase log", 1, true), way:log()
+      end, 5, "the log phase's words")
       local c = way:connect()
       c.sock:send "GET /header HTTP/1.0\r\n\r\n"
       local text = c.sock:receive "*a"
