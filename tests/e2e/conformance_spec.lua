@@ -65,8 +65,10 @@ local ONLY = {
   attempt = function(e) return e.kind == "commands" end, replies_read = function(e) return e.error and e.kind == "connection" end,
 }
 
---- What a worker's journal says, as lines: times that a policy draws by lot are no difference.
-local function lines_of(events)
+--- What a worker's journal says, as lines: times that a policy draws by lot are no difference. A transaction has a new
+--- connection to itself in the daemon, and one of the pool in nginx, which may have served before.
+local function lines_of(events, trace)
+  local unit = trace.run[1][1] == "MULTI"
   local list = {}
   for _, event in ipairs(events) do
     -- That an idle connection has ended, the daemon sees at once, nginx when it would use it.
@@ -77,7 +79,7 @@ local function lines_of(events)
       local out = {}
       for _, name in ipairs(FIELDS) do
         local value = event[name]
-        if ONLY[name] and not ONLY[name](event) then value = nil end
+        if ONLY[name] and not ONLY[name](event) or name == "reused" and unit then value = nil end
         if value ~= nil and value ~= false and not (name == "reused" and value == 0) then
           value = tostring(value):gsub("%f[%d]%d[%d.e-]* s", "N s")
           if name == "where" then value = value:gsub("^.*/", "") end
@@ -148,7 +150,7 @@ local function run_on(start, run, trace, policy)
   local seen, began = {}, socket.gettime()
   for i, reply in ipairs(run(way, trace.run)) do seen[i] = seen_of(reply) end
   local ran_out = socket.gettime() - began > TIMEOUTS.total - 0.1
-  local events = lines_of(rested(way))
+  local events = lines_of(rested(way), trace)
   way:stop()
   heal()
   return events, seen, ran_out
