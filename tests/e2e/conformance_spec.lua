@@ -65,8 +65,8 @@ local ONLY = {
   attempt = function(e) return e.kind == "commands" end, replies_read = function(e) return e.error and e.kind == "connection" end,
 }
 
---- What a worker's journal says, as lines: times that a policy draws by lot are no difference. A transaction has a new
---- connection to itself in the daemon, and one of the pool in nginx, which may have served before.
+--- What a worker's journal says, as lines: times that a policy draws by lot are no difference. A transaction's
+--- connection comes from a pool of such in the daemon, from the one pool in nginx: which may have served before.
 local function lines_of(events, trace)
   local unit = trace.run[1][1] == "MULTI"
   local list = {}
