@@ -139,10 +139,12 @@ describe("resty.wayside", function()
 
     it("tells an error reply as an error with its words, and what it does not serve", function()
       local replies = assert(way:run { { "SET", "k", "v" }, { "INCR", "k" }, { "NOSUCH", "x" }, { "WATCH", "k" }, { "GET" },
-        { "RENAME", "a", "b" }, { "BLPOP", "k", 0 }, { "GET", "k" } })
+        { "RENAME", "a", "b" }, { "BLPOP", "k", 0 }, { "GET", "k" },
+        { "CLIENT", "REPLY", "SKIP" }, { "SUBSCRIBE", "k" } })
       assert.equal("v", replies[8])
       for i, words in pairs { [2] = "^ERR value is not an integer", [3] = "^ERR unknown command 'NOSUCH'", [4] = "does not serve 'watch' here",
-        [5] = "^ERR wrong number of arguments", [6] = "^CROSSSLOT", [7] = "does not serve 'blpop'" } do
+        [5] = "^ERR wrong number of arguments", [6] = "^CROSSSLOT", [7] = "does not serve 'blpop'",
+        [9] = "does not serve 'client", [10] = "does not serve 'subscribe'" } do
         assert.is_truthy(tostring(replies[i].message):find(words), kit.show(replies[i]))
         assert.same({ "read", "reply", "reply", "answered", "answer" },
           { replies[i].phase, replies[i].step, replies[i].error, replies[i].certainty, replies[i].class })
