@@ -215,25 +215,29 @@ local function is_told_by(trace, policy)
   return not (trace.blames and text:find('"hold"', 1, true) and text:find('connections = "drop"', 1, true))
 end
 
---- In the sample each policy is there once, and no trace twice, drawn by lot: in soak there are all pairs.
-local function pairs_of_trial()
-  local all, sample, taken = {}, {}, {}
-  kit.random.shuffle(traces)
+--- A sample of so many pairs, drawn by lot, in which no policy and, while there are others, no trace comes twice; in soak
+--- all pairs.
+local function pairs_of_trial(of, sample)
+  local all, drawn, taken = {}, {}, {}
+  kit.random.shuffle(of)
+  kit.random.shuffle(policies)
   for _, policy in ipairs(policies) do
-    local drawn
-    for _, trace in ipairs(traces) do
+    local fresh, any
+    for _, trace in ipairs(of) do
       if is_told_by(trace, policy) then
         all[#all + 1] = { policy, trace }
-        if not drawn and not taken[trace] then drawn, taken[trace] = trace, true end
+        any, fresh = any or trace, fresh or not taken[trace] and trace or nil
       end
     end
-    sample[#sample + 1] = { policy, drawn }
+    local trace = fresh or any
+    taken[trace] = true
+    if #drawn < sample then drawn[#drawn + 1] = { policy, trace } end
   end
-  return kit.count(sample, all)
+  return kit.count(drawn, all)
 end
 
 describe("daemon and nginx", function()
-  for _, pair in ipairs(pairs_of_trial()) do
+  for _, pair in ipairs(pairs_of_trial(traces, #policies)) do
     local policy, trace = pair[1], pair[2]
     it(("agree about %s under %s"):format(trace[1], policy), function()
       finally(heal)
