@@ -579,6 +579,60 @@ describe("resty.wayside", function()
       wait_version(4)
     end)
 
+    it("kill -9 of a worker in the midst of its reload leaves one policy or the other in charge, and the next reload works", function()
+      cluster:wait_ok()
+      local function write(n)
+        kit.file("halfway.lua", ("return require('wayside').policy { name = 'halfway', version = '%d' }\n"):format(n))
+      end
+      write(0)
+      local way = kit.gateway { cluster = cluster, timeouts = PATIENT, policy = kit.folder() .. "/halfway.lua", user = "root",
+        segment = kit.folder() .. "/halfway.seg", locations = [[
+        location = /reload { content_by_lua_block {
+          ngx.say(ngx.worker.pid()) ngx.flush(true)
+          local text, why = wayside:reload()
+          ngx.say(text or "refused: " .. why) } } ]] }
+      --- The version that each worker has, once it is the same for all.
+      local function version()
+        return kit.wait_for(function()
+          local seen, other
+          for _, text in pairs(way:on_each "/status") do
+            local each = tonumber(text:match "policy=halfway version=(%d+)")
+            seen, other = seen or each, seen and seen ~= each
+          end
+          return not other and seen, "two policies are in charge"
+        end, 5, "one version in each worker")
+      end
+      local halfway, there, rounds = 0, 0, kit.count(6, 60)
+      for n = 1, rounds do
+        write(n)
+        local c = way:connect(5)
+        assert(c.sock:send "GET /reload HTTP/1.1\r\nHost: t\r\n\r\n")
+        local pid
+        repeat pid = tonumber((assert(c.sock:receive "*l"):match "^%d%d+$")) until pid and process.exists("/proc/" .. pid)
+        socket.sleep(kit.random.int(0, 1500) / 1e5)
+        way:kill_worker(pid)
+        local rest = select(3, c.sock:receive "*a") or ""
+        c:close()
+        halfway = halfway + (rest:find("version=", 1, true) and 0 or 1)
+        kit.wait_for(function()
+          local now = way:workers()
+          return #now == 2 and now[1] ~= pid and now[2] ~= pid
+        end, 5, "a new worker")
+        way:wait_ready()
+        local found = version()
+        there = there + (found == n and 1 or 0)
+        assert.is_true(found == n or found == n - 1, ("reload %d: version %s"):format(n, found))
+        kit.wait_for(function()
+          local told = way:get "/reload"
+          return told and told:find("policy=halfway version=" .. n, 1, true), told
+        end, 5, "the next reload")
+        assert.equal(n, version())
+        assert.equal("OK", (way:call("SET", "k", n)))
+      end
+      print(("%d of %d workers were killed before their reload was told; of all, %d were in charge"):format(halfway, rounds, there))
+      assert.is_true(halfway > 0, "each kill came too late")
+    end)
+
     it("a node is probed once for the machine, not by each worker and the daemon", function()
       cluster:wait_ok()
       local EVERY, TIMEOUT, WINDOW = 0.3, 0.1, 3
