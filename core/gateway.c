@@ -337,8 +337,9 @@ int way_gateway_next(struct way_gateway_job *j, struct way_gateway_step *step)
     struct way_gateway *g = j->gateway;
     g->inside.loop.now = way_clock();
     way_call_seal(&j->call);
-    way_call_expire(&j->call);
-    way_loop_pass(&g->inside.loop);
+    way_loop_pass(&g->inside.loop); /* what was answered last is dealt with first */
+    if (way_call_expire(&j->call))
+        way_loop_pass(&g->inside.loop);
     if (way_call_is_over(&j->call))
         return WAY_GATEWAY_OVER;
     struct way_gateway_conn *w = to_be_moved(j, &step->more);
