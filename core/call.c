@@ -229,6 +229,7 @@ bool way_call_expire(struct way_call *c)
     struct way_pipeline *p = &c->pipeline;
     if (!p->head || c->arrived + c->total > c->inside->loop.now)
         return false;
+    way_dispatch_overdue(c->inside->dispatch);
     while (p->head) /* each turn takes it off, and with it what was answered behind it */
         way_dispatch_expire(c->inside->dispatch, p->head);
     return true;

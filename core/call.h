@@ -50,7 +50,8 @@ static inline bool way_call_is_over(const struct way_call *c)
 {
     return !c->pipeline.pending;
 }
-/* Answers what is left with the error `deadline`, if the time is over: true then. */
+/* If the time is over, answers what waits with the error that it was told last, and what is
+ * left then with the error `deadline`: true then. */
 bool way_call_expire(struct way_call *c);
 
 /* What is certain of the i-th command now, answered or not. */

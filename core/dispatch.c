@@ -909,6 +909,11 @@ void way_dispatch_expire(struct way_dispatch *d, struct way_request *r)
     way_retry_fail(d, stand_in);
 }
 
+void way_dispatch_overdue(struct way_dispatch *d)
+{
+    way_retry_overdue(d);
+}
+
 /* ---- the pass, birth and death ---- */
 
 void way_dispatch_pass(struct way_dispatch *d)

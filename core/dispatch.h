@@ -88,6 +88,10 @@ enum way_certainty way_dispatch_certainty(const struct way_request *r);
  * is dropped. */
 void way_dispatch_expire(struct way_dispatch *d, struct way_request *r);
 
+/* Answers what waits and has no time left with the error that it was told last: before
+ * anything is called expired. */
+void way_dispatch_overdue(struct way_dispatch *d);
+
 /* Once per loop pass, and when the table's epoch may have risen. */
 void way_dispatch_pass(struct way_dispatch *d);
 

@@ -436,6 +436,7 @@ static void on_sweep(struct ev_loop *ev, ev_timer *w, int events)
         f->sweep.repeat = every;
         ev_timer_again(ev, &f->sweep);
     }
+    way_dispatch_overdue(f->o.dispatch);
     for (struct way_client *c = f->clients, *next; c; c = next) {
         next = c->next;
         if (c->pipeline.head)

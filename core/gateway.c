@@ -24,6 +24,7 @@
 enum { JOBS_KEPT = 256, JOBS_MAX = 65536, ERRNO_MAX = 134 };
 #define TICK_SECONDS 0.01
 #define LEAST_SECONDS 0.001
+#define EARLY_SECONDS (2 * LEAST_SECONDS)
 #define GRACE_SECONDS 0.25
 
 struct way_gateway_conn {
@@ -211,6 +212,19 @@ static enum way_error error_of(const char *words, int *errnum)
     return WAY_ERROR_RESET;
 }
 
+/* The job's time was over, not the node's? nginx counts whole milliseconds, and may be ahead
+ * of both by two. */
+static bool was_the_jobs(struct way_gateway *g, const struct way_gateway_conn *w)
+{
+    double over = w->job->call.arrived + w->job->call.total;
+    if (way_conn_carried_due(w->conn) <= EARLY_SECONDS ||
+        over - g->inside.loop.now > EARLY_SECONDS)
+        return false;
+    if (g->inside.loop.now < over)
+        g->inside.loop.now = over;
+    return true;
+}
+
 void way_gateway_failed(struct way_gateway_conn *w, int sending, const char *words)
 {
     struct way_gateway *g = enter(w);
@@ -218,9 +232,8 @@ void way_gateway_failed(struct way_gateway_conn *w, int sending, const char *wor
     enum way_error error = error_of(words, &errnum);
     if (!w->conn)
         return;
-    /* The job's time was over, not the node's. */
-    if (error == WAY_ERROR_TIMEOUT && way_conn_carried_due(w->conn) > 2 * LEAST_SECONDS &&
-        way_call_expire(&w->job->call)) {
+    if (error == WAY_ERROR_TIMEOUT && was_the_jobs(g, w)) {
+        way_call_expire(&w->job->call);
         way_loop_pass(&g->inside.loop);
         return;
     }
@@ -324,8 +337,9 @@ int way_gateway_next(struct way_gateway_job *j, struct way_gateway_step *step)
     struct way_gateway *g = j->gateway;
     g->inside.loop.now = way_clock();
     way_call_seal(&j->call);
-    way_call_expire(&j->call);
-    way_loop_pass(&g->inside.loop);
+    way_loop_pass(&g->inside.loop); /* what was answered last is dealt with first */
+    if (way_call_expire(&j->call))
+        way_loop_pass(&g->inside.loop);
     if (way_call_is_over(&j->call))
         return WAY_GATEWAY_OVER;
     struct way_gateway_conn *w = to_be_moved(j, &step->more);

@@ -493,8 +493,9 @@ static void put_event(struct text *t, const struct way_entry *e)
     if (v->kind == WAY_KIND_COMMANDS)
         put(t, " commands=%s attempt=%u", way_commands_name(v->commands), v->attempt);
     if (v->error != WAY_ERROR_NONE && v->kind == WAY_KIND_CONNECTION)
-        put(t, " bytes_written=%llu replies_read=%u",
-            (unsigned long long)v->bytes_written, v->replies_read);
+        put(t, " bytes_written=%llu replies_read=%u%s",
+            (unsigned long long)v->bytes_written, v->replies_read,
+            v->reused ? " reused=true" : "");
 }
 
 void way_entry_line(const struct way_entry *e, char *out, size_t n)

@@ -285,6 +285,20 @@ static void look_after_waiting(struct way_dispatch *d, bool changed)
     }
 }
 
+void way_retry_overdue(struct way_dispatch *d)
+{
+    struct way_request *all = d->waiting;
+    d->waiting = NULL;
+    d->waiting_end = &d->waiting;
+    d->round++;
+    while (all) {
+        struct way_request *r = all;
+        all = r->link;
+        if (d->o.loop->now < r->until || look_after(d, r, false))
+            keep_waiting(d, r);
+    }
+}
+
 static void on_tick(struct ev_loop *ev, ev_timer *w, int events)
 {
     (void)events;

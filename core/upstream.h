@@ -162,6 +162,8 @@ bool way_retry_wait_turn(struct way_dispatch *d, struct way_request *r,
                          const struct way_conn *c, const char *bytes, size_t n);
 /* The table changed: what is held is routed afresh. */
 void way_retry_release(struct way_dispatch *d);
+/* What waits and has no time left gets the error that it was told last. */
+void way_retry_overdue(struct way_dispatch *d);
 /* The node's address, for an error's words. */
 const char *way_upstream_address(struct way_dispatch *d, unsigned node);
 /* Keeps r's bytes with it: for who must let go of the buffer they are in. */

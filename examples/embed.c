@@ -15,9 +15,9 @@
 
 struct program {
     struct way_host *host;
-    ev_timer tick, end;
+    ev_timer tick;
+    ev_tstamp until; /* then it sends no more, and waits for what is under way */
     unsigned long sent, answered, failed;
-    int ending; /* sends no more, and waits for what is under way */
 };
 
 /* A policy in C: who can't be reached is out for two seconds, is asked after half of one,
@@ -52,7 +52,7 @@ static void on_event(void *arg, const struct way_host_event *e)
 
 static void end_if_done(struct program *p)
 {
-    if (p->ending && p->answered + p->failed == p->sent)
+    if (!ev_is_active(&p->tick) && p->answered + p->failed == p->sent)
         ev_break(EV_DEFAULT, EVBREAK_ALL);
 }
 
@@ -74,32 +74,30 @@ static void on_done(void *arg, const struct way_host_result *r, unsigned count)
 
 static void on_tick(struct ev_loop *loop, ev_timer *w, int events)
 {
-    (void)loop, (void)events;
+    (void)events;
     struct program *p = w->data;
     char key[32];
     const char *incr[] = { "INCR", key }, *get[] = { "GET", key };
     struct way_host_command pipeline[] = { { 2, incr, NULL }, { 2, get, NULL } };
     struct way_host_error error;
+    if (ev_now(loop) > p->until) {
+        ev_timer_stop(loop, w);
+        end_if_done(p);
+        return;
+    }
     if (!way_host_ready(p->host))
         return;
     snprintf(key, sizeof key, "embed:%lu", p->sent % 1000);
     if (way_host_submit(p->host, pipeline, 2, 5, on_done, p, &error) < 0)
         printf("refused: %s\n", error.text);
-    p->sent += 2;
+    else
+        p->sent += 2;
 }
 
 static void on_line(void *arg, const char *text)
 {
-    printf("%s%s\n", (const char *)arg, text);
-}
-
-static void on_end(struct ev_loop *loop, ev_timer *w, int events)
-{
-    (void)events;
-    struct program *p = w->data;
-    p->ending = 1;
-    ev_timer_stop(loop, &p->tick);
-    end_if_done(p);
+    (void)arg;
+    puts(text);
 }
 
 int main(int argc, char **argv)
@@ -121,13 +119,12 @@ int main(int argc, char **argv)
         fprintf(stderr, "%s\n", error.text);
         return 1;
     }
+    p.until = ev_now(loop) + (argc > 2 ? atof(argv[2]) : 10);
     ev_timer_init(&p.tick, on_tick, 0., 0.005);
-    ev_timer_init(&p.end, on_end, argc > 2 ? atof(argv[2]) : 10, 0.);
-    p.tick.data = p.end.data = &p;
+    p.tick.data = &p;
     ev_timer_start(loop, &p.tick);
-    ev_timer_start(loop, &p.end);
     ev_run(loop, 0);
-    way_host_nodes(p.host, on_line, "");
+    way_host_nodes(p.host, on_line, NULL);
     printf("sent=%lu answered=%lu failed=%lu\n", p.sent, p.answered, p.failed);
     way_host_free(p.host);
     ev_loop_destroy(loop);

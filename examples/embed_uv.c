@@ -92,7 +92,8 @@ static void on_tick(uv_timer_t *timer)
     snprintf(key, sizeof key, "embed:%lu", p->sent % 1000);
     if (way_host_submit(p->beside.host, &command, 1, 5, on_done, p, &error) < 0)
         printf("refused: %s\n", error.text);
-    p->sent++;
+    else
+        p->sent++;
     run(&p->beside);
 }
 

@@ -1,15 +1,13 @@
 /* decide with a shadow: a second policy is asked what the one in charge is asked, in a world
  * of its own, and nothing that it answers, and no way in which it fails, changes what is
  * done. An equal one never differs. */
-#include "decide.h"
-
-#include "health_kit.h"
+#include "decide_kit.h"
 #include "log.h"
 #include "route.h"
 
 #include <pthread.h>
 
-enum { A, B, A0, NODES, ENTRIES = 256, THREADS_MOST = 4 };
+enum { ENTRIES = 256, THREADS_MOST = 4 };
 
 struct bed {
     struct way_policy_text text;
@@ -25,43 +23,6 @@ struct bed {
     double now;
 };
 
-#define POLICY(body)                                                                     \
-    "local wayside = require 'wayside'\n"                                                \
-    "return wayside.policy { name = 'test', version = '1', " body " }\n"
-
-static void must(int rc, const struct way_err *err)
-{
-    if (rc < 0)
-        fail_msg("%s", err->text);
-}
-
-static void text_of(struct bed *b, struct way_policy_text *t, const char *policy)
-{
-    struct way_err err;
-    must(way_policy_read(t, "none", NULL, 0, &b->limits, &err), &err);
-    if (!policy)
-        return;
-    way_free(t->path);
-    t->path = way_strdup("test.lua");
-    t->text = way_strdup(policy);
-    t->n = strlen(policy);
-}
-
-static void publish(struct bed *b)
-{
-    static const char *const ids[] = { "a", "b", "a0" };
-    struct way_topology *t = kit_topology(NODES);
-    kit_node(t, "a", 7000, NULL, 1);
-    kit_node(t, "b", 7001, NULL, 2);
-    kit_node(t, "a0", 7002, "a", 1);
-    kit_slots(t, 0, 0, 8191);
-    kit_slots(t, 1, 8192, WAY_SLOTS - 1);
-    kit_publish(b->health, t, b->now);
-    kit_topology_free(t);
-    for (unsigned i = 0; i < NODES; i++)
-        b->node[i] = kit_find(b->health, ids[i]);
-}
-
 static void begin(struct bed *b, const char *policy, unsigned threads)
 {
     struct way_err err;
@@ -71,13 +32,10 @@ static void begin(struct bed *b, const char *policy, unsigned threads)
     b->threads = threads;
     way_limits_default(&b->limits);
     b->limits.policy_wall = 5; /* so that slow builds meet the other bounds first */
-    text_of(b, &b->text, policy);
+    kit_policy(&b->text, &b->limits, policy);
     must(way_policy_load(&p, &b->text, &err), &err);
-    struct way_health_options o = { .layout = way_policy_plan(p)->layout,
-                                    .guard = true,
-                                    .failing_share = 1 };
+    b->health = kit_table_of(p, 1);
     way_policy_free(p);
-    b->health = kit_open(&o);
     b->shadows = way_shadows_new(
         &(struct way_shadows_options){ .health = b->health, .threads = threads });
     for (unsigned i = 0; i < threads; i++) {
@@ -93,7 +51,7 @@ static void begin(struct bed *b, const char *policy, unsigned threads)
                                          .thread = (uint16_t)i };
         must(way_decider_new(&b->decider[i], &d, &err), &err);
     }
-    publish(b);
+    kit_publish_nodes(b->health, b->now, b->node);
     b->now += 10;
 }
 
@@ -115,7 +73,7 @@ static struct way_shadow *put(struct bed *b, enum way_shadow_kind kind,
     struct way_policy *state[THREADS_MOST];
     struct way_policy_text *t = way_zalloc(sizeof *t);
     struct way_err err;
-    text_of(b, t, policy);
+    kit_policy(t, &b->limits, policy);
     for (unsigned i = 0; i < b->threads; i++)
         must(way_policy_load(&state[i], t, &err), &err);
     return way_shadows_put(
@@ -143,33 +101,12 @@ static void tend(struct bed *b)
 
 static struct way_event refused(const struct bed *b)
 {
-    return (struct way_event){ .kind = WAY_KIND_CONNECTION,
-                               .phase = WAY_PHASE_CONNECT,
-                               .step = WAY_STEP_DIAL,
-                               .error = WAY_ERROR_REFUSED,
-                               .n = 1,
-                               .began = b->now - 0.1,
-                               .now = b->now,
-                               .unix_time = 1,
-                               .deadline_left = -1 };
+    return kit_refused(b->now);
 }
 
 static struct way_event replied(const struct bed *b, const char *message)
 {
-    struct way_event e = { .kind = WAY_KIND_RESULT,
-                           .phase = WAY_PHASE_READ,
-                           .step = WAY_STEP_REPLY,
-                           .n = 1,
-                           .began = b->now - 0.1,
-                           .now = b->now,
-                           .unix_time = 1,
-                           .deadline_left = -1 };
-    if (message) {
-        e.error = WAY_ERROR_REPLY;
-        snprintf(e.message, sizeof e.message, "%s", message);
-        snprintf(e.reply, sizeof e.reply, "%.*s", (int)strcspn(message, " "), message);
-    }
-    return e;
+    return kit_replied(b->now, message);
 }
 
 static struct way_decision decide(struct bed *b, unsigned node, struct way_event e)

@@ -1,13 +1,11 @@
 /* decide: the one path of an error. What the policy says is committed whole or asked again;
  * where it can't say anything the fallback does; nobody is blamed for what was known. */
-#include "decide.h"
-
-#include "health_kit.h"
+#include "decide_kit.h"
 #include "log.h"
 
 #include <pthread.h>
 
-enum { A, B, A0, NODES, ENTRIES = 256 };
+enum { ENTRIES = 256 };
 
 struct bed {
     struct way_policy_text text;
@@ -20,16 +18,6 @@ struct bed {
     unsigned node[NODES];
     double now;
 };
-
-#define POLICY(body)                                                                     \
-    "local wayside = require 'wayside'\n"                                                \
-    "return wayside.policy { name = 'test', version = '1', " body " }\n"
-
-static void must(int rc, const struct way_err *err)
-{
-    if (rc < 0)
-        fail_msg("%s", err->text);
-}
 
 static void on_journaled(void *arg)
 {
@@ -52,21 +40,6 @@ static struct way_decider *new_decider(struct bed *b)
     return d;
 }
 
-static void publish(struct bed *b)
-{
-    static const char *const ids[] = { "a", "b", "a0" };
-    struct way_topology *t = kit_topology(NODES);
-    kit_node(t, "a", 7000, NULL, 1);
-    kit_node(t, "b", 7001, NULL, 2);
-    kit_node(t, "a0", 7002, "a", 1);
-    kit_slots(t, 0, 0, 8191);
-    kit_slots(t, 1, 8192, WAY_SLOTS - 1);
-    kit_publish(b->health, t, b->now);
-    kit_topology_free(t);
-    for (unsigned i = 0; i < NODES; i++)
-        b->node[i] = kit_find(b->health, ids[i]);
-}
-
 static void begin(struct bed *b, const char *policy)
 {
     struct way_err err;
@@ -74,22 +47,13 @@ static void begin(struct bed *b, const char *policy)
     memset(b, 0, sizeof *b);
     b->now = 1000;
     way_limits_default(&b->limits);
-    must(way_policy_read(&b->text, "none", NULL, 0, &b->limits, &err), &err);
-    if (policy) {
-        way_free(b->text.path);
-        b->text.path = way_strdup("test.lua");
-        b->text.text = way_strdup(policy);
-        b->text.n = strlen(policy);
-    }
+    kit_policy(&b->text, &b->limits, policy);
     must(way_policy_load(&p, &b->text, &err), &err);
-    struct way_health_options o = { .layout = way_policy_plan(p)->layout,
-                                    .guard = true,
-                                    .failing_share = 1 };
+    b->health = kit_table_of(p, 1);
     way_policy_free(p);
-    b->health = kit_open(&o);
     b->ring = way_ring_new(ENTRIES);
     b->decider = new_decider(b);
-    publish(b);
+    kit_publish_nodes(b->health, b->now, b->node);
     b->now += 10;
 }
 
@@ -104,33 +68,12 @@ static void end(struct bed *b)
 
 static struct way_event refused(struct bed *b)
 {
-    return (struct way_event){ .kind = WAY_KIND_CONNECTION,
-                               .phase = WAY_PHASE_CONNECT,
-                               .step = WAY_STEP_DIAL,
-                               .error = WAY_ERROR_REFUSED,
-                               .n = 1,
-                               .began = b->now - 0.1,
-                               .now = b->now,
-                               .unix_time = 1,
-                               .deadline_left = -1 };
+    return kit_refused(b->now);
 }
 
 static struct way_event replied(struct bed *b, const char *message)
 {
-    struct way_event e = { .kind = WAY_KIND_RESULT,
-                           .phase = WAY_PHASE_READ,
-                           .step = WAY_STEP_REPLY,
-                           .n = 1,
-                           .began = b->now - 0.1,
-                           .now = b->now,
-                           .unix_time = 1,
-                           .deadline_left = -1 };
-    if (message) {
-        e.error = WAY_ERROR_REPLY;
-        snprintf(e.message, sizeof e.message, "%s", message);
-        snprintf(e.reply, sizeof e.reply, "%.*s", (int)strcspn(message, " "), message);
-    }
-    return e;
+    return kit_replied(b->now, message);
 }
 
 static struct way_decision decide(struct bed *b, unsigned node, struct way_event e)

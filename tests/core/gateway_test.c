@@ -149,6 +149,66 @@ static void a_socket_that_fails_is_told_with_phase_and_certainty(void **state)
     }
 }
 
+/* nginx counts whole milliseconds, and may be ahead by two. */
+static void the_total_time_is_the_callers_though_nginx_is_a_little_early(void **state)
+{
+    (void)state;
+    struct bed b;
+    struct way_gateway_step step;
+    struct way_gateway_result r;
+    begin(&b, ", timeouts = { dial = 1, read = 1, total = 2 }");
+    struct way_gateway_job *j = way_gateway_begin(b.g, 0.05);
+    add(j, "INCR", kit_key(0));
+    assert_int_equal(way_gateway_next(j, &step), WAY_GATEWAY_MOVE);
+    assert_int_equal(way_gateway_up(step.conn, 0), WAY_GATEWAY_SEND);
+    assert_int_equal(way_gateway_sent(step.conn), WAY_GATEWAY_RECEIVE);
+    double due = way_gateway_due(step.conn);
+    assert_true(due > 0.002 && due <= 0.05);
+    while (way_gateway_due(step.conn) > 0.0015)
+        usleep(100);
+    way_gateway_failed(step.conn, 0, "timeout");
+    way_gateway_release(step.conn);
+    assert_int_equal(way_gateway_next(j, &step), WAY_GATEWAY_OVER);
+    assert_int_equal(way_gateway_result(j, 0, &r), 1);
+    assert_string_equal(r.error, "deadline");
+    assert_string_equal(r.class_name, "caller");
+    assert_string_equal(r.certainty, "unknown");
+    assert_string_equal(r.state, "healthy");
+    way_gateway_end(j);
+    end(&b);
+}
+
+static void what_waits_when_the_time_is_over_is_told_what_it_was_told_last(void **state)
+{
+    (void)state;
+    struct bed b;
+    struct way_gateway_step step;
+    struct way_gateway_result r;
+    begin(&b, ", timeouts = { total = 0.05 }");
+    struct way_gateway_job *j = way_gateway_begin(b.g, 0);
+    add(j, "INCR", kit_key(0));
+    for (;;) {
+        int what = way_gateway_next(j, &step);
+        if (what == WAY_GATEWAY_OVER)
+            break;
+        if (what != WAY_GATEWAY_MOVE) {
+            usleep(60000); /* it waits: when it is looked at again its time is over */
+            continue;
+        }
+        assert_int_equal(way_gateway_up(step.conn, 0), WAY_GATEWAY_SEND);
+        assert_int_equal(way_gateway_sent(step.conn), WAY_GATEWAY_RECEIVE);
+        assert_int_equal(feed(step.conn, "-TRYAGAIN in a while\r\n"), WAY_GATEWAY_IDLE);
+        assert_int_equal(way_gateway_release(step.conn), 1);
+    }
+    assert_int_equal(way_gateway_result(j, 0, &r), 1);
+    assert_string_equal(r.error, "reply");
+    assert_string_equal(r.certainty, "answered");
+    assert_int_equal(r.type, '-');
+    assert_memory_equal(r.reply, "TRYAGAIN in a while", r.bytes);
+    way_gateway_end(j);
+    end(&b);
+}
+
 static void redirects_are_followed_over_another_connection(void **state)
 {
     (void)state;
@@ -420,6 +480,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_reply_in_pieces_is_one_and_its_socket_may_be_kept),
         cmocka_unit_test(a_socket_that_fails_is_told_with_phase_and_certainty),
+        cmocka_unit_test(the_total_time_is_the_callers_though_nginx_is_a_little_early),
+        cmocka_unit_test(what_waits_when_the_time_is_over_is_told_what_it_was_told_last),
         cmocka_unit_test(redirects_are_followed_over_another_connection),
         cmocka_unit_test(a_transaction_has_a_connection_of_its_own),
         cmocka_unit_test(a_transaction_that_fails_gives_its_connection_back),

@@ -169,6 +169,9 @@ static void a_line_is_logfmt_whatever_a_server_wrote(void **state)
               "class=down blame=node n=3 certainty=unsent bytes_written=0 "
               "replies_read=0 function=mark verdict=failing "
               "where=policies/default.lua:31 from=healthy to=suspect refused=share");
+    e.event.reused = true; /* it had served before */
+    way_entry_line(&e, line, sizeof line);
+    assert_non_null(strstr(line, " replies_read=0 reused=true function=mark "));
 }
 
 static void a_line_is_cut_where_its_place_ends(void **state)

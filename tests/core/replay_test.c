@@ -2,13 +2,12 @@
  * through anew; to another it tells where; twice the same, byte by byte. */
 #include "replay.h"
 
-#include "decide.h"
-#include "health_kit.h"
+#include "decide_kit.h"
 #include "jsonline.h"
 
 #include <unistd.h>
 
-enum { A, B, A0, NODES, ENTRIES = 1024 };
+enum { ENTRIES = 1024 };
 
 /* Strikes, jitter and marks that end: states depend on memory, random numbers and time. */
 static const char striking[] =
@@ -54,38 +53,13 @@ struct bed {
     struct way_buf line;
 };
 
-static void must(int rc, const struct way_err *err)
-{
-    if (rc < 0)
-        fail_msg("%s", err->text);
-}
-
 static void read_policy(struct way_policy_text *text, const struct way_limits *limits,
                         const char *policy, const struct way_option *option)
 {
     struct way_err err;
     must(way_policy_read(text, "default", option, option != NULL, limits, &err), &err);
-    way_free(text->path);
-    way_free(text->text);
-    text->path = way_strdup("test.lua");
-    text->text = way_strdup(policy);
-    text->n = strlen(policy);
+    kit_replace_policy(text, policy);
     text->wall = 1e6;
-}
-
-static void publish_nodes(struct bed *b)
-{
-    static const char *const ids[] = { "a", "b", "a0" };
-    struct way_topology *t = kit_topology(NODES);
-    kit_node(t, "a", 7000, NULL, 1);
-    kit_node(t, "b", 7001, NULL, 2);
-    kit_node(t, "a0", 7002, "a", 1);
-    kit_slots(t, 0, 0, 8191);
-    kit_slots(t, 1, 8192, WAY_SLOTS - 1);
-    kit_publish(b->health, t, b->now);
-    kit_topology_free(t);
-    for (unsigned i = 0; i < NODES; i++)
-        b->node[i] = kit_find(b->health, ids[i]);
 }
 
 static void begin(struct bed *b, const char *policy)
@@ -97,10 +71,7 @@ static void begin(struct bed *b, const char *policy)
     way_limits_default(&b->limits);
     read_policy(&b->text, &b->limits, policy, NULL);
     must(way_policy_load(&p, &b->text, &err), &err);
-    struct way_health_options o = { .layout = way_policy_plan(p)->layout,
-                                    .guard = true,
-                                    .failing_share = b->limits.failing_share };
-    b->health = kit_open(&o);
+    b->health = kit_table_of(p, b->limits.failing_share);
     b->ring = way_ring_new(ENTRIES);
     struct way_decider_options d = { .health = b->health,
                                      .text = &b->text,
@@ -108,7 +79,7 @@ static void begin(struct bed *b, const char *policy)
                                      .stats = &b->stats,
                                      .ring = b->ring };
     must(way_decider_new(&b->decider, &d, &err), &err);
-    publish_nodes(b);
+    kit_publish_nodes(b->health, b->now, b->node);
     b->now += 10;
     snprintf(b->path, sizeof b->path, "/tmp/wayside-replay-XXXXXX");
     b->file = fdopen(mkstemp(b->path), "w");

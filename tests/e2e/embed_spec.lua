@@ -153,6 +153,8 @@ describe("wayside in a C program", function()
       for name in kit.process.read_file("core/wayside.h"):gmatch "[ *](way_host_[%w_]+)%(" do
         if not name:find "_fn$" then assert.is_true(map[name], name) end
       end
+      -- LuaJIT is one for all in the process: linked into the library it would be a second one.
+      assert.matches("NEEDED%s+libluajit%-5%.1%.so%.2\n", sh "objdump -p $1/usr/lib/libwayside.so.0 | tr -s ' '")
       assert.matches("SONAME%s+libwayside%.so%.0\n", sh "objdump -p $1/usr/lib/libwayside.so.0 | tr -s ' '")
       assert.equal("libwayside.so.0", (sh("readlink $1/usr/lib/libwayside.so"):gsub("%s", "")))
     end)

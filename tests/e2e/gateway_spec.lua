@@ -7,32 +7,63 @@ local process = require "tests.support.process"
 local FAST = { dial = 0.2, read = 0.3, total = 2 }
 local PATIENT = { dial = 1, read = 3, total = 6 } -- where no node is at fault, and the machine may be busy
 
---- Requests without end in a child, each on a connection of its own; :stop() tells how many there were and what
---- went wrong with any.
-local function load_on(way, commands)
-  local file = ("%s/load-%d"):format(kit.folder(), kit.random.int(1, 1e9))
-  local path = gateway.path(commands)
-  local child = process.fork(function()
-    local out = assert(io.open(file, "w"))
-    out:setvbuf "line"
-    while not process.exists(file .. ".end") do
-      local body, status = way:get(path, 5)
-      if status ~= 200 or body:find "[!?]" then out:write("bad ", tostring(status), " ", (tostring(body):gsub("\n", ";")), "\n")
-      else out:write "good\n" end
-    end
-    out:close()
-  end, { name = "load" })
-  kit.owned(child)
+local function fine(body, status) return status == 200 and not body:find "[!?]" end
+
+--- Requests without end in three children, each on a connection of its own; :stop() tells how many there were and what
+--- went wrong with any: "bad" with the HTTP status and body, or with what became of the connection.
+---@param good function|nil whether (body, status) is as it must be; nil: no command failed
+local function load_on(way, commands, good)
+  local path, files, children = gateway.path(commands), {}, {}
+  for i = 1, 3 do
+    local file = ("%s/load-%d"):format(kit.folder(), kit.random.int(1, 1e9))
+    files[i] = file
+    children[i] = process.fork(function()
+      local out = assert(io.open(file, "w"))
+      out:setvbuf "line"
+      while not process.exists(file .. ".end") do
+        local body, status = way:get(path, 5)
+        if body and (good or fine)(body, status) then out:write "good\n"
+        else out:write("bad ", tostring(status), " ", (tostring(body):gsub("\n", ";")), "\n") end
+      end
+      out:close()
+    end, { name = "load" })
+    kit.owned(children[i])
+  end
   return {
-    count = function() return select(2, (process.read_file(file) or ""):gsub("good\n", "")) end,
+    children = #children,
+    count = function()
+      local n = 0
+      for _, file in ipairs(files) do n = n + select(2, (process.read_file(file) or ""):gsub("good\n", "")) end
+      return n
+    end,
     stop = function(self)
-      process.write_file(file .. ".end", "")
-      assert.is_true(child:wait(10), "the load does not end")
+      for _, file in ipairs(files) do process.write_file(file .. ".end", "") end
       local bad = {}
-      for line in (process.read_file(file) or ""):gmatch "bad [^\n]+" do bad[#bad + 1] = line end
+      for i, child in ipairs(children) do
+        assert.is_true(child:wait(10), "the load does not end")
+        for line in (process.read_file(files[i]) or ""):gmatch "bad [^\n]+" do bad[#bad + 1] = line end
+      end
       return self.count(), bad
     end,
   }
+end
+
+--- Kills one worker; once nginx has another in its place this returns.
+local function replace_worker(way, which)
+  local workers = way:workers()
+  way:kill_worker(workers[which])
+  kit.wait_for(function()
+    local now = way:workers()
+    return #now == 2 and (now[1] ~= workers[1] or now[2] ~= workers[2])
+  end, 5, "a new worker")
+end
+
+--- Of `kills` killed workers' requests each may have lost its connection, and nothing else may have gone wrong with any.
+local function assert_only_cut_off(bad, load, kills)
+  for _, line in ipairs(bad) do
+    assert.is_nil(line:match "^bad %d" or line:match "timeout", "a request that was answered, and not as it must be: " .. line)
+  end
+  assert.is_true(#bad <= kills * load.children, table.concat(bad, "\n"))
 end
 
 describe("resty.wayside", function()
@@ -46,7 +77,35 @@ describe("resty.wayside", function()
         location = /header { return 200; header_filter_by_lua_block {
           local _, err = wayside:pipeline { { "GET", "k" } }
           ngx.header["X-Told"] = err } }
-        location = /phase { content_by_lua_block { ngx.say(init_told) } }
+        location = /log { content_by_lua_block { ngx.say "ok" } log_by_lua_block {
+          ngx.log(ngx.NOTICE, "log told: ", select(2, wayside:pipeline { { "GET", "k" } })) } }
+        location = /body { content_by_lua_block { ngx.say "x" } body_filter_by_lua_block {
+          local _, err = wayside:pipeline { { "GET", "k" } }
+          if ngx.arg[1] ~= "" then ngx.arg[1] = err .. "\n" end } }
+        location = /set { set_by_lua_block $told { return (select(2, wayside:pipeline { { "GET", "k" } })) } return 200 $told; }
+        location = /early { rewrite_by_lua_block { wayside:call("SET", "early", "rewritten") }
+          access_by_lua_block { wayside:call("APPEND", "early", ", let in") }
+          content_by_lua_block { ngx.say((wayside:call("GET", "early"))) } }
+        location = /late { content_by_lua_block {
+          ngx.timer.at(0, function() late = wayside:call("SET", "late", "x") end)
+          for _ = 1, 100 do
+            if late then break end
+            ngx.sleep(0.01)
+          end
+          ngx.say(late) } }
+        location = /busy { content_by_lua_block {
+          local clock = os.clock
+          local key, slow, bad = ngx.unescape_uri(ngx.var.arg_key), 0.4, 0
+          local takes_a_while = "for i = 1, 5000000 do end return 1" -- for the node
+          for _ = 1, 5 do
+            local began = clock()
+            while clock() - began < slow do end -- nginx's idea of the time is that old now
+            local _, err = wayside:call("EVAL", takes_a_while, 1, key)
+            bad = bad + (err and 1 or 0)
+            if bad == 1 then ngx.say(tostring(err)) end
+          end
+          ngx.say(bad, " failed") } }
+        location = /phase { content_by_lua_block { ngx.say(init_told, "; ", in_init) } }
         location = /raise { content_by_lua_block {
           for _, bad in ipairs { "x", {}, { {} }, { "GET", true }, { { "GET", {} } } } do
             ngx.say(select(2, pcall(wayside.pipeline, wayside, { bad })))
@@ -63,7 +122,8 @@ describe("resty.wayside", function()
         location = /cut { lua_check_client_abort on; content_by_lua_block {
           ngx.on_abort(function() ngx.exit(499) end)
           wayside:pipeline { { "GET", ngx.unescape_uri(ngx.var.arg_key) } } } }
-      ]], init_worker = 'wayside:start() init_told = select(2, wayside:pipeline { { "GET", "k" } })' }
+      ]], init = 'in_init = select(2, wayside:pipeline { { "GET", "k" } })',
+        init_worker = 'wayside:start() init_told = select(2, wayside:pipeline { { "GET", "k" } })' }
     end)
 
     it("answers with values of every kind, in the order of the commands", function()
@@ -79,10 +139,12 @@ describe("resty.wayside", function()
 
     it("tells an error reply as an error with its words, and what it does not serve", function()
       local replies = assert(way:run { { "SET", "k", "v" }, { "INCR", "k" }, { "NOSUCH", "x" }, { "WATCH", "k" }, { "GET" },
-        { "RENAME", "a", "b" }, { "BLPOP", "k", 0 }, { "GET", "k" } })
+        { "RENAME", "a", "b" }, { "BLPOP", "k", 0 }, { "GET", "k" },
+        { "CLIENT", "REPLY", "SKIP" }, { "SUBSCRIBE", "k" } })
       assert.equal("v", replies[8])
       for i, words in pairs { [2] = "^ERR value is not an integer", [3] = "^ERR unknown command 'NOSUCH'", [4] = "does not serve 'watch' here",
-        [5] = "^ERR wrong number of arguments", [6] = "^CROSSSLOT", [7] = "does not serve 'blpop'" } do
+        [5] = "^ERR wrong number of arguments", [6] = "^CROSSSLOT", [7] = "does not serve 'blpop'",
+        [9] = "does not serve 'client", [10] = "does not serve 'subscribe'" } do
         assert.is_truthy(tostring(replies[i].message):find(words), kit.show(replies[i]))
         assert.same({ "read", "reply", "reply", "answered", "answer" },
           { replies[i].phase, replies[i].step, replies[i].error, replies[i].certainty, replies[i].class })
@@ -160,7 +222,13 @@ describe("resty.wayside", function()
     end)
 
     it("says so where nginx has no sockets, and what is no command", function()
-      assert.is_truthy((way:get "/phase"):match "no sockets in the phase init_worker")
+      assert.is_truthy((way:get "/phase"):match "no sockets in the phase init_worker; nginx has no sockets in the phase init\n")
+      assert.matches("no sockets in the phase set", (way:get "/set"))
+      assert.matches("no sockets in the phase body_filter", (way:get "/body"))
+      assert.equal("ok\n", (way:get "/log"))
+      kit.wait_for(function()
+        return way:log():find("log told: nginx has no sockets in the phase log", 1, true), way:log()
+      end, 5, "the log phase's words")
       local c = way:connect()
       c.sock:send "GET /header HTTP/1.0\r\n\r\n"
       local text = c.sock:receive "*a"
@@ -170,6 +238,18 @@ describe("resty.wayside", function()
         "expected text or number as word 1, got table", "expected text or number as word 2, got boolean" } do
         assert.is_truthy(raised:find(words, 1, true), raised)
       end
+    end)
+
+    it("serves where nginx has sockets: rewrite, access, content, timers", function()
+      assert.equal("rewritten, let in\n", (way:get "/early"))
+      assert.equal("OK\n", (way:get "/late"))
+    end)
+
+    it("does not take a handler's own slowness for a node's: nginx's clock is as old as its last event", function()
+      local key = kit.key_in(0, "busy")
+      assert.equal("OK", (way:call("SET", key, 0)))
+      assert.equal("0 failed\n", (way:get("/busy?key=" .. key:gsub("{", "%%7B"):gsub("}", "%%7D"))))
+      assert.same({}, way:events { error = "timeout" })
     end)
 
     it("is not hurt by a client that leaves in the middle", function()
@@ -432,15 +512,10 @@ describe("resty.wayside", function()
       for round = 1, kills do
         local before = load.count()
         kit.wait_for(function() return load.count() > before + 20 end, 10, "requests between kills")
-        local workers = way:workers()
-        way:kill_worker(workers[round % #workers + 1])
-        kit.wait_for(function()
-          local now = way:workers()
-          return #now == 2 and (now[1] ~= workers[1] or now[2] ~= workers[2])
-        end, 5, "a new worker")
+        replace_worker(way, round % 2 + 1)
       end
       local good, bad = load:stop()
-      assert.is_true(#bad <= kills, table.concat(bad, "\n"))
+      assert_only_cut_off(bad, load, kills)
       assert.is_true(good > 20 * kills, good)
       way:wait_ready()
       for _, text in pairs(way:on_each "/status") do assert.is_nil(text:match "inflight=[1-9]", text) end
@@ -496,13 +571,66 @@ describe("resty.wayside", function()
         local shown = kit.show(daemon:ask("WAYSIDE", "POLICY"))
         return shown:find("4", 1, true), shown
       end, 5, "the daemon to follow")
-      -- A worker that is born now has it too.
-      way:kill_worker(way:workers()[1])
-      kit.wait_for(function() return #way:workers() == 2 end, 5, "a new worker")
-      wait_version(4)
       kit.wait_for(function() return load.count() > 50, load.count() end, 10, "the load to be one")
       local _, bad = load:stop()
-      assert.is_true(#bad <= 1, table.concat(bad, "\n")) -- the killed worker's own
+      assert.same({}, bad)
+      -- A worker that is born now has it too.
+      replace_worker(way, 1)
+      wait_version(4)
+    end)
+
+    it("kill -9 of a worker in the midst of its reload leaves one policy or the other in charge, and the next reload works", function()
+      cluster:wait_ok()
+      local function write(n)
+        kit.file("halfway.lua", ("return require('wayside').policy { name = 'halfway', version = '%d' }\n"):format(n))
+      end
+      write(0)
+      local way = kit.gateway { cluster = cluster, timeouts = PATIENT, policy = kit.folder() .. "/halfway.lua", user = "root",
+        segment = kit.folder() .. "/halfway.seg", locations = [[
+        location = /reload { content_by_lua_block {
+          ngx.say(ngx.worker.pid()) ngx.flush(true)
+          local text, why = wayside:reload()
+          ngx.say(text or "refused: " .. why) } } ]] }
+      --- The version that each worker has, once it is the same for all.
+      local function version()
+        return kit.wait_for(function()
+          local seen, other
+          for _, text in pairs(way:on_each "/status") do
+            local each = tonumber(text:match "policy=halfway version=(%d+)")
+            seen, other = seen or each, seen and seen ~= each
+          end
+          return not other and seen, "two policies are in charge"
+        end, 5, "one version in each worker")
+      end
+      local halfway, there, rounds = 0, 0, kit.count(6, 60)
+      for n = 1, rounds do
+        write(n)
+        local c = way:connect(5)
+        assert(c.sock:send "GET /reload HTTP/1.1\r\nHost: t\r\n\r\n")
+        local pid
+        repeat pid = tonumber((assert(c.sock:receive "*l"):match "^%d%d+$")) until pid and process.exists("/proc/" .. pid)
+        socket.sleep(kit.random.int(0, 1500) / 1e5)
+        way:kill_worker(pid)
+        local rest = select(3, c.sock:receive "*a") or ""
+        c:close()
+        halfway = halfway + (rest:find("version=", 1, true) and 0 or 1)
+        kit.wait_for(function()
+          local now = way:workers()
+          return #now == 2 and now[1] ~= pid and now[2] ~= pid
+        end, 5, "a new worker")
+        way:wait_ready()
+        local found = version()
+        there = there + (found == n and 1 or 0)
+        assert.is_true(found == n or found == n - 1, ("reload %d: version %s"):format(n, found))
+        kit.wait_for(function()
+          local told = way:get "/reload"
+          return told and told:find("policy=halfway version=" .. n, 1, true), told
+        end, 5, "the next reload")
+        assert.equal(n, version())
+        assert.equal("OK", (way:call("SET", "k", n)))
+      end
+      print(("%d of %d workers were killed before their reload was told; of all, %d were in charge"):format(halfway, rounds, there))
+      assert.is_true(halfway > 0, "each kill came too late")
     end)
 
     it("a node is probed once for the machine, not by each worker and the daemon", function()
@@ -536,6 +664,17 @@ describe("resty.wayside", function()
       local n, took = probes() - before, socket.gettime() - began
       assert.is_true(n >= 3, n .. " probes")
       assert.is_true(n <= took / EVERY + 1, ("%d probes in %.1f s: more than one series"):format(n, took))
+      -- Whoever holds the lease dies with it: the series goes on with another.
+      daemon:kill()
+      for worker = 1, 2 do
+        replace_worker(way, worker)
+        way:wait_ready()
+      end
+      local own = #way:events { kind = "probe", node = victim.address }
+      kit.wait_for(function()
+        local now = #way:events { kind = "probe", node = victim.address }
+        return now >= own + 3, now .. " probes"
+      end, 5, "probes by a worker that was born since")
       victim:thaw()
       cluster:wait_ok()
     end)
@@ -616,20 +755,103 @@ describe("resty.wayside", function()
     end)
   end)
 
-  it("a reply that drips does not outlive the total time: each receive has only what is left of it", function()
-    local fronted = kit.cluster { masters = 3, replicas = 0, front = "mitm" }
-    local way = kit.gateway { cluster = fronted, timeouts = { dial = 0.2, read = 0.3, total = 0.8 }, policy = "policies/fail_fast.lua" }
-    local key = kit.key_in(0, "drip")
-    local node = fronted:master_of(0)
-    assert.equal("OK", (way:call("SET", key, ("v"):rep(1000))))
-    node.mitm:rule { dir = "down", act = "trickle", match = "$1000\r\n", bytes = 10, ms = 50 }
-    local began = socket.gettime()
-    local err = way:call("GET", key)
-    local took = socket.gettime() - began
-    -- Something came every 50 ms, so no receive ever was silent for long.
-    assert.equal("unknown", err.certainty, kit.show(err))
-    assert.is_true(err.error == "deadline" or err.error == "timeout", kit.show(err))
-    assert.is_true(took < 1.1, took)
+  describe("behind a man in the middle", function()
+    local fronted
+    setup(function() fronted = kit.cluster { masters = 2, replicas = 0, front = "mitm", node_timeout = 60000 } end)
+
+    it("a reply that drips does not outlive the total time: each receive has only what is left of it", function()
+      -- The node's own time is the longer one here, so that nothing but the total ends it.
+      local way = kit.gateway { cluster = fronted, timeouts = { dial = 0.2, read = 3, total = 0.8 }, policy = "policies/fail_fast.lua" }
+      local key = kit.key_in(0, "drip")
+      local node = fronted:master_of(0)
+      finally(function() node.mitm:clear() end)
+      assert.equal("OK", (way:call("SET", key, ("v"):rep(1000))))
+      node.mitm:rule { dir = "down", act = "trickle", match = "$1000\r\n", bytes = 10, ms = 50 }
+      local began = socket.gettime()
+      local err = way:call("GET", key)
+      local took = socket.gettime() - began
+      -- Something came every 50 ms, so no receive ever was silent for long.
+      assert.same({ "unknown", "deadline" }, { err.certainty, err.error }, kit.show(err))
+      assert.is_true(took > 0.75 and took < 1.1, took)
+    end)
+
+    it("a connection that the node has closed meanwhile is nobody's fault: read again, no mark, told as reused", function()
+      local way = kit.gateway { cluster = fronted, timeouts = FAST, policy = "policies/default.lua" }
+      local node = fronted:master_of(0)
+      local get, set = { "GET", kit.key_in(0, "closed") }, { "SET", kit.key_in(0, "closed"), "v" }
+      finally(function() node.mitm:clear() end)
+      for _ = 1, 20 do assert.equal("OK", (way:call(unpack(set)))) end -- each worker has one that served
+      -- In the moment in which a command is on its way: nginx can't have seen it before.
+      node.mitm:rule { dir = "up", act = "cut", how = "fin", match = "GET", times = 1 }
+      assert.equal("v", (way:call(unpack(get))))
+      node.mitm:rule { dir = "up", act = "cut", how = "fin", match = "SET", times = 1 }
+      local err = way:call(unpack(set))
+      assert.same({ "eof", "read", "unknown", "none", "healthy" }, { err.error, err.phase, err.certainty, err.verdict, err.state },
+        kit.show(err))
+      local seen = {}
+      kit.wait_for(function()
+        seen = way:events { kind = "connection", error = "eof" }
+        return #seen == 2, #seen
+      end, 2, "both ends in the journals")
+      for _, event in ipairs(seen) do assert.same({ "true", "0" }, { event.reused, event.replies_read }, event.line) end
+      for _, state in pairs(way:states(node)) do assert.equal("healthy", state) end
+    end)
+
+    it("kill -9 of a worker in the midst of commits leaves a table that the other goes on with", function()
+      local policy = kit.file("struck.lua", [[
+        local wayside = require "wayside"
+        return wayside.policy { name = "struck",
+          classes = { { error = "reply", message = "MARKME", class = "busy" }, wayside.default.classes },
+          memory = { node = { strikes = 0 } },
+          mark = function(_, node, e)
+            if not e.error then return end
+            node.memory.strikes = node.memory.strikes + 1
+            if e.error == "reply" then return { state = "suspect", seconds = 0.05, reason = "strike" } end
+            return { state = "failing", seconds = 60, reason = e.error }
+          end,
+          backoff = function() end, probe = function() end }
+      ]])
+      local way = kit.gateway { cluster = fronted, timeouts = PATIENT, policy = policy, segment = kit.folder() .. "/struck.seg" }
+      local key = kit.key_in(0, "strike")
+      local node, other = fronted:master_of(0), kit.key_in(16383, "well")
+      node:script(function(words)
+        if words[2] and words[2]:find "strike" then return "-MARKME now\r\n" end
+      end)
+      finally(function()
+        if node.scripted then node:unscript() end
+        node.mitm:accept()
+      end)
+      -- Each of these replies is a commit of the node's memory, or of its state.
+      local commands = { { "SET", other, "v" } }
+      for i = 2, 9 do commands[i] = { "INCR", key } end
+      local function struck(body, status)
+        return status == 200 and body:find("= OK", 1, true) and select(2, body:gsub("message=MARKME", "")) == 8
+      end
+      local load = load_on(way, commands, struck)
+      local kills = kit.count(12, 200)
+      for _ = 1, kills do
+        local before = load.count()
+        kit.wait_for(function() return load.count() > before + 5 end, 10, "requests between kills")
+        socket.sleep(kit.random.int(0, 2000) / 1e5)
+        replace_worker(way, kit.random.int(1, 2))
+      end
+      local good, bad = load:stop()
+      assert_only_cut_off(bad, load, kills)
+      print(("%d workers killed in the midst of commits: %d requests served, %d cut off"):format(kills, good, #bad))
+      way:wait_ready()
+      for _, text in pairs(way:on_each "/status") do assert.is_nil(text:match "inflight=[1-9]", text) end
+      -- Marks still pass between them.
+      node:unscript()
+      way:wait_states(node, "healthy")
+      node.mitm:refuse()
+      node.mitm:cut "rst"
+      kit.wait_for(function()
+        local err = way:call("GET", key)
+        return type(err) == "table" and err.state == "failing", kit.show(err)
+      end, 5, "a mark")
+      way:wait_states(node, "failing", 0.5)
+      assert.equal("OK", (way:call("SET", other, "v")))
+    end)
   end)
 
   it("asks the name servers of its configuration", function()

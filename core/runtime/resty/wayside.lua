@@ -73,6 +73,7 @@ local ffi_string, ffi_gc, ffi_new = ffi.string, ffi.gc, ffi.new
 local ngx = ngx
 local tcp, null, get_phase = ngx.socket.tcp, ngx.null, ngx.get_phase
 local spawn, wait_thread, kill_thread, sleep = ngx.thread.spawn, ngx.thread.wait, ngx.thread.kill, ngx.sleep
+local update_time = ngx.update_time
 
 --- Where nginx lets Lua use sockets.
 local PHASES = { rewrite = true, server_rewrite = true, access = true, content = true, timer = true,
@@ -218,8 +219,10 @@ end
 
 local out_place = ffi_new "const char *[1]" -- read before anybody else can run
 
---- Milliseconds that the next step of a connection may take.
+--- Milliseconds that the next step of a connection may take. nginx counts them from the time of its last event: what a
+--- handler has worked since is none of the node's.
 local function due_ms(conn)
+  update_time()
   return C.way_gateway_due(conn) * 1000
 end
 
