@@ -446,8 +446,9 @@ static void put_sweep(struct replay *r, struct sweeping *s)
     event.class = WAY_CLASS_OK;
     enum way_asked how = way_policy_tick(r->policy, &ask, &event, first->seed);
     enum way_cause cause = how == WAY_ASKED_ANSWERED ? WAY_CAUSE_NONE
-                           : how == WAY_ASKED_ABSENT ? WAY_CAUSE_ABSENT
-                                                     : way_policy_failure_cause(r->policy);
+                           : how == WAY_ASKED_ABSENT
+                               ? WAY_CAUSE_ABSENT
+                               : way_policy_failure_cause(r->policy);
     for (size_t i = 0; i < s->parts; i++) {
         if (cause != WAY_CAUSE_NONE)
             s->proposal[i] = (struct way_proposal){ .memory = s->in[i].view.memory };

@@ -438,8 +438,7 @@ static double beat_of(const struct way_entry *e)
 void way_world_beat(struct way_world *w, const struct way_entry *e)
 {
     if (w->every > 0)
-        w->sweep_due =
-            beat_of(e) - floor((beat_of(e) - w->now) / w->every) * w->every;
+        w->sweep_due = beat_of(e) - floor((beat_of(e) - w->now) / w->every) * w->every;
 }
 
 bool way_world_sweep(struct way_world *w, const struct way_entry *e)

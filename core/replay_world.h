@@ -39,7 +39,8 @@ const struct way_entry *way_world_live(struct way_world *w, const struct way_ent
 /* A sweep as recorded: the facts that it had of each node, then whether it is one of this
  * policy's own, which come at its own interval, in step with the first recorded one: true, and it was asked as it is, at that
  * time and with that seed; false: it has no tick, or none due. */
-void way_world_beat(struct way_world *w, const struct way_entry *e); /* the first of them, once
+void way_world_beat(struct way_world *w,
+                    const struct way_entry *e); /* the first of them, once
                                                                         it is open */
 void way_world_know(struct way_world *w, const struct way_entry *e,
                     const struct way_input *in);

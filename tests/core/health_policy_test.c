@@ -181,12 +181,12 @@ static void the_way_back_leads_to_its_own_memory(void **state)
     struct world *w = *state;
     struct way_err err = { "" };
     uint64_t epoch;
-    assert_int_equal(way_health_go_back(w->h, 1, NULL, NULL, &epoch, &err), -1);
+    assert_int_equal(way_health_go_back(w->h, 1, NULL, NULL, NULL, &epoch, &err), -1);
     assert_non_null(strstr(err.text, "no policy before"));
     remember(w->h, 0, 4, 5, 6);
     take_over(w);
     remember(w->h, 0, 77, 78, 79);
-    assert_int_equal(way_health_go_back(w->h, 2, on_ready, w, &epoch, &err), 0);
+    assert_int_equal(way_health_go_back(w->h, 2, NULL, on_ready, w, &epoch, &err), 0);
     assert_int_equal(epoch, 3);
     assert_int_equal(w->ready, 2);
     struct way_snapshot s = look(w->h, 0);
@@ -270,7 +270,7 @@ static void a_new_node_begins_under_both(void **state)
     kit_topology_free(t);
     unsigned node = kit_find(w->h, "a9");
     assert_true(look(w->h, node).view.memory.node[2] == 9);
-    assert_int_equal(way_health_go_back(w->h, 2, NULL, NULL, &epoch, &err), 0);
+    assert_int_equal(way_health_go_back(w->h, 2, NULL, NULL, NULL, &epoch, &err), 0);
     assert_true(look(w->h, node).view.memory.node[0] == 3);
 }
 
@@ -363,7 +363,8 @@ static void killed_at_any_instruction_one_of_both_is_whole(void **state)
         if (!over)
             continue;
         there++;
-        assert_int_equal(way_health_go_back(w->h, epoch, NULL, NULL, &epoch, &err), 0);
+        assert_int_equal(way_health_go_back(w->h, epoch, NULL, NULL, NULL, &epoch, &err),
+                         0);
         assert_one_of_both(w, epoch);
     }
     print_message("%u kills over %u instructions, after %u of them it was in charge\n",

@@ -482,7 +482,8 @@ static void a_sweep_that_was_another_is_told_node_by_node(void **state)
     (void)state;
     static const char *const change[][3] = {
         { "\"sweeps\"", "", "" }, /* nothing: to be sure that the rest is what differs */
-        { "\"failing\",\"seconds\":", "\"failing\",\"seconds\":1", "recorded \"failing 1" },
+        { "\"failing\",\"seconds\":", "\"failing\",\"seconds\":1",
+          "recorded \"failing 1" },
         { "\"reason\":\"marks", "\"reason\":\"Marks", "now \"failing" },
     };
     for (unsigned i = 0; i < way_count(change); i++) {
@@ -593,7 +594,8 @@ static void another_policy_sweeps_at_its_own_interval(void **state)
         "return wayside.policy { name = 'slow', every = 10, mark = function() end,\n"
         "  tick = function(_, nodes)\n"
         "    for _, node in ipairs(nodes) do if node.role == 'replica' then\n"
-        "      return { { node = node, state = 'failing', seconds = 4, reason = 'slow' } }\n"
+        "      return { { node = node, state = 'failing', seconds = 4, reason = 'slow' } "
+        "}\n"
         "    end end end }\n";
     struct way_replay_totals t;
     struct bed b;
