@@ -539,13 +539,24 @@ static struct way_ring *oldest_ring(struct way_control *c)
     return oldest;
 }
 
-static void drain_rings(struct way_control *c)
+static void take_entries(struct way_control *c)
 {
     struct way_ring *r;
     for (unsigned i = 0; i < DRAIN_MOST && (r = oldest_ring(c)); i++) {
         take_entry(c, way_ring_peek(r));
         way_ring_pop(r);
     }
+}
+
+/* Amid a sweep. */
+static void on_full(void *arg)
+{
+    take_entries(arg);
+}
+
+static void drain_rings(struct way_control *c)
+{
+    take_entries(c);
     if (c->o.spool)
         way_spool_flush(c->o.spool);
     ask_probes(c);
@@ -672,6 +683,7 @@ int way_control_new(struct way_control **out, const struct way_control_options *
         .place = o->threads - 1,
         .thread = WAY_NONE,
         .journaled = on_journaled,
+        .full = on_full,
         .arg = c,
         .judge = o->judge,
         .judge_arg = o->judge_arg,

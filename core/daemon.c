@@ -31,7 +31,7 @@
 #include <sys/signalfd.h>
 #include <unistd.h>
 
-enum { RING_ENTRIES = 256, SWEEP_ENTRIES = RING_ENTRIES + WAY_NODES_MAX };
+enum { RING_ENTRIES = 256 };
 
 struct thread { /* what each thread that decides has */
     struct way_daemon *daemon;
@@ -195,8 +195,7 @@ static int thread_init(struct thread *t, struct way_daemon *w, unsigned number,
 {
     t->daemon = w;
     t->number = number;
-    t->ring = w->rings[number] =
-        way_ring_new(number == w->workers ? SWEEP_ENTRIES : RING_ENTRIES);
+    t->ring = w->rings[number] = way_ring_new(RING_ENTRIES);
     t->stats = w->stats[number] = way_zalloc(sizeof *t->stats);
     if (way_loop_init(&t->loop, err) < 0)
         return -1;

@@ -988,6 +988,8 @@ static void publish_part(struct way_decider *d, const struct sweeping *s, unsign
                           .outcome = s->fate[i].outcome,
                           .commit = s->fate[i].commit };
     struct way_entry entry;
+    if (d->o.full && !way_ring_room(d->o.ring))
+        d->o.full(d->o.arg);
     begin_entry(d, &entry, q.node, s->event);
     note_answer(d, &entry, &q);
     copy_text(entry.address, sizeof entry.address, s->seen[i].view.address);
@@ -1016,7 +1018,7 @@ static void publish_sweep(struct way_decider *d, const struct sweeping *s)
         given += s->proposal[i].mark.given;
     if (!given && s->cause == WAY_CAUSE_NONE)
         return;
-    bool whole = way_ring_room(d->o.ring) >= s->count;
+    bool whole = d->o.full || way_ring_room(d->o.ring) >= s->count;
     for (unsigned i = 0; i < s->count; i++)
         if (whole || s->proposal[i].mark.given)
             publish_part(d, s, i);

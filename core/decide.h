@@ -51,6 +51,9 @@ struct way_decider_options {
     unsigned place;                  /* among their threads */
     uint16_t thread;                 /* worker number; WAY_NONE: control */
     void (*journaled)(void *arg);    /* an entry was pushed: wakes the reader; or NULL */
+    /* The ring is full amid a sweep, and its reader is this thread: makes room at once,
+     * asking nothing; or NULL. */
+    void (*full)(void *arg);
     /* Another seat was taken, in the decider's thread, between two events; or NULL. */
     void (*taken)(void *arg, const struct way_seat *seat);
     void *arg, *taken_arg;

@@ -11,7 +11,7 @@
 #include "reload_watch.h"
 #include "resolve.h"
 
-enum { RING_ENTRIES = 256, SWEEP_ENTRIES = RING_ENTRIES + WAY_NODES_MAX };
+enum { RING_ENTRIES = 256 };
 
 /* ---- what wakes it ---- */
 
@@ -243,8 +243,7 @@ int way_inside_start(struct way_inside *w, struct ev_loop *ev, struct way_err *e
         return -1;
     w->looping = true;
     for (unsigned i = 0; i < WAY_INSIDE_THREADS; i++) {
-        w->rings[i] =
-            way_ring_new(i == WAY_INSIDE_CONTROL ? SWEEP_ENTRIES : RING_ENTRIES);
+        w->rings[i] = way_ring_new(RING_ENTRIES);
         w->stats[i] = way_zalloc(sizeof *w->stats[i]);
     }
     struct way_resolver_options names = { .servers = w->o.config->name_servers };

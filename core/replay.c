@@ -471,11 +471,15 @@ static void sweep_again(struct replay *r, const struct item *of)
         return;
     }
     s.part = sweep_of(r, of, &s.parts);
+    for (size_t i = 0; i < s.parts; i++)
+        s.part[i]->swept = true;
+    if (s.parts != of->entry.sweep_of || s.parts > WAY_NODES_MAX) {
+        r->uncomparable += s.parts;
+        return;
+    }
     s.in = way_alloc(s.parts * sizeof *s.in);
     s.seen = way_zalloc(s.parts * sizeof *s.seen);
     s.proposal = way_zalloc(s.parts * sizeof *s.proposal);
-    for (size_t i = 0; i < s.parts; i++)
-        s.part[i]->swept = true;
     if (gather(&s))
         put_sweep(r, &s);
     else

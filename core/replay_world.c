@@ -11,7 +11,7 @@
 #include <math.h>
 #include <stdio.h>
 
-enum { RING = WAY_NODES_MAX + 16, UNSEEN = 64 };
+enum { RING = WAY_NODES_MAX + 16, UNSEEN = 64, UNRECORDED = 1000000 };
 
 /* A recorded sweep is one of the policy's own where it is due within this share of its
  * interval. */
@@ -465,9 +465,11 @@ const struct way_entry *way_world_swept(struct way_world *w, const char *address
     return m && m->swept ? &m->said : NULL;
 }
 
-/* In the order of their times: marks that end, and sweeps. */
+/* In the order of their times: marks that end, and sweeps; of a gap that is longer than any
+ * journal has, only the first of them. */
 void way_world_until(struct way_world *w, double now)
 {
+    unsigned sweeps = 0;
     for (;;) {
         struct member *first = NULL;
         double at = now;
@@ -479,8 +481,11 @@ void way_world_until(struct way_world *w, double now)
                 at = v.ends;
             }
         }
-        if (w->every > 0 && w->sweep_due <= now && (!first || w->sweep_due < at))
+        bool swept = w->every > 0 && w->sweep_due <= now && (!first || w->sweep_due < at);
+        if (swept && sweeps++ < UNRECORDED)
             sweep_unrecorded(w);
+        else if (swept)
+            w->sweep_due = now + w->every;
         else if (first)
             expire(w, first, at);
         else

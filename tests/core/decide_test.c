@@ -699,6 +699,62 @@ static void a_sweep_that_gave_an_answer_is_written_down_node_by_node(void **stat
     end(&b);
 }
 
+struct reader {
+    struct way_ring *ring;
+    unsigned entries, marks;
+};
+
+static void read_ring(void *arg)
+{
+    struct reader *r = arg;
+    const struct way_entry *e;
+    while ((e = way_ring_peek(r->ring))) {
+        assert_int_equal(e->sweep_at, r->entries++);
+        r->marks += e->mark.given;
+        way_ring_pop(r->ring);
+    }
+}
+
+/* A sweep over more nodes than the ring holds: where it can be emptied meanwhile all is
+ * written down, else the verdicts alone. */
+static void a_sweep_that_the_ring_does_not_hold_loses_no_verdict(void **state)
+{
+    (void)state;
+    struct bed b;
+    begin(&b, POLICY("every = 1, tick = function(self, nodes) "
+                     "return { { node = nodes[3], weight = 0.5 } } end"));
+    for (int emptied = 0; emptied < 2; emptied++) {
+        struct reader r = { .ring = way_ring_new(2) };
+        struct way_stats stats = { 0 };
+        struct way_decider *own = b.decider, *d;
+        struct way_err err;
+        struct way_decider_options o = { .health = b.health,
+                                         .text = &b.text,
+                                         .limits = &b.limits,
+                                         .stats = &stats,
+                                         .ring = r.ring,
+                                         .full = emptied ? read_ring : NULL,
+                                         .arg = &r };
+        must(way_decider_new(&d, &o, &err), &err);
+        b.decider = d;
+        assert_int_equal(swept(&b).marked, 1);
+        b.decider = own;
+        if (emptied) {
+            read_ring(&r);
+            assert_int_equal(r.entries, NODES);
+            assert_int_equal(r.marks, 1);
+        } else {
+            assert_int_equal(way_ring_peek(r.ring)->sweep_at, 2);
+            way_ring_pop(r.ring);
+            assert_null(way_ring_peek(r.ring));
+        }
+        assert_int_equal(way_stat_get(&stats, WAY_STAT_JOURNAL_LOST), 0);
+        way_decider_free(d);
+        way_ring_free(r.ring);
+    }
+    end(&b);
+}
+
 static void a_sweep_that_fails_changes_nothing(void **state)
 {
     (void)state;
@@ -1136,6 +1192,7 @@ int main(void)
             a_verdict_that_finds_the_lock_taken_holds_here_until_it_can_be_committed),
         cmocka_unit_test(decisions_of_many_threads_are_each_a_transaction),
         cmocka_unit_test(a_sweep_that_gave_an_answer_is_written_down_node_by_node),
+        cmocka_unit_test(a_sweep_that_the_ring_does_not_hold_loses_no_verdict),
         cmocka_unit_test(a_sweep_that_fails_changes_nothing),
         cmocka_unit_test(a_node_that_cannot_be_committed_is_left_to_the_next_sweep),
         cmocka_unit_test(a_sweep_and_decisions_of_others_are_each_a_transaction),

@@ -123,6 +123,8 @@ static const struct way_layout other = {
     .hash = 8, .node = 3, .shard = 1, .cluster = 1, .first = { .node = { 0, 0, 9 } }
 };
 
+static const struct way_probation probation = { .ends = 1e9, .errors_most = 5 };
+
 static struct way_takeover takeover(struct world *w)
 {
     return (struct way_takeover){ .from = atomic_load(way_health_policy_epoch(w->h)),
@@ -130,7 +132,8 @@ static struct way_takeover takeover(struct world *w)
                                   .bundle = { "another", 7 },
                                   .convert = convert,
                                   .ready = on_ready,
-                                  .arg = w };
+                                  .arg = w,
+                                  .probation = &probation };
 }
 
 static uint64_t take_over(struct world *w)
@@ -340,6 +343,13 @@ static void assert_one_of_both(struct world *w, uint64_t before)
             assert_true(s.view.memory.node[0] == want && s.view.memory.node[2] == 9);
         assert_true(s.view.memory.cluster[0] == (epoch == before ? 8 : 80));
     }
+    if (epoch == before)
+        return;
+    static const struct way_probation_counts none;
+    struct way_probation_counts sum;
+    struct way_probation p; /* nobody has to begin what the dead one did not */
+    assert_int_equal(way_health_probation(w->h, epoch, &none, &p, &sum), 1);
+    assert_true(p.ends == probation.ends && sum.errors == 0);
 }
 
 static void killed_at_any_instruction_one_of_both_is_whole(void **state)
