@@ -544,7 +544,8 @@ static bool came_back(struct way_reload *r)
     if (way_health_rolled_back(r->o.health, r->now->epoch, &back) <= 0)
         return false;
     r->rolled_epoch = r->now->epoch;
-    way_log(WAY_ERROR, "reload=rolled_back by=another_process policy=\"%s\" reason=\"%s\"",
+    way_log(WAY_ERROR,
+            "reload=rolled_back by=another_process policy=\"%s\" reason=\"%s\"",
             back.policy, back.why);
     note_rollback(r, &back);
     return true;
