@@ -883,10 +883,11 @@ static bool has_tick(const struct seat *seat)
 
 static bool is_due(struct seat *seat, double every, double now, double *late)
 {
-    double own = has_tick(seat) ? seat->shadow->plan->every : 0;
+    double own = seat && has_tick(seat) ? seat->shadow->plan->every : 0;
+    if (!seat)
+        return false;
     if (own <= 0 || own == every) {
-        if (seat)
-            seat->sweep_due = 0;
+        seat->sweep_due = 0;
         return false;
     }
     if (seat->sweep_due <= 0)
@@ -955,6 +956,21 @@ static void dropped(const struct question *q)
     add_stat(q->place, q->seat, WAY_STAT_SHADOW_DROPPED);
 }
 
+static bool same_verdict(const struct way_verdict *a, const struct way_verdict *b)
+{
+    return a->state == b->state && a->since == b->since && a->ends == b->ends &&
+           a->weight == b->weight && a->shed == b->shed && a->drops == b->drops &&
+           a->by_operator == b->by_operator && !strcmp(a->reason, b->reason);
+}
+
+static bool same_numbers(const double *a, const double *b, unsigned n)
+{
+    for (unsigned i = 0; i < n; i++)
+        if (a[i] != b[i])
+            return false;
+    return true;
+}
+
 /* What it shares with the other nodes (a shard's counters, that became its own) may have
  * changed by their part of the same sweep: that makes the node no other. */
 static enum way_commit commit_part(struct way_shadow_store *store,
@@ -968,16 +984,18 @@ static enum way_commit commit_part(struct way_shadow_store *store,
     if (how != WAY_COMMIT_CONFLICT || way_shadow_store_look(store, seen, &now) < 0)
         return how;
     if (now.own_verdict != w->look[i].own_verdict ||
-        memcmp(&now.view->verdict, &then->verdict, sizeof then->verdict) != 0 ||
-        memcmp(&now.view->memory, &then->memory, sizeof then->memory) != 0)
+        !same_verdict(&now.view->verdict, &then->verdict) ||
+        !same_numbers(now.view->memory.node, then->memory.node, WAY_NODE_MEMORY))
         return how;
     return way_shadow_store_commit(store, &now, change);
 }
 
 /* One node's part: what it makes of the shadow's node, and whether that differs. */
-static void end_of_sweep(struct question *q, const struct way_shadow_swept *swept,
-                         unsigned i, const struct sweeping *w)
+static void end_of_sweep(const struct question *asked,
+                         const struct way_shadow_swept *swept, unsigned i,
+                         const struct sweeping *w)
 {
+    struct question q = *asked;
     const struct way_proposal *charge = &swept->sweep->proposal[i];
     const struct way_proposal *own = &w->proposal[i];
     union way_answer answer = { .mark = charge->mark };
@@ -999,24 +1017,24 @@ static void end_of_sweep(struct question *q, const struct way_shadow_swept *swep
                                         .table_touches = &charge->touches };
     if (swept->asked && swept->fate[i].commit != WAY_COMMIT_DONE) {
         if (charge->mark.given || own->mark.given)
-            dropped(q);
+            dropped(&q);
         return;
     }
     if (swept->asked)
         h.outcome = swept->fate[i].outcome;
-    q->heard = &h;
-    q->seen = h.seen;
-    q->mark = &answer.mark;
-    q->answer.mark = own->mark;
-    q->outcome = (struct way_outcome){
+    q.heard = &h;
+    q.seen = h.seen;
+    q.mark = &answer.mark;
+    q.answer.mark = own->mark;
+    q.outcome = (struct way_outcome){
         .from = (enum way_state)w->look[i].view->verdict.state,
         .to = (enum way_state)w->look[i].view->verdict.state,
     };
-    settle_verdict(q, &w->look[i], &change);
-    if (commit_part(q->seat->shadow->store, w, i, h.seen, &change) == WAY_COMMIT_DONE)
-        compare(q);
+    settle_verdict(&q, &w->look[i], &change);
+    if (commit_part(q.seat->shadow->store, w, i, h.seen, &change) == WAY_COMMIT_DONE)
+        compare(&q);
     else
-        dropped(q);
+        dropped(&q);
 }
 
 static void hear_sweep(struct way_shadow_place *p, struct seat *seat,
