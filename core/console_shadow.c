@@ -214,7 +214,7 @@ static void tell_side(const struct way_entry *e, struct way_tell *t)
     way_tell_field(t, &m, "blame", way_blame_name(e->event.blame));
     way_tell_field(t, &m, "verdict", verdict);
     way_tell_field(t, &m, "where", e->where);
-    if (e->function == WAY_FN_MARK)
+    if (way_entry_marks(e))
         way_tell_field(t, &m, "node", e->did);
     if (e->straggler)
         way_tell_field_bool(t, &m, "straggler", true);

@@ -488,13 +488,23 @@ static void log_change(struct way_control *c, const struct way_entry *e)
             plan->version[0] && !e->by_operator ? plan->version : "none", e->where);
 }
 
+/* An entry that is there only that a sweep can be asked again: its node was given no answer.
+ * Of a sweep that failed one tells it. */
+static bool is_mere_input(const struct way_entry *e)
+{
+    return e->function == WAY_FN_TICK && !e->mark.given &&
+           (e->cause == WAY_CAUSE_NONE || e->sweep_at);
+}
+
 static void take_entry(struct way_control *c, const struct way_entry *e)
 {
+    if (c->o.spool)
+        way_spool_put(c->o.spool, e);
+    if (is_mere_input(e))
+        return;
     way_history_add(c->history, e);
     if (c->o.told)
         c->o.told(c->o.told_arg, e);
-    if (c->o.spool)
-        way_spool_put(c->o.spool, e);
     if (!way_entry_marks(e) || e->node >= WAY_NODES_MAX)
         return;
     if (e->outcome.changed)
@@ -529,13 +539,24 @@ static struct way_ring *oldest_ring(struct way_control *c)
     return oldest;
 }
 
-static void drain_rings(struct way_control *c)
+static void take_entries(struct way_control *c)
 {
     struct way_ring *r;
     for (unsigned i = 0; i < DRAIN_MOST && (r = oldest_ring(c)); i++) {
         take_entry(c, way_ring_peek(r));
         way_ring_pop(r);
     }
+}
+
+/* Amid a sweep. */
+static void on_full(void *arg)
+{
+    take_entries(arg);
+}
+
+static void drain_rings(struct way_control *c)
+{
+    take_entries(c);
     if (c->o.spool)
         way_spool_flush(c->o.spool);
     ask_probes(c);
@@ -556,6 +577,11 @@ static void look_at_shadows(struct way_control *c)
 {
     if (!c->o.shadows)
         return;
+    /* Where the policy in charge sweeps too, it is the process that holds the lease. */
+    struct way_event sweep = event_now(c, WAY_KIND_TICK);
+    if (way_decider_plan(c->decider)->every <= 0 || c->sweep_due > 0 ||
+        way_decider_set_aside(c->decider))
+        way_decide_tick_shadows(c->decider, &sweep);
     way_shadows_tend(c->o.shadows, way_decider_shadows(c->decider), now_of(c),
                      way_unix());
     way_candidate_look(c->candidate);
@@ -657,6 +683,7 @@ int way_control_new(struct way_control **out, const struct way_control_options *
         .place = o->threads - 1,
         .thread = WAY_NONE,
         .journaled = on_journaled,
+        .full = on_full,
         .arg = c,
         .judge = o->judge,
         .judge_arg = o->judge_arg,

@@ -32,6 +32,7 @@ struct way_decider {
     struct way_gate gate;
     uint64_t entries;          /* journal entries published */
     struct way_buf kept[KEPT]; /* their inputs, the oldest overwritten */
+    struct way_buf part;       /* the input of a sweep's entry */
     unsigned keeps;
     struct way_aside own_aside, *aside;
     struct way_shadow_place *shadows;
@@ -83,6 +84,7 @@ void way_decider_free(struct way_decider *d)
     way_seat_free(atomic_load(&d->left));
     for (unsigned i = 0; i < KEPT; i++)
         way_buf_fini(&d->kept[i]);
+    way_buf_fini(&d->part);
     way_free(d);
 }
 
@@ -897,69 +899,202 @@ void way_decide_routed(struct way_decider *d, const struct way_choice *c, bool a
                           .where = index ? way_policy_where(d->policy) : "pick" });
 }
 
-/* Commits one node's part of a sweep, and tells of it if it was given an answer. */
-static void end_of_sweep(struct way_decider *d, const struct way_snapshot *seen,
-                         const struct way_proposal *p, struct way_event *e,
+/* ---- sweeps ---- */
+
+/* One sweep: what was shown, what was proposed, what became of it. */
+struct sweeping {
+    struct way_event *event;
+    unsigned count;
+    struct way_snapshot *seen;     /* [count], as the next ones */
+    struct way_proposal *proposal; /* no mark and the memory as seen, where it failed */
+    struct way_shadow_fate *fate;
+    uint64_t seed;
+    enum way_cause cause;
+};
+
+static void survey(struct way_decider *d, struct way_event *e, struct sweeping *s)
+{
+    unsigned most = way_health_nodes(d->o.health);
+    *s = (struct sweeping){ .event = e };
+    s->seen = way_alloc((most + 1) * sizeof *s->seen);
+    s->count = way_health_survey(d->o.health, e->now, d->seat->epoch, s->seen, most);
+    s->proposal = way_alloc((s->count + 1) * sizeof *s->proposal);
+    s->fate = way_alloc((s->count + 1) * sizeof *s->fate);
+    for (unsigned i = 0; i < s->count; i++) {
+        add_counted(d, &s->seen[i]);
+        if (d->o.see)
+            d->o.see(d->o.replay, &s->seen[i]);
+    }
+}
+
+/* As if nobody had been asked. */
+static void propose_nothing(struct way_decider *d, struct sweeping *s)
+{
+    for (unsigned i = 0; i < s->count; i++) {
+        enum way_state state = (enum way_state)s->seen[i].view.verdict.state;
+        s->proposal[i] =
+            (struct way_proposal){ .memory = s->seen[i].view.memory,
+                                   .counters = &way_policy_plan(d->policy)->counters };
+        s->fate[i] = (struct way_shadow_fate){
+            .outcome = { .from = state,
+                         .to = state,
+                         .commit = way_health_commits(d->o.health) },
+            .commit = WAY_COMMIT_DONE,
+        };
+    }
+}
+
+static void sweeping_fini(struct sweeping *s)
+{
+    way_free(s->fate);
+    way_free(s->proposal);
+    way_free(s->seen);
+}
+
+static void tell_of_sweep(struct way_decider *d, const struct sweeping *s, bool asked)
+{
+    double every = way_policy_plan(d->policy)->every;
+    struct way_sweep sweep = { s->count, s->seen, s->proposal };
+    if (!way_shadow_place_taken(d->shadows))
+        return;
+    way_shadow_swept(
+        d->shadows,
+        &(struct way_shadow_swept){
+            .epoch = d->seat->epoch,
+            .every = way_decider_set_aside(d) ? 0 : every,
+            .event = s->event,
+            .sweep = &sweep,
+            .asked = asked,
+            .cut = s->cause == WAY_CAUSE_DEADLINE,
+            .seed = s->seed,
+            .fate = s->fate,
+            .class_name = way_policy_class_name(d->policy, s->event->class),
+            .where = s->cause == WAY_CAUSE_NONE ? way_policy_where(d->policy) : "failed",
+        });
+}
+
+/* One node's entry, with the input of its part. */
+static void publish_part(struct way_decider *d, const struct sweeping *s, unsigned i)
+{
+    const struct way_plan *plan = way_policy_plan(d->policy);
+    const struct way_proposal *p = &s->proposal[i];
+    struct question q = { .fn = WAY_FN_TICK,
+                          .node = s->seen[i].view.node,
+                          .event = s->event,
+                          .seed = s->seed,
+                          .asking = 1,
+                          .cause = s->cause,
+                          .answer = { .mark = p->mark },
+                          .outcome = s->fate[i].outcome,
+                          .commit = s->fate[i].commit };
+    struct way_entry entry;
+    if (d->o.full && !way_ring_room(d->o.ring))
+        d->o.full(d->o.arg);
+    begin_entry(d, &entry, q.node, s->event);
+    note_answer(d, &entry, &q);
+    copy_text(entry.address, sizeof entry.address, s->seen[i].view.address);
+    entry.sweep_at = (uint16_t)i;
+    entry.sweep_of = (uint16_t)s->count;
+    if (s->cause != WAY_CAUSE_NONE)
+        copy_text(entry.where, sizeof entry.where, "failed");
+    if (q.commit != WAY_COMMIT_DONE)
+        snprintf(entry.did, sizeof entry.did, "left to the next sweep: it changed");
+    else
+        did_mark(&entry, &q);
+    way_buf_reset(&d->part);
+    way_input_pack(&d->part, &s->seen[i].view, &p->memory, &plan->layout,
+                   plan->counters.count, plan->name, plan->version,
+                   (struct way_span){ NULL, 0 });
+    entry.input = (struct way_span){ d->part.p + d->part.off, way_buf_held(&d->part) };
+    publish(d, &entry, NULL);
+}
+
+/* Who was given an answer; and, that the sweep can be asked again, all others too: unless the
+ * ring has no room for the whole, for then a verdict's entry is worth more. */
+static void publish_sweep(struct way_decider *d, const struct sweeping *s)
+{
+    unsigned given = 0;
+    for (unsigned i = 0; i < s->count; i++)
+        given += s->proposal[i].mark.given;
+    if (!given && s->cause == WAY_CAUSE_NONE)
+        return;
+    bool whole = d->o.full || way_ring_room(d->o.ring) >= s->count;
+    for (unsigned i = 0; i < s->count; i++)
+        if (whole || s->proposal[i].mark.given)
+            publish_part(d, s, i);
+}
+
+/* Commits one node's part. */
+static void end_of_sweep(struct way_decider *d, struct sweeping *s, unsigned i,
                          struct way_swept *out)
 {
-    struct question q = { .fn = WAY_FN_TICK, .node = seen->view.node, .event = e };
-    q.answer.mark = p->mark;
-    q.commit = way_health_commit(d->o.health, seen, p, false, &q.outcome);
-    bool left = q.commit != WAY_COMMIT_DONE;
+    const struct way_proposal *p = &s->proposal[i];
+    struct question q = { .fn = WAY_FN_TICK, .node = s->seen[i].view.node };
+    struct way_shadow_fate *fate = &s->fate[i];
+    fate->commit = way_health_commit(d->o.health, &s->seen[i], p, false, &fate->outcome);
+    bool left = fate->commit != WAY_COMMIT_DONE;
+    if (left)
+        fate->outcome.commit = way_health_commits(d->o.health);
     out->left += left;
     way_stat_add(d->o.stats, WAY_STAT_TICK_LEFT, left);
     if (!p->mark.given)
         return;
+    q.outcome = fate->outcome;
     if (!left)
         count_commit(d, &q);
     out->marked++;
-    out->refresh |= !left && (p->mark.refresh ||
-                              (q.outcome.changed && q.outcome.to == WAY_STATE_FAILING));
-    struct way_entry entry;
-    begin_entry(d, &entry, q.node, e);
-    note_answer(d, &entry, &q);
-    if (left)
-        snprintf(entry.did, sizeof entry.did, "left to the next sweep: it changed");
-    else
-        did_mark(&entry, &q);
-    publish(d, &entry, NULL);
+    out->refresh |= !left && (p->mark.refresh || (fate->outcome.changed &&
+                                                  fate->outcome.to == WAY_STATE_FAILING));
 }
 
-static void sweep(struct way_decider *d, const struct way_sweep *s, struct way_event *e,
-                  struct way_swept *out)
+static void sweep(struct way_decider *d, struct sweeping *s, struct way_swept *out)
 {
+    const struct way_sweep ask = { s->count, s->seen, s->proposal };
     way_stat_add(d->o.stats, WAY_STAT_TICKS, 1);
     way_stat_add(d->o.stats, WAY_STAT_POLICY_CALLS, 1);
-    for (unsigned i = 0; i < s->count; i++) {
-        s->proposal[i].memory = s->seen[i].view.memory;
-        s->proposal[i].counters = &way_policy_plan(d->policy)->counters;
+    s->seed = d->o.seed ? d->o.seed(d->o.replay) : way_random_next(&d->random) | 1;
+    enum way_asked how = way_policy_tick(d->policy, &ask, s->event, s->seed);
+    if (how == WAY_ASKED_FAILED) {
+        s->cause = way_policy_failure_cause(d->policy);
+        note_policy_error(d, WAY_FN_TICK, s->event->now);
     }
-    uint64_t seed = way_random_next(&d->random) | 1;
-    switch (way_policy_tick(d->policy, s, e, seed)) {
-    case WAY_ASKED_FAILED: note_policy_error(d, WAY_FN_TICK, e->now); break;
-    case WAY_ASKED_ABSENT: break;
-    case WAY_ASKED_ANSWERED:
-        for (unsigned i = 0; i < s->count; i++)
-            end_of_sweep(d, &s->seen[i], &s->proposal[i], e, out);
-        break;
-    }
+    if (how != WAY_ASKED_ANSWERED)
+        propose_nothing(d, s);
+    for (unsigned i = 0; i < s->count && how == WAY_ASKED_ANSWERED; i++)
+        end_of_sweep(d, s, i, out);
+    if (how == WAY_ASKED_ABSENT)
+        return;
+    publish_sweep(d, s);
+    tell_of_sweep(d, s, true);
 }
 
 void way_decide_tick(struct way_decider *d, struct way_event *e, struct way_swept *out)
 {
-    unsigned most = way_health_nodes(d->o.health);
+    struct sweeping s;
     memset(out, 0, sizeof *out);
     way_decider_take(d);
-    if (way_decider_set_aside(d) || is_behind(d) || !most)
+    if (way_decider_set_aside(d) || is_behind(d) || !way_health_nodes(d->o.health))
         return;
-    struct way_snapshot *seen = way_alloc(most * sizeof *seen);
-    out->nodes = way_health_survey(d->o.health, e->now, d->seat->epoch, seen, most);
-    for (unsigned i = 0; i < out->nodes; i++)
-        add_counted(d, &seen[i]);
-    struct way_proposal *proposal = way_zalloc((out->nodes + 1) * sizeof *proposal);
-    struct way_sweep s = { out->nodes, seen, proposal };
+    survey(d, e, &s);
+    out->nodes = s.count;
+    propose_nothing(d, &s);
     if (s.count)
-        sweep(d, &s, e, out);
-    way_free(proposal);
-    way_free(seen);
+        sweep(d, &s, out);
+    sweeping_fini(&s);
+}
+
+void way_decide_tick_shadows(struct way_decider *d, struct way_event *e)
+{
+    struct sweeping s;
+    double every = way_policy_plan(d->policy)->every;
+    if (is_behind(d) ||
+        !way_shadow_place_sweeps(d->shadows, way_decider_set_aside(d) ? 0 : every, e->now,
+                                 &e->late))
+        return;
+    survey(d, e, &s);
+    propose_nothing(d, &s);
+    s.seed = way_random_next(&d->random) | 1;
+    if (s.count)
+        tell_of_sweep(d, &s, false);
+    sweeping_fini(&s);
 }

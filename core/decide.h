@@ -51,6 +51,9 @@ struct way_decider_options {
     unsigned place;                  /* among their threads */
     uint16_t thread;                 /* worker number; WAY_NONE: control */
     void (*journaled)(void *arg);    /* an entry was pushed: wakes the reader; or NULL */
+    /* The ring is full amid a sweep, and its reader is this thread: makes room at once,
+     * asking nothing; or NULL. */
+    void (*full)(void *arg);
     /* Another seat was taken, in the decider's thread, between two events; or NULL. */
     void (*taken)(void *arg, const struct way_seat *seat);
     void *arg, *taken_arg;
@@ -146,13 +149,16 @@ bool way_decide_samples_route(struct way_decider *d);
 void way_decide_routed(struct way_decider *d, const struct way_choice *c, bool asked,
                        unsigned index, unsigned node, unsigned master);
 /* Asks tick of all nodes, and commits what it answered, node by node: one that changed
- * meanwhile is left to the next sweep. e: of kind tick. One journal entry for each node
- * that was given an answer. */
+ * meanwhile is left to the next sweep. e: of kind tick. One journal entry for each node,
+ * with its part of the input, if any was given an answer or the policy failed. */
 struct way_swept {
     unsigned nodes, marked, left; /* asked about, given an answer, of which left */
     bool refresh;                 /* the topology should be looked at */
 };
 void way_decide_tick(struct way_decider *d, struct way_event *e, struct way_swept *out);
+/* Asks the shadows whose tick has an interval of its own, if one is due: for the thread that
+ * sweeps, again and again, while no other process does. Sets e's late. */
+void way_decide_tick_shadows(struct way_decider *d, struct way_event *e);
 /* Asks reconnect; given = false where the policy has none. */
 void way_decide_redial(struct way_decider *d, unsigned node, struct way_event *e,
                        struct way_redial *out);

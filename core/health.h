@@ -309,6 +309,38 @@ void way_health_bounds(struct way_health *h, bool guard, double failing_share);
  * Killed anywhere in between, the old one is whole. Verdicts survive. */
 const _Atomic uint64_t *way_health_policy_epoch(struct way_health *h);
 
+/* A policy on probation is watched by every process, each by what all of them together have
+ * counted: whoever of them dies leaves the watch, and what it has seen, to the others. */
+struct way_probation {
+    double ends; /* by way_clock() */
+    double errors_most, marks_most,
+        ratio; /* limits.probation_... of who put it in charge */
+};
+struct way_probation_counts {
+    uint64_t errors, marks; /* of the policy on probation */
+    uint64_t out,
+        out_before; /* how often it, and the one before in its shadow, took a node
+                                 out of use, where both are asked */
+};
+/* Adds `more` (what this process has seen since it last added) to what all have, if the
+ * policy of `epoch` is on probation. 1: it is, and the outs are set; 0: it is not (any
+ * more), or another one is in charge; -1: the lock is busy, and nothing was added. */
+int way_health_probation(struct way_health *h, uint64_t epoch,
+                         const struct way_probation_counts *more,
+                         struct way_probation *out,
+                         struct way_probation_counts *sum) WAY_MUST_CHECK;
+/* The policy epoch that is on probation; 0: none. No lock. */
+uint64_t way_health_on_probation(const struct way_health *h);
+/* Confirmed, for all: false, where somebody else was quicker. */
+bool way_health_probation_end(struct way_health *h, uint64_t epoch);
+
+enum { WAY_WHY_MAX = 160, WAY_POLICY_NAMED = 112 };
+/* Why the policy in charge is so again. */
+struct way_rollback {
+    char policy[WAY_POLICY_NAMED]; /* that was replaced: name and version */
+    char why[WAY_WHY_MAX];
+};
+
 enum way_memory_scope { WAY_OF_NODE, WAY_OF_SHARD, WAY_OF_CLUSTER };
 struct way_takeover {
     uint64_t from;                   /* the policy epoch it was prepared in */
@@ -325,6 +357,7 @@ struct way_takeover {
      * more. Its states are handed to those who will need them. */
     void (*ready)(void *arg, uint64_t epoch);
     void *arg;
+    const struct way_probation *probation; /* that it is on from then on; NULL: none */
 };
 /* Puts another policy in charge, raises the policy epoch (*epoch) and the table's. -1:
  * nothing changed: another process was quicker, the lock was not to be had, too long a
@@ -332,13 +365,21 @@ struct way_takeover {
 int way_health_take_over(struct way_health *h, const struct way_takeover *t,
                          uint64_t *epoch, struct way_err *err) WAY_MUST_CHECK;
 /* The policy before `from` is in charge again, with the memory that it had. -1 as above;
- * ready as above. */
+ * ready as above. `because`: for way_health_rolled_back; NULL: nobody will ask. */
 int way_health_go_back(struct way_health *h, uint64_t from,
+                       const struct way_rollback *because,
                        void (*ready)(void *arg, uint64_t epoch), void *arg,
                        uint64_t *epoch, struct way_err *err) WAY_MUST_CHECK;
+/* Has the policy of `epoch` come in charge by going back? -1: the lock is busy. */
+int way_health_rolled_back(struct way_health *h, uint64_t epoch,
+                           struct way_rollback *out) WAY_MUST_CHECK;
 /* Appends the bundle of the policy in charge, and tells its epoch. -1: the lock is busy. */
 int way_health_bundle(struct way_health *h, struct way_buf *out,
                       uint64_t *epoch) WAY_MUST_CHECK;
+/* That of the policy before `epoch`, which is in charge: nothing is appended where there is
+ * none. -1: the lock is busy, or another one is in charge. */
+int way_health_bundle_before(struct way_health *h, uint64_t epoch,
+                             struct way_buf *out) WAY_MUST_CHECK;
 
 /* ---- trials of a probing node: one word of (version, left, out) ---- */
 /* True: this command may go. A permit that is not ended within 10 s, or whose row's owner

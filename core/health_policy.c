@@ -160,6 +160,20 @@ static uint64_t raise_policy_epoch(struct way_health *h, uint64_t from)
     return from + 1;
 }
 
+/* Under the lock, before that epoch: who is killed before it has put nobody on probation. */
+static void begin_probation(struct way_segment *s, uint64_t epoch,
+                            const struct way_probation *p)
+{
+    static const struct way_probation_counts none;
+    s->rollback_epoch = 0;
+    atomic_store_explicit(&s->probation_epoch, 0, RELAXED);
+    if (!p)
+        return;
+    s->probation = *p;
+    s->probation_counts = none;
+    atomic_store_explicit(&s->probation_epoch, epoch, memory_order_release);
+}
+
 static int take_over_locked(struct taking *g, uint64_t *epoch)
 {
     struct way_health *h = g->h;
@@ -168,6 +182,7 @@ static int take_over_locked(struct taking *g, uint64_t *epoch)
     way_health_counters_take_over(h, g->t);
     way_segment_bundle_set(h->s, g->new, g->t->bundle);
     way_segment_layout_set(h->s, g->new, g->t->layout);
+    begin_probation(h->s, g->t->from + 1, g->t->probation);
     if (g->t->ready)
         g->t->ready(g->t->arg, g->t->from + 1);
     *epoch = raise_policy_epoch(h, g->t->from);
@@ -203,7 +218,20 @@ int way_health_take_over(struct way_health *h, const struct way_takeover *t,
     return rc;
 }
 
+/* Under the lock, before that epoch. */
+static void begin_rollback(struct way_segment *s, uint64_t epoch,
+                           const struct way_rollback *because)
+{
+    atomic_store_explicit(&s->probation_epoch, 0, RELAXED);
+    s->rollback_epoch = 0;
+    if (!because)
+        return;
+    s->rollback = *because;
+    s->rollback_epoch = epoch;
+}
+
 int way_health_go_back(struct way_health *h, uint64_t from,
+                       const struct way_rollback *because,
                        void (*ready)(void *arg, uint64_t epoch), void *arg,
                        uint64_t *epoch, struct way_err *err)
 {
@@ -218,10 +246,57 @@ int way_health_go_back(struct way_health *h, uint64_t from,
         rc = way_fail(err, "there is no policy before the one in charge");
     if (rc == 0 && ready)
         ready(arg, from + 1);
-    if (rc == 0)
+    if (rc == 0) {
+        begin_rollback(h->s, from + 1, because);
         *epoch = raise_policy_epoch(h, from);
+    }
     way_health_unlock(h);
     return rc;
+}
+
+int way_health_rolled_back(struct way_health *h, uint64_t epoch, struct way_rollback *out)
+{
+    if (way_health_lock(h))
+        return -1;
+    bool is = epoch && h->s->rollback_epoch == epoch;
+    if (is)
+        *out = h->s->rollback;
+    way_health_unlock(h);
+    return is;
+}
+
+/* ---- probation ---- */
+
+uint64_t way_health_on_probation(const struct way_health *h)
+{
+    return atomic_load_explicit(&h->s->probation_epoch, ACQUIRE);
+}
+
+bool way_health_probation_end(struct way_health *h, uint64_t epoch)
+{
+    return atomic_compare_exchange_strong(&h->s->probation_epoch, &epoch, 0);
+}
+
+int way_health_probation(struct way_health *h, uint64_t epoch,
+                         const struct way_probation_counts *more,
+                         struct way_probation *out, struct way_probation_counts *sum)
+{
+    struct way_segment *s = h->s;
+    struct way_probation_counts *c = &s->probation_counts;
+    if (way_health_lock(h))
+        return -1;
+    bool is = epoch && way_health_on_probation(h) == epoch &&
+              atomic_load_explicit(&s->policy_epoch, ACQUIRE) == epoch;
+    if (is) {
+        c->errors += more->errors;
+        c->marks += more->marks;
+        c->out += more->out;
+        c->out_before += more->out_before;
+        *out = s->probation;
+        *sum = *c;
+    }
+    way_health_unlock(h);
+    return is;
 }
 
 int way_health_bundle(struct way_health *h, struct way_buf *out, uint64_t *epoch)
@@ -234,6 +309,20 @@ int way_health_bundle(struct way_health *h, struct way_buf *out, uint64_t *epoch
     way_buf_put(out, h->s->bundle[area], n < WAY_BUNDLE_BYTES ? n : WAY_BUNDLE_BYTES);
     way_health_unlock(h);
     return 0;
+}
+
+int way_health_bundle_before(struct way_health *h, uint64_t epoch, struct way_buf *out)
+{
+    struct way_layout layout;
+    if (way_health_lock(h))
+        return -1;
+    unsigned area = way_area_of(epoch + 1);
+    bool in_charge = atomic_load_explicit(&h->s->policy_epoch, RELAXED) == epoch;
+    way_segment_layout(h->s, area, &layout);
+    uint32_t n = layout.hash && in_charge ? h->s->bundle_bytes[area] : 0;
+    way_buf_put(out, h->s->bundle[area], n < WAY_BUNDLE_BYTES ? n : WAY_BUNDLE_BYTES);
+    way_health_unlock(h);
+    return in_charge ? 0 : -1;
 }
 
 void way_health_bounds(struct way_health *h, bool guard, double failing_share)

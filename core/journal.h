@@ -71,6 +71,9 @@ struct way_entry {
     bool straggler;   /* not put to mark: known already */
     bool by_operator; /* an operator's mark; event has only its time */
     uint8_t shadow;   /* enum way_entry_shadow: whose answer nobody obeys */
+    /* Of TICK: one of so many nodes, counted from 0, that were asked about in one sweep; its
+     * seed is theirs alone. Who was given no answer has an entry where another one was. */
+    uint16_t sweep_at, sweep_of;
     struct way_span input;      /* packed; empty: not kept. Valid as long as the entry */
     struct way_mark mark;       /* of MARK and TICK */
     struct way_retry retry;     /* of BACKOFF */

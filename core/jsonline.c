@@ -184,6 +184,8 @@ static const struct field entry_fields[] = {
     N("policy", BIG, policy),
     N("seed", BIG, seed),
     N("asking", COUNT8, asking),
+    N("sweep_at", COUNT16, sweep_at),
+    N("sweep_of", COUNT16, sweep_of),
     { "cause", WORD_IF, AT(way_entry, cause), way_cause_name, WAY_CAUSE_COUNT },
     N("fallback", FLAG, fallback),
     N("straggler", FLAG, straggler),

@@ -110,6 +110,7 @@ static int view_of(const struct way_load *l, struct way_policy *p,
     struct way_snapshot seen;
     way_health_snapshot(l->o.health, entry->node, entry->event.now, &seen);
     *view = seen.view;
+    memset(view->counted, 0, sizeof view->counted); /* its own have not begun */
     view->memory = way_policy_plan(p)->layout.first;
     if (!l->o.before)
         return 0;
@@ -120,10 +121,10 @@ static int view_of(const struct way_load *l, struct way_policy *p,
     return 0;
 }
 
-static int told(const struct way_policy *p, struct way_err *err)
+static int told(const struct way_policy *p, const char *what, struct way_err *err)
 {
     const struct way_policy_failure *f = way_policy_failure(p);
-    return way_fail(err, "an event of the journal: %s: %s: %.*s", f->function, f->cause,
+    return way_fail(err, "%s: %s: %s: %.*s", what, f->function, f->cause,
                     (int)strcspn(f->text, ";"), f->text);
 }
 
@@ -142,8 +143,54 @@ static int prove_entry(const struct way_load *l, struct way_policy *p,
         if (!failed)
             return 0;
         if (tries == DEADLINE_TRIES || strcmp(way_policy_failure(p)->cause, "deadline"))
-            return told(p, err);
+            return told(p, "an event of the journal", err);
     }
+}
+
+/* The nodes as they are now, with memory as `p` would find it; how many, or -1. */
+static int survey(const struct way_load *l, struct way_policy *p, double now,
+                  struct way_snapshot *seen, struct way_err *err)
+{
+    unsigned most = way_health_nodes(l->o.health);
+    unsigned count = way_health_survey(
+        l->o.health, now, atomic_load(way_health_policy_epoch(l->o.health)), seen, most);
+    for (unsigned i = 0; i < count; i++) {
+        struct way_entry entry = { .node = seen[i].view.node, .event = { .now = now } };
+        if (view_of(l, p, &entry, &seen[i].view, err) < 0)
+            return -1;
+    }
+    return (int)count;
+}
+
+/* A sweep may be rare: one that fails would be over its probation before it was seen. */
+static int prove_sweep(const struct way_load *l, struct way_policy *p,
+                       struct way_err *err)
+{
+    const struct way_event e = { .kind = WAY_KIND_TICK,
+                                 .now = way_clock(),
+                                 .began = way_clock(),
+                                 .unix_time = way_unix(),
+                                 .deadline_left = -1 };
+    unsigned most = way_health_nodes(l->o.health);
+    if (way_policy_plan(p)->every <= 0 || !most)
+        return 0;
+    struct way_snapshot *seen = way_zalloc(most * sizeof *seen);
+    struct way_proposal *proposal = way_alloc(most * sizeof *proposal);
+    int count = survey(l, p, e.now, seen, err), rc = count < 0 ? -1 : 0;
+    for (int tries = 1; count > 0; tries++) {
+        struct way_sweep s = { (unsigned)count, seen, proposal };
+        for (int i = 0; i < count; i++)
+            proposal[i] = (struct way_proposal){ .memory = seen[i].view.memory };
+        if (way_policy_tick(p, &s, &e, 1) != WAY_ASKED_FAILED)
+            break;
+        if (tries < DEADLINE_TRIES && !strcmp(way_policy_failure(p)->cause, "deadline"))
+            continue;
+        rc = told(p, "a sweep over the nodes as they are", err);
+        break;
+    }
+    way_free(proposal);
+    way_free(seen);
+    return rc;
 }
 
 /* A probe's reply is not kept: what a policy makes of it can't be asked again. */
@@ -175,6 +222,8 @@ static int prove(const struct way_load *l, const struct way_policy_text *t,
     int rc = way_policy_selftest(p, t, err);
     if (rc == 0)
         rc = prove_journal(l, p, err);
+    if (rc == 0)
+        rc = prove_sweep(l, p, err);
     way_policy_free(p);
     return rc;
 }

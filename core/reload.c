@@ -19,11 +19,20 @@
  *      ◀───────────────────────────────────────────┘
  *
  *     IDLE, PROBATION ── another process raised the epoch: follow() ──▶ FOLLOWING ──▶ SWAPPING
+ *     IDLE, SWAPPING to follow ── the table says on probation: watch() ──▶ PROBATION
+ *     PROBATION ── another process confirmed it ──▶ IDLE
+ *
+ * Probation is the table's, not a process's: all watch, by the bounds of who reloaded and by
+ * what all have counted together, so that it does not matter who is killed. Whoever first
+ * finds a bound broken puts the policy before back for all. Rejected: one process that watches
+ * under a lease. What it would have to be told is what the others count, and a lease that
+ * lapses leaves a time in which nobody watches.
  *
  * A reign is one policy's time in charge: its text, its errors, the settings that came with
  * it, and, once it is over, the states that it left behind. Invariants (check()):
- *   1. there is a reign in charge; the one before it is kept in PROBATION and while SWAPPING
- *      from or to it, and never else
+ *   1. there is a reign in charge; the one before it is kept while SWAPPING from or to it, in
+ *      PROBATION where this process had it in charge, and never else. Where it has not, and
+ *      goes back, it follows itself: from the table's bytes
  *   2. the reign before has a state for every thread once everybody has swapped
  *   3. outside of SWAPPING no decider has an offer
  *
@@ -39,6 +48,7 @@
 #include "reload_shadow.h"
 
 #include <assert.h>
+#include <math.h>
 #include <stdio.h>
 
 static const double LOOK_SECONDS = 0.02;  /* while something is on its way */
@@ -84,10 +94,14 @@ struct way_reload {
     struct reign *coming;         /* during take_over and go_back */
     struct way_loaded *loaded;
     double convert_until;
-    double since;      /* of the state */
-    double probation;  /* its end */
-    bool rolling_back; /* SWAPPING: back to the one before */
-    bool followed;     /* SWAPPING: as another process said */
+    double since;     /* of the state */
+    double probation; /* its end */
+    struct way_probation_counts added,
+        sum;               /* of the reign in charge: told to the table by this
+                                               process, and of all, when last looked at */
+    uint64_t rolled_epoch; /* that came by going back, and was told of */
+    bool rolling_back;     /* SWAPPING: back to the one before */
+    bool followed;         /* SWAPPING: as another process said */
     bool soon, soon_if_changed;
     char soon_by[32];
     uint64_t following;               /* the epoch that another process raised */
@@ -156,9 +170,9 @@ static void check(const struct way_reload *r)
 {
     assert(r->now);
     assert(!r->before || r->state == PROBATION || r->state == SWAPPING);
-    if (r->state == PROBATION)
+    if (r->state == PROBATION && r->before)
         for (unsigned i = 0; i < r->o.threads; i++)
-            assert(r->before && r->before->seat[i]);
+            assert(r->before->seat[i]);
 }
 
 static void enter(struct way_reload *r, enum state s)
@@ -213,7 +227,9 @@ static struct way_reload_report report_of(struct way_reload *r, unsigned late)
         .file = g->text->path,
         .hash = r->hashes,
         .epoch = g->epoch,
-        .probation = r->state == PROBATION ? r->probation - now_of(r) : 0,
+        .probation = r->state == PROBATION && isfinite(r->probation)
+                         ? r->probation - now_of(r)
+                         : 0,
         .late = late,
         .threads = r->o.threads,
     };
@@ -399,6 +415,8 @@ static void begin_swap(struct way_reload *r, struct reign *g)
 {
     r->before = r->now;
     r->now = g;
+    memset(&r->added, 0, sizeof r->added);
+    memset(&r->sum, 0, sizeof r->sum);
     enter(r, SWAPPING);
     way_control_text_set(r->o.control, g->text);
     way_control_take(r->o.control);
@@ -417,6 +435,11 @@ static int commit(struct way_reload *r, struct way_loaded *l, struct way_err *er
     r->coming->settings = r->settings;
     r->coming->has_settings = true;
     way_policy_pack(l->text, &bundle);
+    const struct way_limits *limits = &r->settings.limits;
+    struct way_probation probation = { .ends = now_of(r) + limits->probation,
+                                       .errors_most = limits->probation_errors,
+                                       .marks_most = limits->probation_marks,
+                                       .ratio = limits->probation_ratio };
     struct way_takeover t = { .from = r->now->epoch,
                               .layout = &plan->layout,
                               .counters = &plan->counters,
@@ -424,7 +447,8 @@ static int commit(struct way_reload *r, struct way_loaded *l, struct way_err *er
                               .bundle = { bundle.p, way_buf_held(&bundle) },
                               .convert = convert,
                               .ready = offer_loaded,
-                              .arg = r };
+                              .arg = r,
+                              .probation = limits->probation > 0 ? &probation : NULL };
     int rc = way_health_take_over(r->o.health, &t, &epoch, err);
     way_buf_fini(&bundle);
     if (rc < 0) {
@@ -503,18 +527,86 @@ static void swapped_back(struct way_reload *r)
     enter(r, IDLE);
 }
 
+static void note_rollback(struct way_reload *r, const struct way_rollback *back)
+{
+    way_stat_add(r->o.stats, WAY_STAT_ROLLBACKS, 1);
+    snprintf(r->rolled_back, sizeof r->rolled_back, "%s", back->policy);
+    snprintf(r->reason, sizeof r->reason, "%s", back->why);
+    snprintf(r->last, sizeof r->last, "rolled back: %s", back->why);
+}
+
+/* Another process, or this one for want of what it would need, has gone back. */
+static bool came_back(struct way_reload *r)
+{
+    struct way_rollback back;
+    if (r->rolled_epoch == r->now->epoch)
+        return true; /* told already */
+    if (way_health_rolled_back(r->o.health, r->now->epoch, &back) <= 0)
+        return false;
+    r->rolled_epoch = r->now->epoch;
+    way_log(WAY_ERROR,
+            "reload=rolled_back by=another_process policy=\"%s\" reason=\"%s\"",
+            back.policy, back.why);
+    note_rollback(r, &back);
+    return true;
+}
+
+/* The text of the policy before the one in charge, as the table has it; NULL: it has none. */
+static struct way_policy_text *text_before(struct way_reload *r)
+{
+    struct way_buf bytes = { 0 };
+    struct way_policy_text *t = way_zalloc(sizeof *t);
+    struct way_err err;
+    int rc = way_health_bundle_before(r->o.health, r->now->epoch, &bytes);
+    if (rc == 0 && way_buf_held(&bytes))
+        rc = way_policy_unpack(
+            t, (struct way_span){ bytes.p + bytes.off, way_buf_held(&bytes) },
+            &config_of(r)->limits, &err);
+    else
+        rc = -1;
+    way_buf_fini(&bytes);
+    if (rc == 0)
+        return t;
+    way_free(t);
+    return NULL;
+}
+
+/* What is in charge is on probation: it is watched here too, until its time is over or
+ * somebody has broken off. */
+static void watch(struct way_reload *r)
+{
+    const struct way_limits *limits = &config_of(r)->limits;
+    struct way_policy_text *other = r->before ? NULL : text_before(r);
+    static const struct way_probation_counts none;
+    struct way_probation p = { .ends =
+                                   INFINITY }; /* where the lock is busy: the next look */
+    enter(r, PROBATION);
+    (void)!way_health_probation(r->o.health, r->now->epoch, &none, &p, &r->sum);
+    r->probation = p.ends;
+    if (r->before || other)
+        way_reload_shadow_begin(r->shadow, r->before ? r->before->text : other,
+                                r->now->epoch, limits);
+    if (other)
+        way_policy_text_fini(other);
+    way_free(other);
+}
+
 static void swapped_followed(struct way_reload *r)
 {
     r->followed = false;
-    say_in_charge(r, "followed", "another_process");
+    say_in_charge(r, "followed", came_back(r) ? "probation" : "another_process");
     way_control_policy_changed(r->o.control);
-    end_before(r);
-    enter(r, IDLE);
+    bool watched = way_health_on_probation(r->o.health) == r->now->epoch;
+    if (!watched || r->before->epoch + 1 != r->now->epoch)
+        end_before(r);
+    if (watched)
+        watch(r);
+    else
+        enter(r, IDLE);
 }
 
 static void swapped(struct way_reload *r)
 {
-    double probation = config_of(r)->limits.probation;
     if (r->rolling_back) {
         swapped_back(r);
         return;
@@ -525,17 +617,14 @@ static void swapped(struct way_reload *r)
     }
     way_stat_add(r->o.stats, WAY_STAT_RELOADS, 1);
     say_in_charge(r, "committed", r->wish.by);
-    if (probation > 0) {
-        r->probation = now_of(r) + probation;
-        enter(r, PROBATION);
-        way_reload_shadow_begin(r->shadow, r->before->text, r->now->epoch,
-                                &config_of(r)->limits);
+    snprintf(r->last, sizeof r->last, "committed: %s %s", r->now->name,
+             version_of(r->now));
+    if (way_health_on_probation(r->o.health) == r->now->epoch) {
+        watch(r);
     } else {
         end_before(r);
         enter(r, IDLE);
     }
-    snprintf(r->last, sizeof r->last, "committed: %s %s", r->now->name,
-             version_of(r->now));
     way_control_policy_changed(r->o.control);
     struct way_reload_report report = report_of(r, 0);
     tell(r, &report);
@@ -580,19 +669,27 @@ static void look_at_swap(struct way_reload *r)
 
 static void confirm(struct way_reload *r, const char *why)
 {
+    way_health_probation_end(r->o.health, r->now->epoch);
     way_log(WAY_INFO, "reload=confirmed policy=%s version=%s reason=\"%s\"", r->now->name,
             version_of(r->now), why);
     end_before(r);
     enter(r, IDLE);
 }
 
+/* Where this process has the reign before, everybody here is offered it at once; else the
+ * table goes back, and what it says then is followed. */
 static void roll_back(struct way_reload *r, const char *why)
 {
     struct way_err err;
+    struct way_rollback back = { .policy = "" };
     uint64_t epoch;
     struct reign *bad = r->now;
+    bool here = r->before;
     r->coming = r->before;
-    if (way_health_go_back(r->o.health, bad->epoch, offer_before, r, &epoch, &err) < 0) {
+    snprintf(back.policy, sizeof back.policy, "%s %s", bad->name, version_of(bad));
+    snprintf(back.why, sizeof back.why, "%s", why);
+    if (way_health_go_back(r->o.health, bad->epoch, &back, here ? offer_before : NULL, r,
+                           &epoch, &err) < 0) {
         if (way_gate_open(&r->gate, now_of(r), 1))
             way_log(WAY_ERROR,
                     "reload=stays policy=%s version=%s reason=\"%s\" error=\"%s\"",
@@ -600,12 +697,14 @@ static void roll_back(struct way_reload *r, const char *why)
         return;
     }
     way_reload_shadow_end(r->shadow);
-    way_stat_add(r->o.stats, WAY_STAT_ROLLBACKS, 1);
-    snprintf(r->rolled_back, sizeof r->rolled_back, "%s %s", bad->name, version_of(bad));
-    snprintf(r->reason, sizeof r->reason, "%s", why);
-    snprintf(r->last, sizeof r->last, "rolled back: %s", why);
     way_log(WAY_ERROR, "reload=rolling_back policy=%s version=%s to=%s reason=\"%s\"",
-            bad->name, version_of(bad), r->coming->name, why);
+            bad->name, version_of(bad), here ? r->coming->name : "the_one_before", why);
+    r->rolled_epoch = epoch;
+    note_rollback(r, &back);
+    if (!here) {
+        enter(r, IDLE); /* and follows */
+        return;
+    }
     r->rolling_back = true;
     r->before = NULL; /* in charge again */
     begin_swap(r, r->coming);
@@ -613,38 +712,68 @@ static void roll_back(struct way_reload *r, const char *why)
 }
 
 /* The bound that it has broken, in words, or NULL. */
-static const char *broken_bound(const struct way_reload *r, char *why, size_t n)
+static const char *broken_bound(const struct way_reload *r, const struct way_probation *p,
+                                char *why, size_t n)
 {
-    const struct way_limits *l = &config_of(r)->limits;
-    const struct way_aside *a = r->now->aside;
-    uint64_t errors = atomic_load(&a->errors), marks = atomic_load(&a->marks);
-    double new, old;
-    if (atomic_load(&a->set))
-        snprintf(why, n, "set aside by its errors: %llu", (unsigned long long)errors);
-    else if ((double)errors >= l->probation_errors)
+    const struct way_probation_counts *c = &r->sum;
+    if (atomic_load(&r->now->aside->set))
+        snprintf(why, n, "set aside by its errors: %llu", (unsigned long long)c->errors);
+    else if ((double)c->errors >= p->errors_most)
         snprintf(why, n, "%llu errors, limits.probation_errors is %g",
-                 (unsigned long long)errors, l->probation_errors);
-    else if ((double)marks >= l->probation_marks)
+                 (unsigned long long)c->errors, p->errors_most);
+    else if ((double)c->marks >= p->marks_most)
         snprintf(why, n, "%llu nodes taken out, limits.probation_marks is %g",
-                 (unsigned long long)marks, l->probation_marks);
-    else if (way_reload_shadow_marks(r->shadow, &new, &old) &&
-             new > MARKS_ALWAYS + l->probation_ratio * old)
+                 (unsigned long long)c->marks, p->marks_most);
+    else if ((double)c->out > MARKS_ALWAYS + p->ratio * (double)c->out_before)
         snprintf(why, n,
-                 "%g nodes taken out where the one before had %g, limits.probation_ratio "
-                 "is %g",
-                 new, old, l->probation_ratio);
+                 "%llu nodes taken out where the one before had %llu, "
+                 "limits.probation_ratio is %g",
+                 (unsigned long long)c->out, (unsigned long long)c->out_before, p->ratio);
     else
         return NULL;
     return why;
 }
 
+/* What was counted here since the table was last told. The shadow's count only grows, but
+ * where there is none any more. */
+static struct way_probation_counts counted_here(const struct way_reload *r,
+                                                struct way_probation_counts *all)
+{
+    const struct way_aside *a = r->now->aside;
+    const struct way_probation_counts *added = &r->added;
+    double out, before;
+    *all = *added;
+    all->errors = atomic_load(&a->errors);
+    all->marks = atomic_load(&a->marks);
+    if (way_reload_shadow_marks(r->shadow, &out, &before)) {
+        all->out = (uint64_t)out;
+        all->out_before = (uint64_t)before;
+    }
+    return (struct way_probation_counts){ .errors = all->errors - added->errors,
+                                          .marks = all->marks - added->marks,
+                                          .out = all->out - added->out,
+                                          .out_before =
+                                              all->out_before - added->out_before };
+}
+
 static void look_at_probation(struct way_reload *r)
 {
-    char why[160];
-    if (broken_bound(r, why, sizeof why))
+    struct way_probation p;
+    struct way_probation_counts all, more = counted_here(r, &all);
+    char why[WAY_WHY_MAX];
+    int is = way_health_probation(r->o.health, r->now->epoch, &more, &p, &r->sum);
+    if (is < 0)
+        return; /* the lock is busy: the next look */
+    if (is) {
+        r->added = all;
+        r->probation = p.ends;
+    }
+    if (is && broken_bound(r, &p, why, sizeof why))
         roll_back(r, why);
-    else if (now_of(r) >= r->probation)
+    else if (is && now_of(r) >= p.ends)
         confirm(r, "its probation is over");
+    else if (!is && table_epoch(r) == r->now->epoch)
+        confirm(r, "by another process");
 }
 
 /* ---- following another process ---- */
@@ -714,9 +843,8 @@ static void follow(struct way_reload *r)
                                 .done = on_followed,
                                 .arg = r };
     if (way_health_bundle(r->o.health, &bytes, &r->following) < 0)
-        return; /* the lock is busy: the next look */
-    if (r->before)
-        end_before(r); /* whoever reloads confirms what is on probation */
+        return;    /* the lock is busy: the next look */
+    end_before(r); /* whoever reloads confirms what is on probation, or has gone back */
     enter(r, FOLLOWING);
     int rc = read_theirs(r, &bytes, &err);
     way_buf_fini(&bytes);
@@ -734,6 +862,8 @@ static void look_at_others(struct way_reload *r)
 {
     if (table_epoch(r) != r->now->epoch)
         follow(r);
+    else if (r->state == IDLE && way_health_on_probation(r->o.health) == r->now->epoch)
+        watch(r); /* this process has come when it was so already */
 }
 
 static void begin_soon(struct way_reload *r)
@@ -808,7 +938,7 @@ int way_reload_begin(struct way_reload *r, const struct way_reload_wish *wish,
         return way_fail(err,
                         "another reload is on its way (%s): try again when it is over",
                         state_names[r->state]);
-    if (r->state == PROBATION)
+    if (r->state == PROBATION || way_health_on_probation(r->o.health) == r->now->epoch)
         confirm(r, "another reload begins");
     keep_wish(r, wish, by);
     r->settings = (struct way_settings){ c->timeouts, c->limits };
@@ -832,14 +962,16 @@ void way_reload_soon(struct way_reload *r, const char *by, bool if_changed)
 void way_reload_status(const struct way_reload *r, struct way_reload_status *out)
 {
     const struct way_aside *a = r->now->aside;
-    double left = r->state == PROBATION ? r->probation - now_of(r) : 0;
+    bool watched = r->state == PROBATION;
+    double left = watched && isfinite(r->probation) ? r->probation - now_of(r) : 0;
+    uint64_t errors = atomic_load(&a->errors), marks = atomic_load(&a->marks);
     *out = (struct way_reload_status){
         .epoch = r->now->epoch,
         .state = state_names[r->state],
         .file = r->now->text->path,
         .probation_left = left > 0 ? left : 0,
-        .errors = atomic_load(&a->errors),
-        .marks = atomic_load(&a->marks),
+        .errors = watched && r->sum.errors > errors ? r->sum.errors : errors,
+        .marks = watched && r->sum.marks > marks ? r->sum.marks : marks,
         .last = r->last,
         .rolled_back = r->rolled_back,
         .reason = r->reason,

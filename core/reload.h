@@ -8,7 +8,8 @@
  * On probation the policy before is kept, with its states and its memory; errors or marks
  * of the new one beyond the limits.probation_... put it back, by itself and with the reason
  * told. Another process on the same segment that reloads is followed: its policy is loaded
- * from the bytes that it proved. */
+ * from the bytes that it proved. What one process has put on probation all watch together,
+ * whoever of them dies; and what one puts back, or confirms, is so for all. */
 #ifndef WAY_RELOAD_H
 #define WAY_RELOAD_H
 
@@ -79,7 +80,7 @@ struct way_reload_status {
     const char *state; /* "idle", "loading", "swapping", "probation", "following" */
     const char *file;
     double probation_left;   /* s; 0: none */
-    uint64_t errors, marks;  /* of the policy in charge */
+    uint64_t errors, marks;  /* of the policy in charge; on probation, in all processes */
     const char *last;        /* "", or what came of the last reload, in words */
     const char *rolled_back; /* "", or the policy that was replaced */
     const char *reason;      /* "", and why */

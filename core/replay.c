@@ -17,6 +17,7 @@ enum { EVERY = 4096 }; /* entries between looks at the clock */
 
 struct item {
     unsigned run;
+    bool swept; /* of TICK: asked again with the others of its sweep */
     struct way_entry entry;
     char input[];
 };
@@ -32,6 +33,8 @@ struct replay {
     struct way_replay_totals *t;
     struct item **item;
     size_t items, room;
+    struct item **part; /* those of TICK, sweep by sweep */
+    size_t parts;
     unsigned runs;
     uint64_t run; /* of the header read last */
     char made_by[256];
@@ -41,7 +44,7 @@ struct replay {
     struct states *node;
     unsigned nodes;
     uint64_t of_function[WAY_FN_NONE + 1], differing[WAY_FN_NONE + 1];
-    uint64_t uncomparable, swept, of_others, lost;
+    uint64_t uncomparable, off_beat, of_others, lost;
     bool gap_known;
     double told; /* progress, last */
 };
@@ -170,6 +173,48 @@ static int in_order(const void *left, const void *right)
     return c ? c : compare(a->seq, b->seq);
 }
 
+/* A sweep's seed is its own: its parts one behind the other, in the order they were asked in. */
+static int by_sweep(const void *left, const void *right)
+{
+    const struct item *x = *(struct item *const *)left, *y = *(struct item *const *)right;
+    const struct way_entry *a = &x->entry, *b = &y->entry;
+    int c = compare(x->run, y->run);
+    c = c ? c : compare(a->seed, b->seed);
+    c = c ? c : compare(a->sweep_at, b->sweep_at);
+    return c ? c : compare(a->seq, b->seq);
+}
+
+static void sort_sweeps(struct replay *r)
+{
+    r->part = way_alloc((r->items + 1) * sizeof(struct item *));
+    for (size_t i = 0; i < r->items; i++)
+        if (r->item[i]->entry.function == WAY_FN_TICK)
+            r->part[r->parts++] = r->item[i];
+    qsort(r->part, r->parts, sizeof(struct item *), by_sweep);
+}
+
+/* The sweep that an entry is of; *parts: how many of it there are. */
+static struct item **sweep_of(const struct replay *r, const struct item *of,
+                              size_t *parts)
+{
+    size_t from = 0, to = r->parts;
+    while (from < to) {
+        size_t middle = from + (to - from) / 2;
+        const struct item *at = r->part[middle];
+        int c = compare(at->run, of->run);
+        c = c ? c : compare(at->entry.seed, of->entry.seed);
+        if (c < 0)
+            from = middle + 1;
+        else
+            to = middle;
+    }
+    for (to = from; to < r->parts && r->part[to]->run == of->run &&
+                    r->part[to]->entry.seed == of->entry.seed;)
+        to++;
+    *parts = to - from;
+    return r->part + from;
+}
+
 static int read_all(struct replay *r, struct way_err *err)
 {
     for (unsigned i = 0; i < r->o->journals; i++)
@@ -178,6 +223,7 @@ static int read_all(struct replay *r, struct way_err *err)
     if (!r->items)
         return way_fail(err, "%s: holds no entry of a journal", r->o->journal[0]);
     qsort(r->item, r->items, sizeof(struct item *), in_order);
+    sort_sweeps(r);
     r->t->entries = r->items;
     return 0;
 }
@@ -253,6 +299,7 @@ static bool same_redial(const struct way_redial *a, const struct way_redial *b)
 static bool same_answer(const struct way_entry *e, const struct answer *a)
 {
     switch (e->function) {
+    case WAY_FN_TICK:
     case WAY_FN_MARK: return same_mark(&e->mark, &a->mark);
     case WAY_FN_BACKOFF: return same_retry(&e->retry, &a->retry);
     case WAY_FN_PROBE: return same_probe(&e->probe, &a->probe);
@@ -348,6 +395,100 @@ bool way_replay_ask(struct way_policy *p, const struct way_entry *e,
     return true;
 }
 
+/* ---- a sweep asked again ---- */
+
+struct sweeping {
+    struct item *const *part;
+    size_t parts;
+    struct way_input *in; /* [parts], as the next ones */
+    struct way_snapshot *seen;
+    struct way_proposal *proposal;
+};
+
+/* All of it, each part with its input; false: that can't be asked as it was. */
+static bool gather(struct sweeping *s)
+{
+    for (size_t i = 0; i < s->parts; i++) {
+        const struct way_entry *e = &s->part[i]->entry;
+        if (e->sweep_at != i || e->sweep_of != s->parts || !e->asking ||
+            e->cause == WAY_CAUSE_DEADLINE || !way_input_unpack(e, &s->in[i]))
+            return false;
+        s->seen[i].view = s->in[i].view;
+        s->seen[i].now = e->event.now;
+        s->proposal[i].memory = s->in[i].view.memory;
+    }
+    return true;
+}
+
+static void compare_part(const struct sweeping *s, size_t i, enum way_cause cause,
+                         const char *where, char *differs, size_t bytes)
+{
+    const struct way_entry *e = &s->part[i]->entry;
+    struct answer answer = { .mark = s->proposal[i].mark };
+    differs[0] = 0;
+    if (cause != (enum way_cause)e->cause)
+        snprintf(differs, bytes, "recorded cause of failure %s, now %s",
+                 way_cause_name(e->cause), way_cause_name(cause));
+    else if (!same_answer(e, &answer))
+        tell_answer(e, &answer, where, differs, bytes);
+    else if (!same_memory(s->in[i].layout, &s->proposal[i].memory, &s->in[i].after))
+        snprintf(differs, bytes, "the same answer, but other memory afterwards");
+}
+
+static void differ(struct replay *r, const struct way_entry *e, const char *text);
+
+static void put_sweep(struct replay *r, struct sweeping *s)
+{
+    const struct way_entry *first = &s->part[0]->entry;
+    struct way_event event = first->event;
+    struct way_sweep ask = { (unsigned)s->parts, s->seen, s->proposal };
+    char differs[768];
+    event.class = WAY_CLASS_OK;
+    enum way_asked how = way_policy_tick(r->policy, &ask, &event, first->seed);
+    enum way_cause cause = how == WAY_ASKED_ANSWERED ? WAY_CAUSE_NONE
+                           : how == WAY_ASKED_ABSENT
+                               ? WAY_CAUSE_ABSENT
+                               : way_policy_failure_cause(r->policy);
+    for (size_t i = 0; i < s->parts; i++) {
+        if (cause != WAY_CAUSE_NONE)
+            s->proposal[i] = (struct way_proposal){ .memory = s->in[i].view.memory };
+        r->t->asked++;
+        r->of_function[WAY_FN_TICK]++;
+        compare_part(s, i, cause, way_policy_where(r->policy), differs, sizeof differs);
+        if (differs[0])
+            differ(r, &s->part[i]->entry, differs);
+    }
+}
+
+/* With the first of its entries that comes; the others are answered by that. */
+static void sweep_again(struct replay *r, const struct item *of)
+{
+    struct sweeping s;
+    if (of->swept)
+        return;
+    if (!of->entry.sweep_of) {
+        r->uncomparable++;
+        return;
+    }
+    s.part = sweep_of(r, of, &s.parts);
+    for (size_t i = 0; i < s.parts; i++)
+        s.part[i]->swept = true;
+    if (s.parts != of->entry.sweep_of || s.parts > WAY_NODES_MAX) {
+        r->uncomparable += s.parts;
+        return;
+    }
+    s.in = way_alloc(s.parts * sizeof *s.in);
+    s.seen = way_zalloc(s.parts * sizeof *s.seen);
+    s.proposal = way_zalloc(s.parts * sizeof *s.proposal);
+    if (gather(&s))
+        put_sweep(r, &s);
+    else
+        r->uncomparable += s.parts;
+    way_free(s.proposal);
+    way_free(s.seen);
+    way_free(s.in);
+}
+
 /* ---- states over time ---- */
 
 static struct states *states_of(struct replay *r, const char *address)
@@ -413,19 +554,20 @@ static void differ(struct replay *r, const struct way_entry *e, const char *text
     r->differing[e->function]++;
 }
 
-static void ask_again(struct replay *r, const struct way_entry *e)
+static void ask_again(struct replay *r, const struct item *item)
 {
+    const struct way_entry *e = &item->entry;
     struct way_input in;
     char differs[768];
     (void)way_input_unpack(e, &in);
     if (e->function >= WAY_FN_NONE || e->by_operator || !strcmp(e->where, "host"))
         return;
-    if (e->function == WAY_FN_TICK) {
-        r->swept++;
-        return;
-    }
     if (e->policy != way_policy_plan(r->policy)->layout.hash) {
         r->of_others++;
+        return;
+    }
+    if (e->function == WAY_FN_TICK) {
+        sweep_again(r, item);
         return;
     }
     if (!way_replay_ask(r->policy, e, &in, differs, sizeof differs)) {
@@ -438,15 +580,10 @@ static void ask_again(struct replay *r, const struct way_entry *e)
         differ(r, e, differs);
 }
 
-static void live_again(struct replay *r, struct way_world *w, const struct way_entry *e)
+static void compare_lives(struct replay *r, const struct way_entry *e,
+                          const struct way_entry *own)
 {
-    struct way_input in;
     char before[256], now[256], text[768];
-    bool has = way_input_unpack(e, &in);
-    const struct way_entry *own = way_world_live(w, e, has ? &in : NULL);
-    r->swept += e->function == WAY_FN_TICK;
-    if (!own)
-        return;
     r->t->asked++;
     r->of_function[e->function]++;
     way_entry_verdict(e, before, sizeof before);
@@ -457,6 +594,48 @@ static void live_again(struct replay *r, struct way_world *w, const struct way_e
              e->where[0] ? e->where : "nobody", way_state_name(e->outcome.to), now,
              own->where[0] ? own->where : "nobody", way_state_name(own->outcome.to));
     differ(r, e, text);
+}
+
+/* A recorded sweep is the policy's own where its own is due by then. */
+static void live_sweep(struct replay *r, struct way_world *w, const struct item *of)
+{
+    size_t parts;
+    struct item *const *part = sweep_of(r, of, &parts);
+    struct way_input in;
+    if (of->swept)
+        return;
+    if (!of->entry.sweep_of) { /* a journal from before they had their input */
+        r->off_beat++;
+        return;
+    }
+    for (size_t i = 0; i < parts; i++) {
+        part[i]->swept = true;
+        if (way_input_unpack(&part[i]->entry, &in))
+            way_world_know(w, &part[i]->entry, &in);
+    }
+    if (!way_world_sweep(w, &of->entry)) {
+        r->off_beat += parts;
+        return;
+    }
+    for (size_t i = 0; i < parts; i++) {
+        const struct way_entry *own = way_world_swept(w, part[i]->entry.address);
+        if (own)
+            compare_lives(r, &part[i]->entry, own);
+    }
+}
+
+static void live_again(struct replay *r, struct way_world *w, const struct item *item)
+{
+    const struct way_entry *e = &item->entry;
+    struct way_input in;
+    if (e->function == WAY_FN_TICK) {
+        live_sweep(r, w, item);
+        return;
+    }
+    bool has = way_input_unpack(e, &in);
+    const struct way_entry *own = way_world_live(w, e, has ? &in : NULL);
+    if (own)
+        compare_lives(r, e, own);
 }
 
 /* ---- a run ---- */
@@ -494,10 +673,16 @@ static struct way_world *open_world(struct replay *r, size_t from, size_t to,
         if (way_input_unpack(&r->item[i]->entry, &in))
             way_world_node(w, &in.view);
     }
-    if (way_world_open(w, r->began, err) == 0)
-        return w;
-    way_world_free(w);
-    return NULL;
+    if (way_world_open(w, r->began, err) < 0) {
+        way_world_free(w);
+        return NULL;
+    }
+    for (size_t i = from; i < to; i++)
+        if (r->item[i]->entry.function == WAY_FN_TICK) {
+            way_world_beat(w, &r->item[i]->entry);
+            break;
+        }
+    return w;
 }
 
 static void tell_states(struct replay *r)
@@ -542,9 +727,9 @@ static int replay_run(struct replay *r, size_t from, size_t to, double started,
         count_gap(r, e, &last);
         note_recorded(r, e);
         if (r->evolved)
-            live_again(r, w, e);
+            live_again(r, w, r->item[i]);
         else
-            ask_again(r, e);
+            ask_again(r, r->item[i]);
     }
     if (w)
         way_world_until(w, r->ended);
@@ -570,11 +755,11 @@ static void tell_totals(const struct replay *r)
     if (r->uncomparable)
         fprintf(out,
                 "%llu could not be asked as they were: ended by the wall deadline, or "
-                "a part of their input was too long to be kept\n",
+                "a part of their input was too long to be kept, or is not here\n",
                 (unsigned long long)r->uncomparable);
-    if (r->swept)
-        fprintf(out, "%llu verdicts of sweeps (tick) are not asked again\n",
-                (unsigned long long)r->swept);
+    if (r->off_beat)
+        fprintf(out, "%llu of sweeps (tick) when this policy had none due\n",
+                (unsigned long long)r->off_beat);
     if (r->of_others)
         fprintf(out, "%llu were asked of another policy\n",
                 (unsigned long long)r->of_others);
@@ -641,6 +826,7 @@ int way_replay_run(const struct way_replay_options *o, struct way_replay_totals 
     for (size_t i = 0; i < r.items; i++)
         way_free(r.item[i]);
     way_free(r.item);
+    way_free(r.part);
     way_free(r.node);
     way_policy_free(r.policy);
     return result;

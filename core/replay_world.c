@@ -8,9 +8,14 @@
 
 #include "decide.h"
 
+#include <math.h>
 #include <stdio.h>
 
-enum { RING = 16, UNSEEN = 64 };
+enum { RING = WAY_NODES_MAX + 16, UNSEEN = 64, UNRECORDED = 1000000 };
+
+/* A recorded sweep is one of the policy's own where it is due within this share of its
+ * interval. */
+static const double BEAT_APART = 0.05;
 
 struct member {
     char address[sizeof((struct way_entry *)0)->address];
@@ -18,6 +23,8 @@ struct member {
     uint16_t shard;
     bool master;
     unsigned node; /* in the table */
+    bool swept;    /* said: by the last sweep */
+    struct way_entry said;
 };
 
 struct way_world {
@@ -37,6 +44,7 @@ struct way_world {
     uint64_t seed, epochs;
     double now, unix_time;
     bool has_reconnect;
+    double every, sweep_due; /* of tick; 0: it has none */
     struct way_entry own;
 };
 
@@ -188,12 +196,21 @@ static void follow_role(struct way_world *w, struct member *m,
 
 /* ---- hooks of the decider ---- */
 
+static struct member *of_node(struct way_world *w, unsigned node)
+{
+    for (unsigned i = 0; i < w->members; i++)
+        if (w->member[i].node == node)
+            return &w->member[i];
+    return NULL;
+}
+
 static void see(void *arg, struct way_snapshot *seen)
 {
     struct way_world *w = arg;
-    const struct way_view *f = &w->about->facts;
     struct way_view *v = &seen->view;
-    if (!f->address[0])
+    const struct member *m = w->about ? w->about : of_node(w, v->node);
+    const struct way_view *f = m ? &m->facts : NULL;
+    if (!f || !f->address[0])
         return;
     memcpy(v->id, f->id, sizeof v->id);
     memcpy(v->address, f->address, sizeof v->address);
@@ -264,6 +281,7 @@ static int open_table(struct way_world *w, struct way_err *err)
                                     .guard = w->limits.guard != 0,
                                     .failing_share = w->limits.failing_share };
     w->has_reconnect = way_policy_plan(policy)->has_reconnect;
+    w->every = way_policy_plan(policy)->every;
     w->hash = way_policy_plan(policy)->layout.hash;
     way_policy_free(policy);
     return way_health_open(&w->health, &o, err);
@@ -281,6 +299,7 @@ int way_world_open(struct way_world *w, double now, struct way_err *err)
     w->now = now;
     if (open_table(w, err) < 0)
         return -1;
+    w->sweep_due = now + w->every;
     d.health = w->health;
     fill_in(w);
     return publish(w, err) < 0 ? -1 : way_decider_new(&w->decider, &d, err);
@@ -353,8 +372,104 @@ static void expire(struct way_world *w, struct member *m, double ends)
         commit_own(w, &healthy, "host");
 }
 
+/* What the sweep said, node by node: nothing, where nobody has an entry. */
+static void take_answers(struct way_world *w)
+{
+    const struct way_entry *e;
+    for (unsigned i = 0; i < w->members; i++) {
+        struct member *m = &w->member[i];
+        struct way_verdict v;
+        way_health_verdict(w->health, m->node, &v);
+        memset(&m->said, 0, sizeof m->said);
+        m->said.function = WAY_FN_TICK;
+        m->said.outcome.from = m->said.outcome.to = (enum way_state)v.state;
+        m->swept = true;
+    }
+    while ((e = way_ring_peek(w->ring))) {
+        struct member *m = of_node(w, e->node);
+        if (m) {
+            way_entry_copy(&m->said, e);
+            m->said.input = (struct way_span){ NULL, 0 };
+            snprintf(m->said.address, sizeof m->said.address, "%s", m->address);
+            if (m->said.outcome.changed)
+                w->changed(w->arg, &m->said);
+        }
+        way_ring_pop(w->ring);
+    }
+}
+
+static void sweep(struct way_world *w, double at, double late, uint64_t drawn)
+{
+    struct way_swept out;
+    w->unix_time += at > w->now ? at - w->now : 0;
+    w->now = at > w->now ? at : w->now;
+    struct way_event e = { .kind = WAY_KIND_TICK,
+                           .now = w->now,
+                           .began = w->now,
+                           .unix_time = w->unix_time,
+                           .late = late,
+                           .deadline_left = -1 };
+    w->about = NULL;
+    w->seed = drawn;
+    way_decide_tick(w->decider, &e, &out);
+    take_answers(w);
+    w->sweep_due = w->now - late + w->every;
+}
+
+static void sweep_unrecorded(struct way_world *w)
+{
+    w->counted = false;
+    sweep(w, w->sweep_due, 0, (uint64_t)(w->sweep_due * 1e6) * 0x9e3779b97f4a7c15u | 1);
+}
+
+void way_world_know(struct way_world *w, const struct way_entry *e,
+                    const struct way_input *in)
+{
+    struct member *m = find(w, e->address);
+    if (m)
+        follow_role(w, m, &in->view);
+}
+
+static double beat_of(const struct way_entry *e)
+{
+    return e->event.now - e->event.late;
+}
+
+void way_world_beat(struct way_world *w, const struct way_entry *e)
+{
+    if (w->every > 0)
+        w->sweep_due = beat_of(e) - floor((beat_of(e) - w->now) / w->every) * w->every;
+}
+
+bool way_world_sweep(struct way_world *w, const struct way_entry *e)
+{
+    double apart = BEAT_APART * w->every;
+    for (unsigned i = 0; i < w->members; i++)
+        w->member[i].swept = false;
+    if (w->every <= 0)
+        return false;
+    way_world_until(w, beat_of(e) - apart);
+    if (w->sweep_due > beat_of(e) + apart)
+        return false;
+    w->sweep_due = INFINITY; /* this one is it */
+    way_world_until(w, e->event.now);
+    w->unix_time = e->event.unix_time;
+    w->counted = e->policy == w->hash;
+    sweep(w, e->event.now, e->event.late, e->seed);
+    return true;
+}
+
+const struct way_entry *way_world_swept(struct way_world *w, const char *address)
+{
+    struct member *m = find(w, address);
+    return m && m->swept ? &m->said : NULL;
+}
+
+/* In the order of their times: marks that end, and sweeps; of a gap that is longer than any
+ * journal has, only the first of them. */
 void way_world_until(struct way_world *w, double now)
 {
+    unsigned sweeps = 0;
     for (;;) {
         struct member *first = NULL;
         double at = now;
@@ -366,9 +481,15 @@ void way_world_until(struct way_world *w, double now)
                 at = v.ends;
             }
         }
-        if (!first)
+        bool swept = w->every > 0 && w->sweep_due <= now && (!first || w->sweep_due < at);
+        if (swept && sweeps++ < UNRECORDED)
+            sweep_unrecorded(w);
+        else if (swept)
+            w->sweep_due = now + w->every;
+        else if (first)
+            expire(w, first, at);
+        else
             break;
-        expire(w, first, at);
     }
     if (now > w->now) {
         w->unix_time += now - w->now;
@@ -455,7 +576,6 @@ const struct way_entry *way_world_live(struct way_world *w, const struct way_ent
     }
     w->counted = in && e->policy == w->hash;
     if (event.kind == WAY_KIND_EXPIRY || !strcmp(e->where, "host") ||
-        e->function == WAY_FN_TICK ||
         event.kind == WAY_KIND_EDGE) /* this policy's own come by what it counts */
         return NULL;
     event.answer = in ? in->answer : (struct way_span){ NULL, 0 };

@@ -1,6 +1,9 @@
 /* replay_world - what would have become of the nodes with another policy: a node table of
  * its own, virtual time, the daemon's own path of an error.
  *
+ * Sweeps are made at the policy's own interval, as recorded where that is one of them. A sweep
+ * that said nothing is in no journal: facts are then those last recorded.
+ *
  * Counters hear of what the journal has: failures, and successes that were asked about. Facts
  * are as recorded: what happened, when, and what the host measured (in flight,
  * latency, failures in a row, replication, roles). Opinions are the policy's own: states,
@@ -33,7 +36,18 @@ int way_world_open(struct way_world *w, double now, struct way_err *err) WAY_MUS
  * none. */
 const struct way_entry *way_world_live(struct way_world *w, const struct way_entry *e,
                                        const struct way_input *in);
-/* Time passes: marks end. */
+/* A sweep as recorded: the facts that it had of each node, then whether it is one of this
+ * policy's own, which come at its own interval, in step with the first recorded one: true, and it was asked as it is, at that
+ * time and with that seed; false: it has no tick, or none due. */
+void way_world_beat(struct way_world *w,
+                    const struct way_entry *e); /* the first of them, once
+                                                                        it is open */
+void way_world_know(struct way_world *w, const struct way_entry *e,
+                    const struct way_input *in);
+bool way_world_sweep(struct way_world *w, const struct way_entry *e) WAY_MUST_CHECK;
+/* What it said then of that node, valid until the next call; NULL: it was not asked. */
+const struct way_entry *way_world_swept(struct way_world *w, const char *address);
+/* Time passes: marks end, and sweeps of which the journal has nothing are made. */
 void way_world_until(struct way_world *w, double now);
 
 #endif

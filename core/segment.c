@@ -165,6 +165,8 @@ void way_segment_restart(struct way_segment *s, const struct way_layout *layout)
     unfinished.hash = 0;
     way_segment_layout_set(s, area, &unfinished);
     way_segment_bundle_set(s, area, (struct way_span){ 0 });
+    atomic_store(&s->probation_epoch, 0);
+    s->rollback_epoch = 0;
     unsigned nodes = atomic_load(&s->nodes), shards = atomic_load(&s->shards);
     for (unsigned n = 0; n < nodes; n++) {
         unsigned life = atomic_load(&s->aux[n].life);

@@ -4,8 +4,8 @@
  * For health and health_topology only; everything else sees health.h. A segment holds no
  * pointers (but those that the C library keeps inside its mutex), may be mapped anywhere,
  * and is never assumed to have been left in order: its last writer may have been killed.
- * All of it is atomics but the stamp, which never changes, and the bundles, which are read
- * and written under the lock.
+ * All of it is atomics but the stamp, which never changes, and the bundles and what there is
+ * of a probation, which are read and written under the lock.
  *
  * What a policy remembers exists twice, in areas. The low bit of the policy epoch says which
  * one is in charge; the other is the previous policy's, until a reload fills it for the next.
@@ -131,6 +131,13 @@ struct way_segment {
     _Atomic uint64_t slot_epoch[WAY_SLOTS]; /* config epoch of who claimed it */
     _Atomic uint64_t slot_moved[WAY_SLOTS]; /* double: when a MOVED told of it */
     _Alignas(64) struct way_cell cell[WAY_ROWS_MAX][WAY_NODES_MAX];
+    /* The policy epoch that is on probation, 0 for none; the rest under the lock, and of
+     * the epoch that it says. */
+    _Atomic uint64_t probation_epoch;
+    struct way_probation probation;
+    struct way_probation_counts probation_counts;
+    uint64_t rollback_epoch;
+    struct way_rollback rollback;
     /* Of each area, what its policy was loaded from. Under the lock. */
     uint32_t bundle_bytes[WAY_AREAS];
     char bundle[WAY_AREAS][WAY_BUNDLE_BYTES];

@@ -31,6 +31,7 @@ struct seat { /* a thread's, but for what is atomic */
     uint64_t edges; /* that came true, and are to be asked about */
     unsigned edges_of;
     double edges_at;
+    double sweep_due; /* of a tick with an interval of its own; 0: not yet known */
     _Atomic uint64_t count[COUNTS];
 };
 
@@ -75,6 +76,7 @@ struct way_shadow_place {
     struct seat *seat[WAY_SHADOW_KINDS];
     bool drawn[WAY_SHADOW_KINDS];  /* the present success is of the sample */
     bool routed[WAY_SHADOW_KINDS]; /* the present command is */
+    bool due[WAY_SHADOW_KINDS];    /* its own sweep is to be made */
     struct way_random random;
 };
 
@@ -568,11 +570,17 @@ static bool same_answer(enum way_asked_function fn, const union way_answer *a,
                         const union way_answer *b)
 {
     switch (fn) {
-    case WAY_FN_MARK: return same_mark(&a->mark, &b->mark);
+    case WAY_FN_MARK:
+    case WAY_FN_TICK: return same_mark(&a->mark, &b->mark);
     case WAY_FN_BACKOFF: return same_retry(&a->retry, &b->retry);
     case WAY_FN_PROBE: return same_probe(&a->probe, &b->probe);
     default: return same_redial(&a->redial, &b->redial);
     }
+}
+
+static bool is_verdict(enum way_asked_function fn)
+{
+    return fn == WAY_FN_MARK || fn == WAY_FN_TICK;
 }
 
 static void did_words(struct way_entry *e, const char *would)
@@ -580,7 +588,7 @@ static void did_words(struct way_entry *e, const char *would)
     static const char *const refused[] = { "", " (guard: the last node that serves)",
                                            " (guard: limits.failing_share)" };
     const struct way_outcome *o = &e->outcome;
-    if (e->function != WAY_FN_MARK || !e->mark.given)
+    if (!way_entry_marks(e) || !e->mark.given)
         return;
     snprintf(e->did, sizeof e->did, "%s%s -> %s%s", would, way_state_name(o->from),
              way_state_name(o->to),
@@ -597,7 +605,7 @@ static void fill_entry(struct way_entry *e, const struct way_shadow_heard *h,
     e->event = *event;
     e->event.answer = (struct way_span){ NULL, 0 };
     e->outcome = *outcome;
-    if (h->fn == WAY_FN_MARK)
+    if (is_verdict(h->fn))
         e->mark = answer->mark;
     else if (h->fn == WAY_FN_BACKOFF)
         e->retry = answer->retry;
@@ -653,14 +661,15 @@ static void tell_difference(const struct question *q, const union way_answer *an
     did_words(&charge, "");
     set_address(q->seat->shadow, h->node, &charge, q->seen);
     fill_entry(&own, h, &q->event, &q->answer, &q->outcome);
-    own.fallback = q->fallback;
+    own.fallback = q->fallback && h->fn != WAY_FN_TICK; /* which has none */
     memcpy(own.address, charge.address, sizeof own.address);
     snprintf(own.class_name, sizeof own.class_name, "%s",
              way_policy_class_name(q->seat->policy, q->event.class));
     snprintf(own.where, sizeof own.where, "%s",
-             !q->wanted    ? "not asked"
-             : q->fallback ? "fallback"
-                           : way_policy_where(q->seat->policy));
+             !q->wanted     ? "not asked"
+             : !q->fallback ? way_policy_where(q->seat->policy)
+             : own.fallback ? "fallback"
+                            : "failed");
     did_words(&own, "would be ");
     tell(q->place, q->seat, &charge, &own);
 }
@@ -682,27 +691,42 @@ static bool takes_out(const struct way_outcome *o)
     return o->changed && is_used(o->from) && !is_used(o->to);
 }
 
+/* A sweep at a time of its own: it says of the node what the table has of it. Until when is
+ * no part of that, for who sweeps at another time marks until another. */
+static bool is_already(const struct question *q)
+{
+    const struct way_mark *m = &q->answer.mark;
+    const struct way_verdict *v = &q->seen->view.verdict;
+    return (!(m->has & WAY_MARK_STATE) || m->state == v->state) &&
+           (!(m->has & WAY_MARK_TRIALS) || m->trials == v->trials) &&
+           (!(m->has & WAY_MARK_WEIGHT) || m->weight == v->weight) &&
+           (!(m->has & WAY_MARK_SHED) || m->shed == v->shed);
+}
+
 static void compare(const struct question *q)
 {
     static const union way_answer nothing = { .mark = { .given = false } };
     const struct way_shadow_heard *h = q->heard;
     const union way_answer *answer = h->asked ? h->answer : &nothing;
     struct seat *seat = q->seat;
-    if (h->fn == WAY_FN_MARK && takes_out(&q->outcome)) {
+    if (is_verdict(h->fn) && takes_out(&q->outcome)) {
         add(seat, COUNT(out));
         atomic_fetch_add_explicit(&seat->shadow->aside.marks, 1, memory_order_relaxed);
     }
     bool own_end = q->alone && q->event.kind == WAY_KIND_EXPIRY;
     if (own_end || (!h->asked && !q->wanted))
         return;
+    if (h->fn == WAY_FN_TICK && !answer->mark.given && !q->answer.mark.given)
+        return; /* of all nodes, nothing was said about this one */
     add(seat, COUNT(events));
-    if (h->fn == WAY_FN_MARK)
+    if (is_verdict(h->fn))
         add(seat, COUNT(marks));
-    if (h->fn == WAY_FN_MARK && h->asked && takes_out(&h->outcome))
+    if (is_verdict(h->fn) && h->asked && takes_out(&h->outcome))
         add(seat, COUNT(out_in_charge));
     if (h->asked && h->fallback)
         add(seat, COUNT(fallback_in_charge));
-    if (same_answer(h->fn, answer, &q->answer)) {
+    if (same_answer(h->fn, answer, &q->answer) ||
+        (h->fn == WAY_FN_TICK && !h->asked && is_already(q))) {
         add(seat, COUNT(agreed));
         return;
     }
@@ -848,6 +872,206 @@ void way_shadow_classified(struct way_shadow_place *p, struct way_event *e,
     for (int kind = 0; kind < WAY_SHADOW_KINDS; kind++)
         if (!is_off(p->seat[kind]))
             classify(p, p->seat[kind], e, class_name, where);
+}
+
+/* ---- tick ---- */
+
+static bool has_tick(const struct seat *seat)
+{
+    return !is_off(seat) && seat->shadow->plan->every > 0;
+}
+
+static bool is_due(struct seat *seat, double every, double now, double *late)
+{
+    double own = seat && has_tick(seat) ? seat->shadow->plan->every : 0;
+    if (!seat)
+        return false;
+    if (own <= 0 || own == every) {
+        seat->sweep_due = 0;
+        return false;
+    }
+    if (seat->sweep_due <= 0)
+        seat->sweep_due = now + own;
+    if (now < seat->sweep_due)
+        return false;
+    if (now - seat->sweep_due > *late)
+        *late = now - seat->sweep_due;
+    seat->sweep_due += own;
+    if (seat->sweep_due <= now)
+        seat->sweep_due = now + own; /* those that were missed are not made up for */
+    return true;
+}
+
+bool way_shadow_place_sweeps(struct way_shadow_place *p, double every, double now,
+                             double *late)
+{
+    bool any = false;
+    *late = 0;
+    if (!way_shadow_place_taken(p))
+        return false;
+    for (int kind = 0; kind < WAY_SHADOW_KINDS; kind++)
+        any |= p->due[kind] = is_due(p->seat[kind], every, now, late);
+    return any;
+}
+
+struct sweeping {
+    struct way_shadow_look *look;  /* [count], as the next ones */
+    struct way_snapshot *seen;     /* with the nodes as the shadow has them */
+    struct way_proposal *proposal; /* its answers */
+};
+
+/* -1: the nodes were being written. */
+static int look_at_all(struct way_shadow *s, const struct way_sweep *of,
+                       struct sweeping *w)
+{
+    for (unsigned i = 0; i < of->count; i++) {
+        if (way_shadow_store_look(s->store, &of->seen[i], &w->look[i]) < 0)
+            return -1;
+        w->seen[i] = of->seen[i];
+        w->seen[i].view = *w->look[i].view;
+        w->proposal[i].memory = w->seen[i].view.memory;
+        w->proposal[i].counters = &s->plan->counters;
+    }
+    return 0;
+}
+
+/* What failed has said nothing, and remembers nothing. */
+static void ask_tick(struct question *q, unsigned count, struct sweeping *w)
+{
+    struct way_sweep own = { count, w->seen, w->proposal };
+    add(q->seat, COUNT(asked));
+    add_stat(q->place, q->seat, WAY_STAT_SHADOW_ASKED);
+    if (way_policy_tick(q->seat->policy, &own, &q->event, q->seed) == WAY_ASKED_ANSWERED)
+        return;
+    q->fallback = true;
+    note_failure(q->place, q->seat, q->event.now);
+    q->cut |= !strcmp(way_policy_failure(q->seat->policy)->cause, "deadline");
+    for (unsigned i = 0; i < count; i++)
+        w->proposal[i] = (struct way_proposal){ .memory = w->seen[i].view.memory };
+}
+
+static void dropped(const struct question *q)
+{
+    add(q->seat, COUNT(dropped));
+    add_stat(q->place, q->seat, WAY_STAT_SHADOW_DROPPED);
+}
+
+static bool same_verdict(const struct way_verdict *a, const struct way_verdict *b)
+{
+    return a->state == b->state && a->since == b->since && a->ends == b->ends &&
+           a->weight == b->weight && a->shed == b->shed && a->drops == b->drops &&
+           a->by_operator == b->by_operator && !strcmp(a->reason, b->reason);
+}
+
+static bool same_numbers(const double *a, const double *b, unsigned n)
+{
+    for (unsigned i = 0; i < n; i++)
+        if (a[i] != b[i])
+            return false;
+    return true;
+}
+
+/* What it shares with the other nodes (a shard's counters, that became its own) may have
+ * changed by their part of the same sweep: that makes the node no other. */
+static enum way_commit commit_part(struct way_shadow_store *store,
+                                   const struct sweeping *w, unsigned i,
+                                   const struct way_snapshot *seen,
+                                   const struct way_shadow_change *change)
+{
+    enum way_commit how = way_shadow_store_commit(store, &w->look[i], change);
+    const struct way_view *then = &w->seen[i].view;
+    struct way_shadow_look now;
+    if (how != WAY_COMMIT_CONFLICT || way_shadow_store_look(store, seen, &now) < 0)
+        return how;
+    if (now.own_verdict != w->look[i].own_verdict ||
+        !same_verdict(&now.view->verdict, &then->verdict) ||
+        !same_numbers(now.view->memory.node, then->memory.node, WAY_NODE_MEMORY))
+        return how;
+    return way_shadow_store_commit(store, &now, change);
+}
+
+/* One node's part: what it makes of the shadow's node, and whether that differs. */
+static void end_of_sweep(const struct question *asked,
+                         const struct way_shadow_swept *swept, unsigned i,
+                         const struct sweeping *w)
+{
+    struct question q = *asked;
+    const struct way_proposal *charge = &swept->sweep->proposal[i];
+    const struct way_proposal *own = &w->proposal[i];
+    union way_answer answer = { .mark = charge->mark };
+    struct way_shadow_heard h = { .epoch = swept->epoch,
+                                  .fn = WAY_FN_TICK,
+                                  .node = swept->sweep->seen[i].view.node,
+                                  .event = swept->event,
+                                  .class_name = swept->class_name,
+                                  .asked = swept->asked,
+                                  .seen = &swept->sweep->seen[i],
+                                  .after = &charge->memory,
+                                  .seed = swept->seed,
+                                  .answer = &answer,
+                                  .touches = &charge->touches,
+                                  .where = swept->where };
+    struct way_shadow_change change = { .memory = &own->memory,
+                                        .table = &charge->memory,
+                                        .touches = &own->touches,
+                                        .table_touches = &charge->touches };
+    if (swept->asked && swept->fate[i].commit != WAY_COMMIT_DONE) {
+        if (charge->mark.given || own->mark.given)
+            dropped(&q);
+        return;
+    }
+    if (swept->asked)
+        h.outcome = swept->fate[i].outcome;
+    q.heard = &h;
+    q.seen = h.seen;
+    q.mark = &answer.mark;
+    q.answer.mark = own->mark;
+    q.outcome = (struct way_outcome){
+        .from = (enum way_state)w->look[i].view->verdict.state,
+        .to = (enum way_state)w->look[i].view->verdict.state,
+    };
+    settle_verdict(&q, &w->look[i], &change);
+    if (commit_part(q.seat->shadow->store, w, i, h.seen, &change) == WAY_COMMIT_DONE)
+        compare(&q);
+    else
+        dropped(&q);
+}
+
+static void hear_sweep(struct way_shadow_place *p, struct seat *seat,
+                       const struct way_shadow_swept *swept)
+{
+    struct way_shadow *s = seat->shadow;
+    unsigned count = swept->sweep->count;
+    struct sweeping w = { way_alloc((count + 1) * sizeof *w.look),
+                          way_alloc((count + 1) * sizeof *w.seen),
+                          way_zalloc((count + 1) * sizeof *w.proposal) };
+    struct question q = { .place = p,
+                          .seat = seat,
+                          .alone = !swept->asked,
+                          .cut = swept->cut,
+                          .event = *swept->event,
+                          .seed = swept->seed };
+    q.wanted = has_tick(seat) && (!swept->asked || s->plan->every == swept->every);
+    bool seen = look_at_all(s, swept->sweep, &w) == 0;
+    if (seen && q.wanted)
+        ask_tick(&q, count, &w);
+    if (!seen || q.cut)
+        dropped(&q);
+    for (unsigned i = 0; i < count && seen && !q.cut; i++)
+        end_of_sweep(&q, swept, i, &w);
+    way_free(w.proposal);
+    way_free(w.seen);
+    way_free(w.look);
+}
+
+void way_shadow_swept(struct way_shadow_place *p, const struct way_shadow_swept *h)
+{
+    if (!way_shadow_place_taken(p))
+        return;
+    for (int kind = 0; kind < WAY_SHADOW_KINDS; kind++)
+        if (!is_off(p->seat[kind]) && p->seat[kind]->shadow->epoch == h->epoch &&
+            (h->asked || p->due[kind]))
+            hear_sweep(p, p->seat[kind], h);
 }
 
 /* ---- route ---- */

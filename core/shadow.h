@@ -12,7 +12,8 @@
  * if it were in charge, and after limits.policy_errors in limits.policy_window it is asked
  * no more. It costs a decider its questions, budgets and all, and holds it up by nothing
  * else. What nobody is asked about costs nothing, but successes that its `watch` wants to
- * hear of and commands that it has a `route` for: a share of them, limits.shadow_sample.
+ * hear of and commands that it has a `route` for: a share of them, limits.shadow_sample; and
+ * sweeps of a `tick` whose interval is its own.
  *
  * Threads: struct way_shadows belongs to the thread that controls (put, take off, tend,
  * look at); each place to its decider's thread. Seats change hands by an atomic exchange,
@@ -94,14 +95,17 @@ const char *way_shadow_class_name(const struct way_shadow *s, unsigned class);
 
 /* What came of it so far, of all threads; any thread may look. */
 struct way_shadow_counts {
-    uint64_t events;                         /* that it heard of */
-    uint64_t agreed, disagreed[WAY_FN_NONE]; /* by enum way_asked_function */
-    uint64_t asked;                          /* questions that its script was put */
-    uint64_t errors[WAY_SHADOW_CAUSES];      /* in the order of way_stat_of_failure */
-    uint64_t dropped;            /* questions given up: its nodes were being written, or a
+    uint64_t events; /* that it heard of */
+    uint64_t agreed,
+        disagreed[WAY_FN_NONE];         /* by enum way_asked_function; of a sweep, nodes
+                                                that either side gave an answer */
+    uint64_t asked;                     /* questions that its script was put */
+    uint64_t errors[WAY_SHADOW_CAUSES]; /* in the order of way_stat_of_failure */
+    uint64_t dropped; /* questions given up: its nodes were being written, or a
                           deadline cut either side short */
-    uint64_t unshown;            /* differences that found no room */
-    uint64_t marks;              /* of events that reached `mark` on either side: */
+    uint64_t unshown; /* differences that found no room */
+    uint64_t marks;   /* of events that reached `mark` on either side, and answers
+                          of sweeps: */
     uint64_t out, out_in_charge; /* a used node became failing */
     uint64_t fallback_in_charge; /* the fallback stood in for the policy in charge */
 };
@@ -180,5 +184,35 @@ struct way_shadow_routed {
     const char *where; /* "pick", or the line of its route */
 };
 void way_shadow_routed(struct way_shadow_place *p, const struct way_shadow_routed *h);
+
+/* What became of one node's part of a sweep. */
+struct way_shadow_fate {
+    struct way_outcome outcome;
+    enum way_commit commit; /* not DONE: it was left, and the shadow leaves it too */
+};
+/* A sweep over all nodes: what the policy in charge was asked, and said; or, not `asked`, one
+ * of the shadow's alone. */
+struct way_shadow_swept {
+    uint64_t epoch;                /* the policy epoch of the one in charge */
+    double every;                  /* the interval of its tick; 0: it is not asked */
+    const struct way_event *event; /* of kind tick */
+    /* The nodes as it saw them, and what it proposed; not asked, or failed: no mark, and the
+     * memory that it saw. */
+    const struct way_sweep *sweep;
+    bool asked;
+    bool cut;                           /* a deadline was met */
+    uint64_t seed;                      /* of its random numbers */
+    const struct way_shadow_fate *fate; /* [sweep->count]; where asked */
+    const char *class_name, *where;     /* where asked */
+};
+/* With `asked` a shadow whose tick has the same interval is asked the same, of the nodes as
+ * it has them; what others would not have marked then differs. Without, those that
+ * way_shadow_place_sweeps found due are asked: an answer differs where the node is not
+ * already what it says. */
+void way_shadow_swept(struct way_shadow_place *p, const struct way_shadow_swept *h);
+/* Is a tick due that has not the interval `every` of the one in charge? In the thread that
+ * sweeps. *late: by how many seconds. Looks for new seats. p may be NULL. */
+bool way_shadow_place_sweeps(struct way_shadow_place *p, double every, double now,
+                             double *late);
 
 #endif

@@ -80,6 +80,7 @@
     X(SHADOW_PROBE, "shadow_disagreements_total", "function=\"probe\"", "")              \
     X(SHADOW_RECONNECT, "shadow_disagreements_total", "function=\"reconnect\"", "")      \
     X(SHADOW_ROUTE, "shadow_disagreements_total", "function=\"route\"", "")              \
+    X(SHADOW_TICK, "shadow_disagreements_total", "function=\"tick\"", "")                \
     X(SHADOW_ERROR, "shadow_errors_total", "cause=\"error\"",                            \
       "questions that a candidate failed to answer")                                     \
     X(SHADOW_BUDGET, "shadow_errors_total", "cause=\"budget\"", "")                      \

@@ -127,6 +127,8 @@ static void say_who(const struct way_entry *e, const char *verdict, struct words
         say(w, " (the fallback, for the policy is set aside)");
     else if (e->fallback && e->cause != WAY_CAUSE_ABSENT)
         say(w, " (the fallback, for the policy failed: %s)", way_cause_name(e->cause));
+    else if (!e->fallback && e->cause != WAY_CAUSE_NONE) /* a sweep: nobody stands in */
+        say(w, " (the policy failed: %s)", way_cause_name(e->cause));
     else if (!e->fallback && way_input_unpack(e, &in) && in.policy[0])
         say(w, " (%s, %s%s%s)", e->where, in.policy, in.version[0] ? " " : "",
             in.version);

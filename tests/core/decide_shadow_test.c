@@ -1080,6 +1080,219 @@ static void a_route_that_raises_is_switched_off_and_nothing_else_changes(void **
     end(&b);
 }
 
+/* ---- tick ---- */
+
+static struct way_swept sweep(struct bed *b)
+{
+    struct way_event e = { .kind = WAY_KIND_TICK,
+                           .began = b->now,
+                           .now = b->now,
+                           .unix_time = 1,
+                           .deadline_left = -1 };
+    struct way_swept out;
+    way_decide_tick(b->decider[0], &e, &out);
+    return out;
+}
+
+/* As control does, every 50 ms. */
+static void sweep_alone(struct bed *b)
+{
+    struct way_event e = { .kind = WAY_KIND_TICK,
+                           .began = b->now,
+                           .now = b->now,
+                           .unix_time = 1,
+                           .deadline_left = -1 };
+    way_decide_tick_shadows(b->decider[0], &e);
+}
+
+/* Counts its sweeps, at random, in each node's memory; marks replicas when that is 3. */
+#define TICKS(every, seconds)                                                            \
+    "every = " every ", memory = { node = { n = 0 } }, mark = function() end, "          \
+    "tick = function(self, nodes) local out = {} for i, node in ipairs(nodes) do "       \
+    "node.memory.n = node.memory.n + 1 + wayside.random() "                              \
+    "if node.role == 'replica' and node.state == 'healthy' and node.memory.n > 3 then "  \
+    "out[#out + 1] = { node = node, state = 'failing', seconds = " seconds ", "          \
+    "reason = 'n' .. math.floor(node.memory.n * 1000) } end end return out end"
+
+static void an_equal_tick_agrees_and_remembers_the_same(void **state)
+{
+    (void)state;
+    struct bed b;
+    begin(&b, POLICY(TICKS("1", "5")), 1);
+    struct way_shadow *s = put(&b, WAY_SHADOW_CANDIDATE, POLICY(TICKS("1", "5")), true);
+    unsigned marked = 0, ended = 0;
+    for (unsigned i = 0; i < 20; i++, b.now += 1) {
+        marked += sweep(&b).marked;
+        sweep_alone(&b);
+        tend(&b);
+        struct way_event e = refused(&b);
+        struct way_decision d;
+        e.kind = WAY_KIND_EXPIRY;
+        e.error = WAY_ERROR_NONE;
+        struct way_verdict v;
+        way_health_verdict(b.health, b.node[A0], &v);
+        if (v.ends <= 0 || v.ends > b.now)
+            continue;
+        way_decide(b.decider[0], b.node[A0], &e, &d);
+        ended++;
+    }
+    struct way_shadow_counts c = counts(s);
+    assert_true(marked > 0);
+    assert_int_equal(c.asked, 20 + ended);
+    assert_int_equal(disagreements(s), 0);
+    assert_int_equal(c.out, c.out_in_charge);
+    assert_true(c.out > 0 && c.agreed >= marked);
+    assert_int_equal(c.dropped, 0);
+    end(&b);
+}
+
+static void a_tick_that_differs_is_counted_written_down_and_not_obeyed(void **state)
+{
+    (void)state;
+    struct bed b;
+    struct way_verdict v;
+    const struct way_entry *charge, *own;
+    char words[128];
+    begin(
+        &b,
+        POLICY("every = 1, mark = function() end, tick = function(_, nodes) for _, n in "
+               "ipairs(nodes) do if n.role == 'replica' then return { { node = n, "
+               "weight = 0.5, reason = 'half' } } end end end"),
+        1);
+    struct way_shadow *s = candidate(
+        &b, POLICY("every = 1, mark = function() end, memory = { node = { n = 0 } }, "
+                   "tick = function(_, nodes) for _, n in ipairs(nodes) do n.memory.n = "
+                   "n.memory.n + 1 if n.role == 'replica' and n.state == 'healthy' then "
+                   "return { { node = n, state = 'failing', seconds = 60, reason = "
+                   "'swept' .. n.memory.n } } end end end"));
+    assert_int_equal(sweep(&b).marked, 1);
+    way_health_verdict(b.health, b.node[A0], &v);
+    assert_int_equal(v.state, WAY_STATE_HEALTHY);
+    assert_float_equal(v.weight, 0.5, 0);
+    struct way_shadow_counts c = counts(s);
+    assert_int_equal(c.disagreed[WAY_FN_TICK], 1);
+    assert_int_equal(disagreements(s), 1);
+    assert_int_equal(c.out, 1);
+    assert_int_equal(c.out_in_charge, 0);
+    assert_int_equal(way_stat_get(&b.stats[0], WAY_STAT_SHADOW_TICK), 1);
+    tend(&b);
+    assert_true(way_shadow_difference(s, 0, &charge, &own));
+    assert_string_equal(charge->address, "127.0.0.1:7002");
+    assert_int_equal(own->function, WAY_FN_TICK);
+    assert_int_equal(own->event.kind, WAY_KIND_TICK);
+    way_entry_verdict(charge, words, sizeof words);
+    assert_string_equal(words, "state kept weight 0.5 half");
+    way_entry_verdict(own, words, sizeof words);
+    assert_string_equal(words, "failing 60 s swept1");
+    assert_string_equal(own->did, "would be healthy -> failing");
+    assert_string_equal(own->where, "test.lua:2");
+    /* It sees the node as it would have it, and its memory is its own. */
+    b.now += 1;
+    sweep(&b);
+    assert_int_equal(counts(s).out, 1);
+    assert_true(way_shadow_verdict(s, b.node[A0], &v));
+    assert_int_equal(v.state, WAY_STATE_FAILING);
+    b.now += 60;
+    tend(&b);
+    sweep(&b);
+    tend(&b);
+    assert_true(way_shadow_difference(s, 0, &charge, &own));
+    way_entry_verdict(own, words, sizeof words);
+    assert_string_equal(words, "failing 60 s swept3");
+    end(&b);
+}
+
+static void a_tick_with_an_interval_of_its_own_is_asked_at_it(void **state)
+{
+    (void)state;
+    struct bed b;
+    begin(&b, NULL, 1);
+    assert_float_equal(way_decider_plan(b.decider[0])->every, 0, 0);
+    struct way_shadow *s = candidate(
+        &b, POLICY("every = 2, mark = function() end, tick = function(_, nodes) for _, n "
+                   "in ipairs(nodes) do if n.role == 'replica' then return { { node = n, "
+                   "state = 'failing', seconds = 60 }, { node = nodes[1] == n and "
+                   "nodes[2] or nodes[1], state = 'healthy' } } end end end"));
+    for (unsigned i = 0; i < 101; i++, b.now += 0.1)
+        sweep_alone(&b);
+    struct way_shadow_counts c = counts(s);
+    assert_in_range(c.asked, 4, 5); /* ten seconds, the first at the end of two */
+    /* What is so already is no difference: a healthy node stays one. */
+    assert_int_equal(c.disagreed[WAY_FN_TICK], c.asked);
+    assert_int_equal(c.agreed, c.asked);
+    assert_int_equal(c.out, 1);
+    assert_int_equal(kit_state(b.health, b.node[A0]), WAY_STATE_HEALTHY);
+    end(&b);
+}
+
+static void who_has_no_tick_differs_where_the_one_in_charge_marks(void **state)
+{
+    (void)state;
+    struct bed b;
+    begin(&b, POLICY(TICKS("1", "5")), 1);
+    struct way_shadow *s = put(&b, WAY_SHADOW_CANDIDATE, NULL, false);
+    unsigned marked = 0;
+    for (unsigned i = 0; i < 4; i++, b.now += 1) {
+        marked += sweep(&b).marked;
+        sweep_alone(&b);
+    }
+    tend(&b);
+    const struct way_entry *charge, *own;
+    assert_int_equal(marked, 1);
+    assert_int_equal(counts(s).asked, 0);
+    assert_int_equal(disagreements(s), 1);
+    assert_true(way_shadow_difference(s, 0, &charge, &own));
+    assert_string_equal(own->where, "not asked");
+    struct way_verdict v;
+    assert_true(way_shadow_verdict(s, b.node[A0], &v));
+    assert_int_equal(v.state, WAY_STATE_HEALTHY);
+    end(&b);
+}
+
+static void a_tick_that_raises_is_switched_off_and_remembers_nothing(void **state)
+{
+    (void)state;
+    struct bed b;
+    struct way_shadow_about about;
+    begin(&b, POLICY(TICKS("1", "5")), 1);
+    way_log_level((enum way_level)(WAY_ERROR + 1));
+    struct way_shadow *s = candidate(
+        &b, POLICY("every = 1, mark = function() end, tick = function() error 'no' end"));
+    unsigned marked = 0;
+    for (unsigned i = 0; i < 20; i++, b.now += 0.1)
+        marked += sweep(&b).marked;
+    way_shadow_about(s, &about);
+    assert_non_null(about.off);
+    assert_non_null(strstr(about.off, "in tick (error)"));
+    assert_int_equal(counts(s).asked, b.limits.policy_errors);
+    assert_true(marked > 0); /* the one in charge went on */
+    assert_false(way_decider_set_aside(b.decider[0]));
+    way_log_level(WAY_INFO);
+    end(&b);
+}
+
+static void a_tick_in_charge_that_fails_is_no_answer_to_compare_with(void **state)
+{
+    (void)state;
+    struct bed b;
+    const struct way_entry *charge, *own;
+    way_log_level((enum way_level)(WAY_ERROR + 1));
+    begin(&b,
+          POLICY("every = 1, mark = function() end, tick = function() error 'no' end"),
+          1);
+    struct way_shadow *s = candidate(
+        &b, POLICY("every = 1, mark = function() end, tick = function(_, nodes) "
+                   "return { { node = nodes[1], weight = 0.5 } } end"));
+    sweep(&b);
+    tend(&b);
+    assert_int_equal(disagreements(s), 1);
+    assert_true(way_shadow_difference(s, 0, &charge, &own));
+    assert_string_equal(charge->where, "failed");
+    assert_string_equal(own->where, "test.lua:2");
+    way_log_level(WAY_INFO);
+    end(&b);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -1113,6 +1326,12 @@ int main(void)
         cmocka_unit_test(its_route_sees_the_nodes_as_it_would_have_them),
         cmocka_unit_test(its_route_is_asked_about_a_share_of_the_commands),
         cmocka_unit_test(a_route_that_raises_is_switched_off_and_nothing_else_changes),
+        cmocka_unit_test(an_equal_tick_agrees_and_remembers_the_same),
+        cmocka_unit_test(a_tick_that_differs_is_counted_written_down_and_not_obeyed),
+        cmocka_unit_test(a_tick_with_an_interval_of_its_own_is_asked_at_it),
+        cmocka_unit_test(who_has_no_tick_differs_where_the_one_in_charge_marks),
+        cmocka_unit_test(a_tick_that_raises_is_switched_off_and_remembers_nothing),
+        cmocka_unit_test(a_tick_in_charge_that_fails_is_no_answer_to_compare_with),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

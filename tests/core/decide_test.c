@@ -589,24 +589,44 @@ static struct way_swept swept(struct bed *b)
     return out;
 }
 
-static void a_sweep_is_written_down_for_each_node_that_was_given_an_answer(void **state)
+static void a_sweep_that_gave_an_answer_is_written_down_node_by_node(void **state)
 {
     (void)state;
     struct bed b;
-    begin(&b, POLICY("every = 1, memory = { node = { n = 0 } }, "
-                     "tick = function(self, nodes, event) local out = {} "
-                     "for _, node in ipairs(nodes) do node.memory.n = node.memory.n + 1 "
-                     "if node.role == 'replica' or node.memory.n > 1 then "
-                     "out[#out + 1] = { node = node, state = 'failing', reason = 'late' "
-                     ".. event.late } end end return out end"));
+    begin(&b,
+          POLICY("every = 1, memory = { node = { n = 0 } }, "
+                 "tick = function(self, nodes, event) local out = {} "
+                 "for _, node in ipairs(nodes) do node.memory.n = node.memory.n + 1 "
+                 "if node.memory.n > 1 and (node.role == 'replica' or node.memory.n > "
+                 "2) then "
+                 "out[#out + 1] = { node = node, state = 'failing', reason = 'late' "
+                 ".. event.late } end end return out end"));
+    assert_int_equal(swept(&b).marked, 0);
+    assert_no_entry(&b); /* nothing was said */
     struct way_swept s = swept(&b);
     assert_int_equal(s.nodes, 3);
     assert_int_equal(s.marked, 1);
     assert_int_equal(s.left, 0);
     assert_true(s.refresh);
-    struct way_entry e = entry(&b);
-    assert_int_equal(e.function, WAY_FN_TICK);
-    assert_int_equal(e.node, b.node[A0]);
+    struct way_entry e;
+    uint64_t seed = 0;
+    for (unsigned i = 0; i < NODES; i++) { /* each has its part of what was asked */
+        struct way_input in;
+        const struct way_entry *next = way_ring_peek(b.ring);
+        assert_non_null(next);
+        assert_true(way_input_unpack(next, &in));
+        assert_float_equal(in.view.memory.node[0], 1, 0);
+        assert_float_equal(in.after.node[0], 2, 0);
+        e = entry(&b);
+        assert_int_equal(e.function, WAY_FN_TICK);
+        assert_int_equal(e.asking, 1);
+        assert_int_equal(e.sweep_at, i);
+        assert_int_equal(e.sweep_of, NODES);
+        assert_true(e.seed && (!seed || e.seed == seed));
+        assert_int_equal(e.node, b.node[i]);
+        assert_int_equal(e.mark.given, i == A0);
+        seed = e.seed;
+    }
     assert_int_equal(e.event.kind, WAY_KIND_TICK);
     assert_string_equal(e.did, "healthy -> failing");
     assert_string_equal(e.mark.reason, "late0.5");
@@ -614,10 +634,67 @@ static void a_sweep_is_written_down_for_each_node_that_was_given_an_answer(void 
     assert_no_entry(&b);
     s = swept(&b); /* masters are the last that take writes: the guard */
     assert_int_equal(s.marked, 3);
-    assert_string_equal(entry(&b).did,
-                        "healthy -> suspect (guard: the last node that serves)");
+    e = entry(&b);
+    assert_true(e.seed != seed);
+    assert_string_equal(e.did, "healthy -> suspect (guard: the last node that serves)");
     assert_int_equal(stat_of(&b, WAY_STAT_REFUSED_LAST), 2);
-    assert_int_equal(stat_of(&b, WAY_STAT_TICKS), 2);
+    assert_int_equal(stat_of(&b, WAY_STAT_TICKS), 3);
+    end(&b);
+}
+
+struct reader {
+    struct way_ring *ring;
+    unsigned entries, marks;
+};
+
+static void read_ring(void *arg)
+{
+    struct reader *r = arg;
+    const struct way_entry *e;
+    while ((e = way_ring_peek(r->ring))) {
+        assert_int_equal(e->sweep_at, r->entries++);
+        r->marks += e->mark.given;
+        way_ring_pop(r->ring);
+    }
+}
+
+/* A sweep over more nodes than the ring holds: where it can be emptied meanwhile all is
+ * written down, else the verdicts alone. */
+static void a_sweep_that_the_ring_does_not_hold_loses_no_verdict(void **state)
+{
+    (void)state;
+    struct bed b;
+    begin(&b, POLICY("every = 1, tick = function(self, nodes) "
+                     "return { { node = nodes[3], weight = 0.5 } } end"));
+    for (int emptied = 0; emptied < 2; emptied++) {
+        struct reader r = { .ring = way_ring_new(2) };
+        struct way_stats stats = { 0 };
+        struct way_decider *own = b.decider, *d;
+        struct way_err err;
+        struct way_decider_options o = { .health = b.health,
+                                         .text = &b.text,
+                                         .limits = &b.limits,
+                                         .stats = &stats,
+                                         .ring = r.ring,
+                                         .full = emptied ? read_ring : NULL,
+                                         .arg = &r };
+        must(way_decider_new(&d, &o, &err), &err);
+        b.decider = d;
+        assert_int_equal(swept(&b).marked, 1);
+        b.decider = own;
+        if (emptied) {
+            read_ring(&r);
+            assert_int_equal(r.entries, NODES);
+            assert_int_equal(r.marks, 1);
+        } else {
+            assert_int_equal(way_ring_peek(r.ring)->sweep_at, 2);
+            way_ring_pop(r.ring);
+            assert_null(way_ring_peek(r.ring));
+        }
+        assert_int_equal(way_stat_get(&stats, WAY_STAT_JOURNAL_LOST), 0);
+        way_decider_free(d);
+        way_ring_free(r.ring);
+    }
     end(&b);
 }
 
@@ -633,6 +710,14 @@ static void a_sweep_that_fails_changes_nothing(void **state)
     struct way_swept s = swept(&b);
     assert_int_equal(s.marked, 0);
     assert_int_equal(stat_of(&b, WAY_STAT_POLICY_TICK_ANSWER), 1);
+    for (unsigned i = 0; i < NODES; i++) { /* that it failed, and at what */
+        struct way_entry e = entry(&b);
+        assert_int_equal(e.function, WAY_FN_TICK);
+        assert_int_equal(e.cause, WAY_CAUSE_ANSWER);
+        assert_false(e.mark.given);
+        assert_string_equal(e.where, "failed");
+        assert_string_equal(e.did, "nothing");
+    }
     assert_no_entry(&b);
     for (unsigned i = 0; i < NODES; i++) {
         struct way_snapshot seen;
@@ -1049,7 +1134,8 @@ int main(void)
         cmocka_unit_test(
             a_verdict_that_finds_the_lock_taken_holds_here_until_it_can_be_committed),
         cmocka_unit_test(decisions_of_many_threads_are_each_a_transaction),
-        cmocka_unit_test(a_sweep_is_written_down_for_each_node_that_was_given_an_answer),
+        cmocka_unit_test(a_sweep_that_gave_an_answer_is_written_down_node_by_node),
+        cmocka_unit_test(a_sweep_that_the_ring_does_not_hold_loses_no_verdict),
         cmocka_unit_test(a_sweep_that_fails_changes_nothing),
         cmocka_unit_test(a_node_that_cannot_be_committed_is_left_to_the_next_sweep),
         cmocka_unit_test(a_sweep_and_decisions_of_others_are_each_a_transaction),

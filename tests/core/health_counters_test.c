@@ -129,7 +129,7 @@ static void the_next_policy_takes_over_what_it_declares_alike(void **state)
     assert_int_equal(value(&b, b.a, &next, WAY_COUNTERS_NODE, 1), 5);
     assert_int_equal(value(&b, b.a, &next, WAY_COUNTERS_NODE, 2), 2);
 
-    if (way_health_go_back(b.h, epoch, NULL, NULL, &epoch, &err) < 0)
+    if (way_health_go_back(b.h, epoch, NULL, NULL, NULL, &epoch, &err) < 0)
         fail_msg("%s", err.text);
     assert_int_equal(epoch, old + 2);
     assert_int_equal(value(&b, b.a, &first, WAY_COUNTERS_NODE, 0), 3);

@@ -123,6 +123,8 @@ static const struct way_layout other = {
     .hash = 8, .node = 3, .shard = 1, .cluster = 1, .first = { .node = { 0, 0, 9 } }
 };
 
+static const struct way_probation probation = { .ends = 1e9, .errors_most = 5 };
+
 static struct way_takeover takeover(struct world *w)
 {
     return (struct way_takeover){ .from = atomic_load(way_health_policy_epoch(w->h)),
@@ -130,7 +132,8 @@ static struct way_takeover takeover(struct world *w)
                                   .bundle = { "another", 7 },
                                   .convert = convert,
                                   .ready = on_ready,
-                                  .arg = w };
+                                  .arg = w,
+                                  .probation = &probation };
 }
 
 static uint64_t take_over(struct world *w)
@@ -181,12 +184,12 @@ static void the_way_back_leads_to_its_own_memory(void **state)
     struct world *w = *state;
     struct way_err err = { "" };
     uint64_t epoch;
-    assert_int_equal(way_health_go_back(w->h, 1, NULL, NULL, &epoch, &err), -1);
+    assert_int_equal(way_health_go_back(w->h, 1, NULL, NULL, NULL, &epoch, &err), -1);
     assert_non_null(strstr(err.text, "no policy before"));
     remember(w->h, 0, 4, 5, 6);
     take_over(w);
     remember(w->h, 0, 77, 78, 79);
-    assert_int_equal(way_health_go_back(w->h, 2, on_ready, w, &epoch, &err), 0);
+    assert_int_equal(way_health_go_back(w->h, 2, NULL, on_ready, w, &epoch, &err), 0);
     assert_int_equal(epoch, 3);
     assert_int_equal(w->ready, 2);
     struct way_snapshot s = look(w->h, 0);
@@ -270,7 +273,7 @@ static void a_new_node_begins_under_both(void **state)
     kit_topology_free(t);
     unsigned node = kit_find(w->h, "a9");
     assert_true(look(w->h, node).view.memory.node[2] == 9);
-    assert_int_equal(way_health_go_back(w->h, 2, NULL, NULL, &epoch, &err), 0);
+    assert_int_equal(way_health_go_back(w->h, 2, NULL, NULL, NULL, &epoch, &err), 0);
     assert_true(look(w->h, node).view.memory.node[0] == 3);
 }
 
@@ -340,6 +343,13 @@ static void assert_one_of_both(struct world *w, uint64_t before)
             assert_true(s.view.memory.node[0] == want && s.view.memory.node[2] == 9);
         assert_true(s.view.memory.cluster[0] == (epoch == before ? 8 : 80));
     }
+    if (epoch == before)
+        return;
+    static const struct way_probation_counts none;
+    struct way_probation_counts sum;
+    struct way_probation p; /* nobody has to begin what the dead one did not */
+    assert_int_equal(way_health_probation(w->h, epoch, &none, &p, &sum), 1);
+    assert_true(p.ends == probation.ends && sum.errors == 0);
 }
 
 static void killed_at_any_instruction_one_of_both_is_whole(void **state)
@@ -363,7 +373,8 @@ static void killed_at_any_instruction_one_of_both_is_whole(void **state)
         if (!over)
             continue;
         there++;
-        assert_int_equal(way_health_go_back(w->h, epoch, NULL, NULL, &epoch, &err), 0);
+        assert_int_equal(way_health_go_back(w->h, epoch, NULL, NULL, NULL, &epoch, &err),
+                         0);
         assert_one_of_both(w, epoch);
     }
     print_message("%u kills over %u instructions, after %u of them it was in charge\n",

@@ -249,6 +249,29 @@ static void one_that_fails_on_the_journal_is_refused(void **state)
         fail_msg("%s", b->err.text);
 }
 
+static void one_that_fails_at_a_sweep_over_the_nodes_is_refused(void **state)
+{
+    struct bed *b = *state;
+    struct way_load_order o = order(b);
+    o.health = b->health;
+    refused(
+        b, &o,
+        POLICY("every = 3600, tick = function(_, nodes) "
+               "if nodes[1].address == '127.0.0.1:7000' then local x = nil + 1 end end"),
+        "p.lua:2");
+    assert_non_null(
+        strstr(b->err.text, "a sweep over the nodes as they are: tick: error"));
+    refused(b, &o,
+            POLICY("every = 3600, tick = function(_, nodes) "
+                   "return { { node = nodes[1], weight = 2 } } end"),
+            "weight");
+    put(b, "p.lua",
+        POLICY("every = 3600, tick = function(_, nodes) "
+               "return { { node = nodes[1], weight = 0.5 } } end"));
+    run(b, &o);
+    assert_non_null(b->loaded);
+}
+
 static void one_that_is_given_up_tells_nobody(void **state)
 {
     struct bed *b = *state;
@@ -303,6 +326,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(a_selftest_that_raises_refuses, begin, end),
         cmocka_unit_test_setup_teardown(one_that_fails_on_the_journal_is_refused, begin,
                                         end),
+        cmocka_unit_test_setup_teardown(
+            one_that_fails_at_a_sweep_over_the_nodes_is_refused, begin, end),
         cmocka_unit_test_setup_teardown(one_that_is_given_up_tells_nobody, begin, end),
         cmocka_unit_test_setup_teardown(memory_goes_by_its_names, begin, end),
     };

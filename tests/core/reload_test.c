@@ -189,35 +189,172 @@ static int keep_all(void *arg, enum way_memory_scope scope,
 }
 
 /* As another process does it. */
-static void elsewhere(struct bed *b, struct way_span bundle)
+static void elsewhere(struct bed *b, struct way_span bundle,
+                      const struct way_probation *probation)
 {
     struct way_err err;
     const struct way_layout layout = { .hash = 99 };
     uint64_t epoch = atomic_load(way_health_policy_epoch(b->k->health));
-    struct way_takeover t = {
-        .from = epoch, .layout = &layout, .bundle = bundle, .convert = keep_all
-    };
+    struct way_takeover t = { .from = epoch,
+                              .layout = &layout,
+                              .bundle = bundle,
+                              .convert = keep_all,
+                              .probation = probation };
     if (way_health_take_over(b->k->health, &t, &epoch, &err) < 0)
         fail_msg("%s", err.text);
+}
+
+static void elsewhere_policy(struct bed *b, const char *policy,
+                             const struct way_probation *probation)
+{
+    struct way_policy_text t;
+    struct way_buf bytes = { 0 };
+    way_policy_text_copy(&t, &b->k->text);
+    way_free(t.text);
+    t.text = way_strdup(policy);
+    t.n = strlen(t.text);
+    way_policy_pack(&t, &bytes);
+    elsewhere(b, (struct way_span){ bytes.p, bytes.len }, probation);
+    way_buf_fini(&bytes);
+    way_policy_text_fini(&t);
 }
 
 static void another_process_is_followed(void **state)
 {
     (void)state;
     struct bed *b = begin(60);
-    struct way_policy_text t;
-    struct way_buf bytes = { 0 };
-    way_policy_text_copy(&t, &b->k->text);
-    way_free(t.text);
-    t.text = way_strdup(KIT_PROBES);
-    t.n = strlen(t.text);
-    way_policy_pack(&t, &bytes);
-    elsewhere(b, (struct way_span){ bytes.p, bytes.len });
+    elsewhere_policy(b, KIT_PROBES, NULL);
     await_taken(b, "probes");
     assert_string_equal(name_of(b, 1), "probes");
-    assert_string_equal(state_of(b), "idle"); /* on probation there, not here */
-    way_buf_fini(&bytes);
-    way_policy_text_fini(&t);
+    assert_string_equal(state_of(b), "idle"); /* it was put on no probation there */
+    end(b);
+}
+
+/* ---- probation, of a policy that another process put in charge ---- */
+
+static const char worse[] =
+    "return require('wayside').policy { name = 'worse',\n"
+    "mark = function(self, node, event) if event.error then event() end end }";
+
+static struct way_probation bounds(struct bed *b)
+{
+    return (struct way_probation){
+        .ends = b->k->loop.now + 60, .errors_most = 5, .marks_most = 50, .ratio = 3
+    };
+}
+
+/* What another process has counted meanwhile; what all have. */
+static struct way_probation_counts count_elsewhere(struct bed *b, uint64_t errors)
+{
+    const struct way_probation_counts more = { .errors = errors };
+    struct way_probation p;
+    struct way_probation_counts sum;
+    uint64_t epoch = atomic_load(way_health_policy_epoch(b->k->health));
+    assert_int_equal(way_health_probation(b->k->health, epoch, &more, &p, &sum), 1);
+    return sum;
+}
+
+static void it_is_watched_here_too_by_what_all_have_counted(void **state)
+{
+    (void)state;
+    struct bed *b = begin(0.001); /* the bounds are those of who reloaded */
+    struct way_probation p = bounds(b);
+    struct way_reload_status s;
+    elsewhere_policy(b, worse, &p);
+    await_taken(b, "worse");
+    assert_string_equal(state_of(b), "probation");
+    way_reload_status(b->r, &s);
+    assert_true(s.probation_left > 50 && s.probation_left <= 60);
+    for (int i = 0; i < 2; i++)
+        kit_refused(b->k, KIT_REPLICA);
+    AWAIT(&b->k->loop, 5, count_elsewhere(b, 0).errors == 2);
+    count_elsewhere(b, 2);
+    kit_pass_time(&b->k->loop, 0.15);
+    assert_string_equal(state_of(b), "probation");
+    way_reload_status(b->r, &s);
+    assert_int_equal(s.errors, 4);
+    kit_refused(b->k, KIT_REPLICA);
+    await_taken(b, "expires"); /* with the states that it had */
+    way_reload_status(b->r, &s);
+    assert_string_equal(s.state, "idle");
+    assert_string_equal(s.rolled_back, "worse none");
+    assert_string_equal(s.reason, "5 errors, limits.probation_errors is 5");
+    assert_true(s.epoch == 3);
+    assert_int_equal(way_stat_get(b->k->stats[1], WAY_STAT_ROLLBACKS), 1);
+    assert_true(way_health_on_probation(b->k->health) == 0);
+    end(b);
+}
+
+static void who_has_never_had_the_one_before_goes_back_to_it_too(void **state)
+{
+    (void)state;
+    struct bed *b = begin(60);
+    struct way_probation p = bounds(b);
+    struct way_reload_status s;
+    elsewhere_policy(b, KIT_PROBES, NULL); /* that is over before it is looked at */
+    elsewhere_policy(b, worse, &p);
+    await_taken(b, "worse");
+    assert_string_equal(state_of(b), "probation");
+    for (int i = 0; i < 5; i++)
+        kit_refused(b->k, KIT_REPLICA);
+    await_taken(b, "probes");
+    assert_string_equal(name_of(b, 1), "probes");
+    way_reload_status(b->r, &s);
+    assert_string_equal(s.state, "idle");
+    assert_string_equal(s.rolled_back, "worse none");
+    assert_true(s.epoch == 4);
+    assert_int_equal(way_stat_get(b->k->stats[1], WAY_STAT_ROLLBACKS), 1);
+    end(b);
+}
+
+static void what_another_puts_back_is_so_here_and_told(void **state)
+{
+    (void)state;
+    static const struct way_rollback because = { "worse none", "it was seen there" };
+    struct bed *b = begin(60);
+    struct way_probation p = bounds(b);
+    struct way_reload_status s;
+    struct way_err err;
+    uint64_t epoch;
+    elsewhere_policy(b, KIT_PROBES, NULL);
+    await_taken(b, "probes");
+    elsewhere_policy(b, worse, &p);
+    await_taken(b, "worse");
+    assert_int_equal(
+        way_health_go_back(b->k->health, 3, &because, NULL, NULL, &epoch, &err), 0);
+    await_taken(b, "probes");
+    way_reload_status(b->r, &s);
+    assert_string_equal(s.state, "idle");
+    assert_string_equal(s.rolled_back, "worse none");
+    assert_string_equal(s.reason, "it was seen there");
+    assert_string_equal(s.last, "rolled back: it was seen there");
+    assert_int_equal(way_stat_get(b->k->stats[1], WAY_STAT_ROLLBACKS), 1);
+    /* The next one is no rollback. */
+    elsewhere_policy(b, KIT_EXPIRES, NULL);
+    await_taken(b, "expires");
+    assert_int_equal(way_stat_get(b->k->stats[1], WAY_STAT_ROLLBACKS), 1);
+    end(b);
+}
+
+static void what_another_confirms_is_confirmed_here(void **state)
+{
+    (void)state;
+    struct bed *b = begin(60);
+    struct way_probation p = bounds(b);
+    elsewhere_policy(b, KIT_PROBES, &p);
+    await_taken(b, "probes");
+    assert_string_equal(state_of(b), "probation");
+    assert_true(way_health_probation_end(b->k->health, 2));
+    AWAIT(&b->k->loop, 5, !strcmp(state_of(b), "idle"));
+    assert_string_equal(name_of(b, 0), "probes");
+    /* And a reload here confirms it for all. */
+    elsewhere_policy(b, KIT_EXPIRES, &p);
+    await_taken(b, "expires");
+    assert_true(way_health_on_probation(b->k->health) == 3);
+    wish(b, "return {");
+    assert_true(way_health_on_probation(b->k->health) == 0);
+    AWAIT(&b->k->loop, 5, b->told);
+    assert_string_equal(state_of(b), "idle");
     end(b);
 }
 
@@ -225,7 +362,7 @@ static void what_can_t_be_loaded_here_leaves_the_fallback(void **state)
 {
     (void)state;
     struct bed *b = begin(0);
-    elsewhere(b, (struct way_span){ "nonsense", 8 });
+    elsewhere(b, (struct way_span){ "nonsense", 8 }, NULL);
     await_taken(b, "none");
     kit_refused(b->k, KIT_REPLICA);
     assert_int_equal(kit_state(b->k, KIT_REPLICA), WAY_STATE_FAILING);
@@ -259,6 +396,10 @@ int main(void)
         cmocka_unit_test(on_probation_errors_bring_the_one_before_back),
         cmocka_unit_test(its_time_over_it_is_confirmed),
         cmocka_unit_test(another_process_is_followed),
+        cmocka_unit_test(it_is_watched_here_too_by_what_all_have_counted),
+        cmocka_unit_test(who_has_never_had_the_one_before_goes_back_to_it_too),
+        cmocka_unit_test(what_another_puts_back_is_so_here_and_told),
+        cmocka_unit_test(what_another_confirms_is_confirmed_here),
         cmocka_unit_test(what_can_t_be_loaded_here_leaves_the_fallback),
         cmocka_unit_test(the_end_of_the_host_is_an_answer_too),
     };

@@ -363,6 +363,241 @@ static void lines_in_any_order_are_put_in_the_commits_order(void **state)
     end(&b);
 }
 
+/* ---- sweeps ---- */
+
+/* Every third sweep says of each node what it counted, and draws; shards' and the cluster's
+ * memory are read, other nodes are looked at. */
+static const char sweeping[] =
+    "local wayside = require 'wayside'\n"
+    "return wayside.policy { name = 'sweeping', version = '3', every = 1,\n"
+    "  options = { out = { default = 5, min = 0 } },\n"
+    "  memory = { node = { strikes = 0, sweeps = 0 }, cluster = { marks = 0 } },\n"
+    "  counters = { fails = wayside.consecutive {} },\n"
+    "  mark = function(self, node, event)\n"
+    "    if not event.error then return nil end\n"
+    "    node.memory.strikes = node.memory.strikes + 1\n"
+    "    self.cluster.memory.marks = self.cluster.memory.marks + 1\n"
+    "    return { state = 'suspect', reason = event.error }\n"
+    "  end,\n"
+    "  tick = function(self, nodes, event)\n"
+    "    local answers, most = {}, 0\n"
+    "    for _, node in ipairs(nodes) do\n"
+    "      most = math.max(most, node.memory.strikes)\n"
+    "    end\n"
+    "    for _, node in ipairs(nodes) do\n"
+    "      node.memory.sweeps = node.memory.sweeps + 1\n"
+    "      local due = node.memory.sweeps % 3 == 0\n"
+    "      if due and node.memory.strikes > 0 and node.memory.strikes == most then\n"
+    "        node.memory.strikes = 0\n"
+    "        answers[#answers + 1] = { node = node, state = 'failing',\n"
+    "          seconds = self.options.out * (0.5 + wayside.random()),\n"
+    "          reason = 'marks' .. self.cluster.memory.marks .. 'fails' .. "
+    "node.counters.fails.value }\n"
+    "      elseif due and node.state == 'suspect' then\n"
+    "        answers[#answers + 1] = { node = node, state = 'healthy' }\n"
+    "      end\n"
+    "    end\n"
+    "    return answers\n"
+    "  end }\n";
+
+static struct way_swept sweep(struct bed *b)
+{
+    struct way_event e = event(b, WAY_KIND_TICK, WAY_ERROR_NONE);
+    struct way_swept out;
+    e.n = e.attempt = 0;
+    e.late = 0.001;
+    way_decide_tick(b->decider, &e, &out);
+    drain(b);
+    return out;
+}
+
+/* Failures between sweeps, by the same clock. */
+static unsigned swept_incident(struct bed *b)
+{
+    unsigned marked = 0;
+    b->now += 1; /* the first sweep is an interval after the start */
+    for (unsigned i = 0; i < 30; i++) {
+        marked += sweep(b).marked;
+        b->now += 0.25;
+        if (i % 4 != 3)
+            fail_node(b, i % NODES);
+        pass_time(b, b->now + 0.75);
+    }
+    return marked;
+}
+
+static void sweeps_are_asked_again_with_what_they_were_asked(void **state)
+{
+    (void)state;
+    struct way_replay_totals t;
+    struct bed b;
+    begin(&b, sweeping);
+    unsigned marked = swept_incident(&b);
+    assert_true(marked >= 8);
+    write_journal(&b);
+    char *one = replayed(&b, sweeping, NULL, WAY_REPLAY_AUTO, &t, 0);
+    char *two = replayed(&b, sweeping, NULL, WAY_REPLAY_AUTO, &t, 0);
+    assert_string_equal(one, two);
+    char *ticks = strstr(one, " tick ");
+    if (t.differences || t.bad || !ticks || strtoul(ticks + 6, NULL, 10) < marked ||
+        strstr(one, "could not be asked"))
+        fail_msg("%s", one);
+    free(one);
+    free(two);
+    end(&b);
+}
+
+/* What is written down of a sweep is all that its answers came from. */
+static void a_sweep_that_was_another_is_told_node_by_node(void **state)
+{
+    (void)state;
+    static const char *const change[][3] = {
+        { "\"sweeps\"", "", "" }, /* nothing: to be sure that the rest is what differs */
+        { "\"failing\",\"seconds\":", "\"failing\",\"seconds\":1",
+          "recorded \"failing 1" },
+        { "\"reason\":\"marks", "\"reason\":\"Marks", "now \"failing" },
+    };
+    for (unsigned i = 0; i < way_count(change); i++) {
+        struct way_replay_totals t;
+        struct bed b;
+        begin(&b, sweeping);
+        swept_incident(&b);
+        struct way_buf other = { 0 };
+        way_buf_put(&b.line, "", 1);
+        char *from = b.line.p + b.line.off, *stop = b.line.p + b.line.len - 1;
+        char *mark = strstr(from, "\"function\":\"tick\"");
+        while (mark && !memmem(mark, strcspn(mark, "\n"), "\"mark\":", 7))
+            mark = strstr(mark + 1, "\"function\":\"tick\"");
+        assert_non_null(mark);
+        mark = strstr(mark, "\"mark\":");
+        char *at = i ? strstr(mark, change[i][0]) : NULL;
+        assert_true(!i || at);
+        way_buf_put(&other, from, (size_t)((at ? at : stop) - from));
+        if (at) {
+            at += strlen(change[i][0]);
+            way_buf_puts(&other, change[i][1]);
+            way_buf_put(&other, at, (size_t)(stop - at));
+        }
+        way_buf_fini(&b.line);
+        b.line = other;
+        write_journal(&b);
+        char *text = replayed(&b, sweeping, NULL, WAY_REPLAY_AUTO, &t, 0);
+        if (t.differences != (i > 0) || t.bad || (i && !strstr(text, "tick: recorded")) ||
+            (i && !strstr(text, change[i][2])))
+            fail_msg("%u: %s", i, text);
+        free(text);
+        end(&b);
+    }
+}
+
+static void a_sweep_of_which_a_part_is_missing_is_not_compared(void **state)
+{
+    (void)state;
+    struct way_replay_totals t;
+    struct bed b;
+    begin(&b, sweeping);
+    swept_incident(&b);
+    way_buf_put(&b.line, "", 1);
+    char *from = b.line.p + b.line.off;
+    char *line = strstr(from, "\"sweep_at\":1");
+    assert_non_null(line);
+    while (line[-1] != '\n')
+        line--;
+    char *next = strchr(line, '\n') + 1;
+    memmove(line, next, strlen(next) + 1);
+    b.line.len = (size_t)(line - b.line.p) + strlen(line);
+    write_journal(&b);
+    char *text = replayed(&b, sweeping, NULL, WAY_REPLAY_AUTO, &t, 0);
+    if (t.differences || !strstr(text, "2 could not be asked as they were"))
+        fail_msg("%s", text);
+    free(text);
+    end(&b);
+}
+
+static void a_sweep_that_failed_fails_again_and_says_so_where_it_does_not(void **state)
+{
+    (void)state;
+    static const char fails[] =
+        "local wayside = require 'wayside'\n"
+        "return wayside.policy { name = 'fails', every = 1, mark = function() end,\n"
+        "  tick = function(_, nodes) if nodes[1].latency then error 'no' end end }\n";
+    struct way_replay_totals t;
+    struct bed b;
+    begin(&b, fails);
+    way_health_latency(b.health, b.node[A], 0.001, b.now);
+    sweep(&b);
+    write_journal(&b);
+    char *text = replayed(&b, fails, NULL, WAY_REPLAY_AUTO, &t, 0);
+    if (t.differences || t.asked != NODES)
+        fail_msg("%s", text);
+    free(text);
+    end(&b);
+    /* Its input says that it would not have failed. */
+    begin(&b, fails);
+    way_health_latency(b.health, b.node[A], 0.001, b.now);
+    sweep(&b);
+    way_buf_put(&b.line, "", 1);
+    char *latency = strstr(b.line.p + b.line.off, "\"latency\":0");
+    assert_non_null(latency);
+    latency[10] = '-';
+    latency[11] = '1';
+    for (char *rest = latency + 12; *rest != ','; rest++)
+        *rest = ' ';
+    b.line.len--;
+    write_journal(&b);
+    text = replayed(&b, fails, NULL, WAY_REPLAY_AUTO, &t, 0);
+    if (t.differences != NODES ||
+        !strstr(text, "recorded cause of failure error, now none"))
+        fail_msg("%s", text);
+    free(text);
+    end(&b);
+}
+
+static void another_policy_sweeps_at_its_own_interval(void **state)
+{
+    (void)state;
+    static const struct way_option out = { "out", WAY_OPTION_NUMBER, NULL, 50 };
+    static const char plain[] =
+        "local wayside = require 'wayside'\n"
+        "return wayside.policy { name = 'plain', mark = function() end }\n";
+    static const char slow[] =
+        "local wayside = require 'wayside'\n"
+        "return wayside.policy { name = 'slow', every = 10, mark = function() end,\n"
+        "  tick = function(_, nodes)\n"
+        "    for _, node in ipairs(nodes) do if node.role == 'replica' then\n"
+        "      return { { node = node, state = 'failing', seconds = 4, reason = 'slow' } "
+        "}\n"
+        "    end end end }\n";
+    struct way_replay_totals t;
+    struct bed b;
+    begin(&b, sweeping);
+    swept_incident(&b);
+    write_journal(&b);
+    /* The same times, other answers. */
+    char *text = replayed(&b, sweeping, &out, WAY_REPLAY_AUTO, &t, 0);
+    if (!t.differences || !strstr(text, ": tick: recorded \"failing") ||
+        strstr(text, "had none due"))
+        fail_msg("%s", text);
+    free(text);
+    /* No sweeps at all: none of the recorded ones is compared. */
+    text = replayed(&b, plain, NULL, WAY_REPLAY_AUTO, &t, 0);
+    if (strstr(text, ": tick:") || !strstr(text, "had none due"))
+        fail_msg("%s", text);
+    free(text);
+    /* Its own: the states tell, three times four seconds within thirty. */
+    text = replayed(&b, slow, NULL, WAY_REPLAY_AUTO, &t, 0);
+    unsigned marks = 0;
+    for (char *at = text; (at = strstr(at, "now: healthy -> failing slow")); at++)
+        marks++;
+    if (marks != 3)
+        fail_msg("%s", text);
+    char *again = replayed(&b, slow, NULL, WAY_REPLAY_AUTO, &t, 0);
+    assert_string_equal(text, again);
+    free(again);
+    free(text);
+    end(&b);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -371,6 +606,11 @@ int main(void)
         cmocka_unit_test(the_smallest_difference_is_told),
         cmocka_unit_test(an_operators_mark_outranks_in_the_replay_too),
         cmocka_unit_test(lines_in_any_order_are_put_in_the_commits_order),
+        cmocka_unit_test(sweeps_are_asked_again_with_what_they_were_asked),
+        cmocka_unit_test(a_sweep_that_was_another_is_told_node_by_node),
+        cmocka_unit_test(a_sweep_of_which_a_part_is_missing_is_not_compared),
+        cmocka_unit_test(a_sweep_that_failed_fails_again_and_says_so_where_it_does_not),
+        cmocka_unit_test(another_policy_sweeps_at_its_own_interval),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -41,6 +41,22 @@ describe("wayside ctl", function()
     assert.is_truthy(text:find(cluster:node(1).address, 1, true), text)
   end)
 
+  it("is not needed where redis-cli is: the console is read by that as well, by its owner alone", function()
+    local socket = way.console:gsub("^unix:", "")
+    for _, resp in ipairs { "-2", "-3" } do
+      local status, text = kit.run { "redis-cli", resp, "-s", socket, "WAYSIDE", "NODES" }
+      assert.equal(0, status, text)
+      assert.is_truthy(text:find(cluster:node(1).address, 1, true), text)
+      assert.is_truthy(text:find("address", 1, true) and text:find("healthy", 1, true), text)
+      status, text = kit.run { "redis-cli", resp, "-s", socket, "WAYSIDE", "HELP" }
+      assert.equal(0, status, text)
+      assert.is_truthy(text:find("WAYSIDE WHY node", 1, true), text)
+    end
+    local host, port = way.tcp:match "^(.*):(%d+)$"
+    local _, refused = kit.run { "redis-cli", "-h", host, "-p", port, "WAYSIDE", "NODES" }
+    assert.is_truthy(refused:find("unknown command", 1, true) or refused:find("ERR", 1, true), refused)
+  end)
+
   it("takes the console's address from the configuration", function()
     local status, text = ctl("-c", way.file, "policy")
     assert.equal(0, status, text)

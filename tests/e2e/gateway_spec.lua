@@ -633,6 +633,49 @@ describe("resty.wayside", function()
       assert.is_true(halfway > 0, "each kill came too late")
     end)
 
+    it("what a daemon has put on probation is watched by the workers after its kill, and put back for all of them", function()
+      cluster:wait_ok()
+      local function version(n, body)
+        return ([[
+          return require("wayside").policy { name = "watched", version = "%d",
+            classes = { { error = "reply", message = "MARKME", class = "busy" } },
+            backoff = function() end, probe = function() end,
+            mark = function(_, node, event)
+              if not event.error then return end
+              %s
+              return { state = "suspect", seconds = 60, reason = "version%d" }
+            end }]]):format(n, body or "", n)
+      end
+      local policy, segment = kit.file("watched.lua", version(1)), kit.folder() .. "/watched.seg"
+      local way = kit.gateway { cluster = cluster, timeouts = FAST, policy = policy, segment = segment }
+      local daemon = kit.wayside { cluster = cluster, timeouts = FAST, policy = policy, segment = segment,
+        limits = { probation = 60, probation_errors = 4 } }
+      local function wait_version(n)
+        kit.wait_for(function()
+          for _, text in pairs(way:on_each "/status") do
+            if not text:find("policy=watched version=" .. n, 1, true) then return false, text end
+          end
+          return true
+        end, 5, "version " .. n .. " on each worker")
+      end
+      kit.file("watched.lua", version(2, "if event.message == 'MARKME worse' then event() end"))
+      local reply = daemon:ask("WAYSIDE", "RELOAD")
+      assert.is_nil(reply.err, kit.show(reply))
+      wait_version(2)
+      daemon:kill()
+      daemon.stopped = true
+      local before = way:workers()
+      for i = 1, 4 do
+        local told = way:call("EVAL", "return redis.error_reply('MARKME worse')", "1", kit.key_in(i * 3000))
+        assert.equal("MARKME worse", told.message, kit.show(told))
+      end
+      wait_version(1)
+      assert.is_truthy(way:log():find("limits.probation_errors is 4", 1, true), way:log())
+      way:call("EVAL", "return redis.error_reply('MARKME now')", "1", kit.key_in(0))
+      way:wait_states(cluster:master_of(0), "suspect")
+      assert.same(before, way:workers())
+    end)
+
     it("a node is probed once for the machine, not by each worker and the daemon", function()
       cluster:wait_ok()
       local EVERY, TIMEOUT, WINDOW = 0.3, 0.1, 3

@@ -108,6 +108,69 @@ describe("a journal of faults", function()
     same_again(file, "policies/go_redis.lua")
   end)
 
+  -- Strikes are remembered by mark; a sweep compares the nodes, draws, marks, forgives and forgets.
+  local SWEEPS = [[
+    local wayside = require "wayside"
+    return wayside.policy {
+      name = "sweeps", every = %s, pick = "random",
+      memory = { node = { strikes = 0, sweeps = 0 }, cluster = { marks = 0 } },
+      counters = { failed = wayside.window { seconds = 60 } },
+      mark = function(self, node, event)
+        if not event.error or event.kind == "probe" then return nil end
+        node.memory.strikes = node.memory.strikes + 1
+        self.cluster.memory.marks = self.cluster.memory.marks + 1
+        return { state = "suspect", reason = "strike" .. node.memory.strikes }
+      end,
+      tick = function(self, nodes, event)
+        local answers, most = {}, 0
+        for _, node in ipairs(nodes) do most = math.max(most, node.memory.strikes) end
+        for _, node in ipairs(nodes) do
+          node.memory.sweeps = node.memory.sweeps + wayside.random()
+          if most > 0 and node.memory.strikes == most then
+            node.memory.strikes = 0
+            node.counters.failed:reset()
+            answers[#answers + 1] = { node = node, state = "failing", seconds = 0.2 + 0.2 * wayside.random(),
+              reason = "swept" .. self.cluster.memory.marks .. "of" .. node.counters.failed.volume }
+          elseif node.state == "suspect" and node.memory.strikes == 0 then
+            answers[#answers + 1] = { node = node, state = "healthy", reason = "forgiven" }
+          end
+        end
+        return answers
+      end,
+    }]]
+
+  it("of a killed replica, by a policy that sweeps and remembers: its sweeps are asked again too", function()
+    local replica = cluster:replicas_of(0)[1]
+    local sweeps = kit.file("sweeps.lua", SWEEPS:format "0.1")
+    local file = recorded(sweeps, "swept", function(way, load)
+      replica:kill()
+      kit.wait_for(function()
+        load(0)
+        return #way:events { ["function"] = "tick", to = "failing" } >= 2
+      end, 10, "two sweeps that mark")
+      replica:restart()
+      load(1)
+    end)
+    cluster:wait_ok()
+    local text = same_again(file, sweeps)
+    local asked = tonumber(text:match "each as it was asked:[^\n]* tick (%d+)")
+    -- Every node of a sweep has its part, whether it was marked or not.
+    assert.is_true(asked >= 2 * 6 and asked % 6 == 0, text)
+    assert.is_truthy(text:find("recorded: %a+ %-> failing swept"), text)
+
+    -- Another one is asked at the same times, another interval at its own.
+    local other = kit.file("others.lua", (SWEEPS:format "0.1":gsub("0.2 %+", "3 +"):gsub("swept", "other")))
+    local status, told, wrong = replay(file, other)
+    assert.equal(1, status, told .. wrong)
+    assert.is_truthy(told:find ': tick: recorded "failing [^"]*swept%d+[^"]*" [^\n]*, now "failing [^"]*other', told)
+    assert.equal(told, select(2, replay(file, other)))
+    local slower = kit.file("slower.lua", (SWEEPS:format "0.7"))
+    status, told, wrong = replay(file, slower)
+    assert.equal(1, status, told .. wrong)
+    assert.is_truthy(told:find "of sweeps %(tick%) when this policy had none due", told)
+    assert.is_truthy(told:find " now: %a+ %-> failing swept", told)
+  end)
+
   it("of a killed master: the policy that made it answers the same, another's differences are named", function()
     local master = cluster:master_of(0)
     local file = recorded("policies/default.lua", "killed", function(way, load)

@@ -482,6 +482,138 @@ describe("two processes on one segment", function()
   end)
 end)
 
+-- What one process has put on probation all watch: whoever is killed.
+describe("probation in several processes", function()
+  local ways, segment
+  local segments = 0
+
+  --- The first of them reloads. Only its limits are those of a probation.
+  local function begin(count, limits)
+    segments = segments + 1
+    segment = ("%s/probation%d.seg"):format(kit.folder(), segments)
+    limits.probation = 30
+    start { segment = segment, limits = limits }
+    ways = { way }
+    local http_of = { [way] = http }
+    for i = 2, count do
+      http_of[i] = "127.0.0.1:" .. ports.free()
+      ways[i] = kit.wayside { cluster = cluster, policy = file, segment = segment, workers = 2, http = http_of[i],
+        limits = { probation = 0, guard = limits.guard, failing_share = limits.failing_share },
+        timeouts = { dial = 0.3, read = 0.5, total = 2 } }
+    end
+    ways.http = http_of
+    mark_of(ways[count]) -- the first strike, of the policy that will return
+  end
+
+  local function put_on_probation(text)
+    write(file, text)
+    reloaded()
+    for i = 1, #ways do
+      kit.wait_for(function()
+        local now = status(ways[i])
+        return now.version == "2" and now.reload == "probation" and tonumber(now.probation_left or 0) > 20
+      end, 5, "the probation to be watched by " .. i .. ": " .. ways[i]:log():sub(-600))
+    end
+  end
+
+  local function fail_at(of, times, message)
+    local client = of:client()
+    for i = 1, times do
+      client:call("EVAL", ("return redis.error_reply('MARKME %s')"):format(message), "1", kit.key_in(i % 3 * 5461))
+    end
+    client:close()
+  end
+
+  local function returned(of, because)
+    kit.wait_for(function()
+      local now = status(of)
+      return now.rolled_back ~= nil and now.version == "1" and now.reload == "idle", kit.show(now) .. of:log():sub(-600)
+    end, 5, "the policy before to return")
+    local now = status(of)
+    assert.equal("reloaded 2", now.rolled_back)
+    assert.is_truthy(now.rolled_back_because:find(because, 1, true), now.rolled_back_because)
+    assert.is_truthy(of:log():find(because, 1, true), of:log())
+  end
+
+  local function die(index)
+    ways[index]:kill()
+    ways[index].stopped = true
+  end
+
+  local WORSE = (policy("2", 50):gsub("if not event.error then return end",
+    "if not event.error then return end\nif event.message == 'MARKME worse' then local x = nil + 1 end"))
+
+  it("is watched on after a kill of the one that reloaded, with what that one had counted", function()
+    begin(3, { probation_errors = 5 })
+    local load = load_on(ways[2])
+    put_on_probation(WORSE)
+    fail_at(ways[1], 3, "worse")
+    kit.wait_for(function() return tonumber(status(ways[3]).probation_errors) == 3, kit.show(status(ways[3])) end, 5,
+      "the others to hear of three errors")
+    die(1)
+    fail_at(ways[2], 1, "worse")
+    socket.sleep(0.3)
+    assert.equal("probation", status(ways[2]).reload)
+    assert.equal("2", status(ways[3]).version)
+    fail_at(ways[3], 1, "worse")
+    for i = 2, 3 do
+      returned(ways[i], "5 errors, limits.probation_errors is 5")
+      assert.equal(1, metrics.read(ways.http[i]).policy_rollbacks_total)
+      assert.equal(status(ways[2]).epoch, status(ways[i]).epoch)
+    end
+    -- One of the two has put it back, and both decide by it, with the memory that it had.
+    local rolling = 0
+    for i = 2, 3 do
+      if ways[i]:log():find("reload=rolling_back policy=reloaded version=2 to=reloaded", 1, true) then rolling = rolling + 1 end
+    end
+    assert.equal(1, rolling)
+    for i = 2, 3 do
+      local seconds, reason = mark_of(ways[i])
+      assert.equal(100, seconds)
+      assert.equal("strike" .. i, reason)
+    end
+    assert_nothing_lost(load)
+  end)
+
+  it("is watched by its marks too, beside what the policy before would have marked", function()
+    begin(2, { probation_marks = 10000, probation_ratio = 2, guard = false, failing_share = 1 })
+    put_on_probation((policy("2", 50):gsub('state = "suspect", seconds = self.options.seconds', 'state = "failing", seconds = 0.01')))
+    die(1)
+    local client, slot = ways[2]:client(), 0
+    kit.wait_for(function()
+      client:call("EVAL", "return redis.error_reply('MARKME more')", "1", kit.key_in(slot))
+      slot = (slot + 5461) % 16384
+      return status(ways[2]).rolled_back ~= nil, kit.show(status(ways[2]))
+    end, 8, "the storm to end it")
+    returned(ways[2], "nodes taken out where the one before had 0, limits.probation_ratio is 2")
+  end)
+
+  it("is joined by a process that comes when it was so already, and put back by it alone", function()
+    begin(1, { probation_errors = 3 })
+    put_on_probation(WORSE)
+    ways[2] = kit.wayside { cluster = cluster, policy = file, segment = segment, workers = 2, limits = { probation = 0 },
+      timeouts = { dial = 0.3, read = 0.5, total = 2 } }
+    die(1)
+    kit.wait_for(function() return status(ways[2]).reload == "probation" end, 5, "the watch to be joined")
+    fail_at(ways[2], 3, "worse")
+    returned(ways[2], "3 errors, limits.probation_errors is 3")
+    local seconds, reason = mark_of(ways[2])
+    assert.equal(100, seconds)
+    assert.equal("strike2", reason)
+  end)
+
+  it("is confirmed for all by a reload in any of them, and by its time", function()
+    begin(2, { probation_errors = 3 })
+    put_on_probation(policy("2", 50))
+    write(file, "return {")
+    assert.is_true(kit.resp.is_error(ways[2]:ask("WAYSIDE", "RELOAD")))
+    kit.wait_for(function() return status(ways[1]).reload == "idle" end, 5, "the other one to hear of it")
+    assert.is_truthy(ways[1]:log():find('reload=confirmed policy=reloaded version=2 reason="by another process"', 1, true))
+    fail_at(ways[1], 3, "more")
+    assert.equal("2", status(ways[1]).version)
+  end)
+end)
+
 describe("a reload in the midst of a fault", function()
   it("49: of a frozen node, and of dropped packets: good or bad, nothing is lost and no connection closed", function()
     start()

@@ -8,7 +8,7 @@ local openloop = require "tests.support.openloop"
 local ports = require "tests.support.ports"
 local process = require "tests.support.process"
 
-local FUNCTIONS = { "classify", "mark", "backoff", "probe", "reconnect" }
+local FUNCTIONS = { "classify", "mark", "backoff", "probe", "reconnect", "route", "tick" }
 
 --- A marks for `fail_for` seconds, holds what found no node for `hold`, and lets reads wait `after` before they go again.
 local function policy(name, v)
@@ -247,6 +247,75 @@ local misdeeds = {
   { "allocates", "local t = {} while true do t[#t + 1] = { #t } end", { memory = true, deadline = true, budget = true } },
   { "answers nonsense", "return { state = 'dead', retry = 'never', after = -1 }", { answer = true } },
 }
+
+-- Every replica at half its weight, and a count in its memory; or out, or never.
+local function sweeper(name, every, answer)
+  return kit.file(name .. ".lua", ([[
+    local wayside = require "wayside"
+    return wayside.policy {
+      name = "%s", every = %s, mark = function() end, probe = function() end,
+      memory = { node = { sweeps = 0 } },
+      tick = function(_, nodes)
+        local answers = {}
+        for _, node in ipairs(nodes) do
+          node.memory.sweeps = node.memory.sweeps + 1
+          if node.role == "replica" then answers[#answers + 1] = %s end
+        end
+        return answers
+      end,
+    }]]):format(name, every, answer))
+end
+local HALF = '{ node = node, weight = 0.5, reason = "half" .. node.memory.sweeps }'
+local OUT = 'node.state == "healthy" and { node = node, state = "failing", seconds = 600, reason = "swept" .. '
+  .. 'node.memory.sweeps } or nil'
+
+it("one that sweeps is asked in the same sweeps, equal it never differs, and what it would mark nobody obeys", function()
+  local way = start(sweeper("half", "0.1", HALF))
+  local function sweeps() return metrics.read(http).ticks_total end
+  begin(way, sweeper("half", "0.1", HALF))
+  local from = sweeps()
+  kit.wait_for(function() return sweeps() >= from + 10 end, 5, "sweeps")
+  local seen = status(way)
+  assert.is_true(seen.asked >= 9, kit.show(seen))
+  assert.is_true(seen.agreed >= 3 * 9, kit.show(seen))
+  for _, name in ipairs(FUNCTIONS) do assert.equal(0, seen.disagreed[name], kit.show(seen)) end
+
+  -- Its own file name, another answer, the same sweeps.
+  begin(way, sweeper("out", "0.1", OUT))
+  kit.wait_for(function() return status(way).disagreed.tick >= 6 end, 5, "differences of sweeps")
+  seen = status(way)
+  local counted = metrics.read(http)['shadow_disagreements_total{function="tick"}']
+  assert.is_true(counted >= seen.disagreed.tick, counted)
+  assert.equal(3, seen.would_have_taken_out, kit.show(seen))
+  assert.equal(0, seen.took_out)
+  local one = differences(way)[1]
+  assert.same({ "tick", "tick" }, { one["function"], one.kind })
+  assert.matches("^state kept weight 0.5 half%d+$", one.in_charge.verdict)
+  local first
+  for _, each in ipairs(differences(way)) do -- it counts on from what the one in charge remembered
+    if each.candidate.verdict == "failing 600 s swept" .. each.in_charge.verdict:match "%d+$" then first = first or each end
+  end
+  assert.is_truthy(first, kit.show(differences(way)))
+  assert.equal("would be healthy -> failing", first.candidate.node)
+  assert.matches("out.lua:%d+$", first.candidate.where)
+  for _, node in ipairs(way:nodes()) do assert.equal("healthy", node.state) end
+  assert.equal(3, #seen.nodes)
+end)
+
+it("one that sweeps beside a policy that does not is asked at its own interval", function()
+  local way = start(policy("short", {}))
+  begin(way, sweeper("out", "0.2", OUT))
+  local began = status(way).since
+  kit.wait_for(function() return status(way).asked >= 5 end, 5, "sweeps of its own")
+  local seen = status(way)
+  local took = seen.since - began
+  assert.is_true(took > 0.7 and took < 3, ("five sweeps in %.2f s"):format(took))
+  assert.equal(3, seen.disagreed.tick, kit.show(seen)) -- once each: then they are out, in its world
+  assert.equal(3, seen.would_have_taken_out)
+  assert.equal("not asked", differences(way)[1].in_charge.where)
+  assert.equal(0, metrics.read(http).ticks_total)
+  for _, node in ipairs(way:nodes()) do assert.equal("healthy", node.state) end
+end)
 
 it("one that loops, raises, allocates or answers nonsense is switched off, and traffic does not notice", function()
   local way = start(policy("short", {}), { limits = { retry_burst = 10000, policy_errors = 5 } })
