@@ -36,7 +36,7 @@
 #include <unistd.h>
 
 enum { OUT_KEPT = 1 << 20 }; /* bytes of `out` that a connection keeps when idle, */
-static const double REST_SECONDS = 0.2; /* for so long at least */
+static const double REST_SECONDS = 0.2;     /* for so long at least */
 enum { SEALED_BYTES = 4 * WAY_TLS_RECORD }; /* a carried one's records, made in advance */
 
 struct way_conn_connect {
@@ -940,7 +940,8 @@ void way_conn_carried_up(struct way_conn *c, bool reused, struct way_tls_session
         return;
     c->tls = session;
     if (reused && c->connect->tls && !session) {
-        give_up(c, WAY_PHASE_CONNECT, WAY_ERROR_TLS, 0, "a kept socket without a session");
+        give_up(c, WAY_PHASE_CONNECT, WAY_ERROR_TLS, 0,
+                "a kept socket without a session");
         return;
     }
     if (reused) {
