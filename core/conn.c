@@ -36,7 +36,8 @@
 #include <unistd.h>
 
 enum { OUT_KEPT = 1 << 20 }; /* bytes of `out` that a connection keeps when idle, */
-static const double REST_SECONDS = 0.2; /* for so long at least */
+static const double REST_SECONDS = 0.2;     /* for so long at least */
+enum { SEALED_BYTES = 4 * WAY_TLS_RECORD }; /* a carried one's records, made in advance */
 
 struct way_conn_connect {
     struct way_resolver *resolver;
@@ -84,6 +85,7 @@ static void arm(struct way_conn *c, double seconds)
 static void set_step(struct way_conn *c, enum way_step step)
 {
     c->step = step;
+    c->step_at = c->loop->now;
     if (step == WAY_STEP_RESOLVE)
         arm(c, c->timeouts->resolve);
     else if (step == WAY_STEP_DIAL)
@@ -109,13 +111,13 @@ static void watch(struct way_conn *c, int events)
 
 static void close_socket(struct way_conn *c)
 {
-    if (c->fd < 0)
-        return;
-    ev_io_stop(c->loop->ev, &c->io);
     if (c->tls)
         way_tls_end(c->tls);
     way_free(c->tls);
     c->tls = NULL;
+    if (c->fd < 0)
+        return;
+    ev_io_stop(c->loop->ev, &c->io);
     close(c->fd);
     c->fd = -1;
 }
@@ -907,23 +909,71 @@ struct way_conn *way_conn_carry(const struct way_conn_options *o)
     return c;
 }
 
-void way_conn_carried_up(struct way_conn *c, bool reused)
+/* Makes records of what is queued, some at a time: what is none yet was not sent. */
+static void seal(struct way_conn *c)
+{
+    ssize_t n = 0;
+    if (c->closed || !c->tls || c->step == WAY_STEP_TLS)
+        return;
+    if (!is_ready(c)) {
+        struct way_buf *b = &c->connect->hello;
+        while (n >= 0 && way_buf_held(b)) {
+            n = way_tls_write(c->tls, b->p + b->off, way_buf_held(b));
+            b->off += n > 0 ? (size_t)n : 0;
+        }
+    }
+    while (n >= 0 && is_ready(c) && c->sealed < c->queued &&
+           way_tls_to_send(c->tls).n < SEALED_BYTES) {
+        size_t left = (size_t)(c->queued - c->sealed);
+        n = way_tls_write(c->tls, c->out.p + c->out.len - left, left);
+        c->sealed += n > 0 ? (uint64_t)n : 0;
+    }
+    if (n < 0) {
+        struct failure f = failure_of(c, errno);
+        give_up_as(c, is_ready(c) ? WAY_PHASE_WRITE : WAY_PHASE_CONNECT, &f);
+    }
+}
+
+void way_conn_carried_up(struct way_conn *c, bool reused, struct way_tls_session *session)
 {
     if (c->closed || is_ready(c))
         return;
+    c->tls = session;
+    if (reused && c->connect->tls && !session) {
+        give_up(c, WAY_PHASE_CONNECT, WAY_ERROR_TLS, 0,
+                "a kept socket without a session");
+        return;
+    }
     if (reused) {
         c->answered = 1; /* it served before: its failing may be of that */
         become_ready(c);
+    } else if (c->connect->tls) {
+        begin_tls(c);
     } else {
         connected(c);
-        c->step_at = c->loop->now;
     }
+    seal(c);
+}
+
+struct way_tls_session *way_conn_carried_session(struct way_conn *c)
+{
+    struct way_tls_session *session = c->tls;
+    c->tls = NULL;
+    return session;
+}
+
+bool way_conn_carried_idle(struct way_conn *c)
+{
+    return !c->closed && is_ready(c) && !c->head && !c->draining &&
+           !way_buf_held(&c->in) && (!c->tls || way_tls_rests(c->tls));
 }
 
 struct way_span way_conn_carried_out(const struct way_conn *c)
 {
     if (c->closed || c->step == WAY_STEP_DIAL)
         return (struct way_span){ NULL, 0 };
+    if (c->tls)
+        return way_tls_to_send(c->tls);
     if (!is_ready(c)) {
         const struct way_buf *b = &c->connect->hello;
         return (struct way_span){ b->p + b->off, way_buf_held(b) };
@@ -932,25 +982,33 @@ struct way_span way_conn_carried_out(const struct way_conn *c)
     return (struct way_span){ left ? c->out.p + c->out.len - left : NULL, left };
 }
 
-void way_conn_carried_sent(struct way_conn *c, size_t n)
+static void accepted(struct way_conn *c, uint64_t to)
 {
-    if (c->closed)
-        return;
-    if (!is_ready(c)) {
-        c->connect->hello.off += n;
-        return;
-    }
     uint64_t before = c->sent;
-    c->sent += n;
+    c->sent = to;
     c->last_accept = c->loop->now;
     stamp_sent(c, before);
     c->backlog = c->sent < c->queued;
 }
 
-void way_conn_carried_in(struct way_conn *c, const char *p, size_t n)
+void way_conn_carried_sent(struct way_conn *c, size_t n)
 {
     if (c->closed)
         return;
+    if (c->tls) {
+        way_tls_sent(c->tls, n);
+        if (is_ready(c) && !way_tls_to_send(c->tls).n)
+            accepted(c, c->sealed);
+        seal(c);
+    } else if (is_ready(c)) {
+        accepted(c, c->sent + n);
+    } else {
+        c->connect->hello.off += n;
+    }
+}
+
+static void carried_plain(struct way_conn *c, const char *p, size_t n)
+{
     bool kept = way_buf_held(&c->in) > 0;
     if (kept) {
         way_buf_put(&c->in, p, n);
@@ -966,6 +1024,32 @@ void way_conn_carried_in(struct way_conn *c, const char *p, size_t n)
         way_buf_put(&c->in, p + took, n - took);
     if (!way_buf_held(&c->in))
         way_buf_reset(&c->in);
+}
+
+/* All that can be read of the records that came. */
+static void carried_records(struct way_conn *c, const char *p, size_t n)
+{
+    ssize_t did = 1;
+    way_tls_came(c->tls, p, n);
+    if (c->step == WAY_STEP_TLS)
+        shake_hands(c);
+    while (did > 0 && !c->closed && c->step != WAY_STEP_TLS)
+        did = receive(c);
+    if (did < 0 && !c->closed && errno != EAGAIN) {
+        struct failure f = failure_of(c, errno);
+        give_up_as(c, is_ready(c) ? WAY_PHASE_READ : WAY_PHASE_CONNECT, &f);
+    }
+    seal(c);
+}
+
+void way_conn_carried_in(struct way_conn *c, const char *p, size_t n)
+{
+    if (c->closed)
+        return;
+    if (c->tls)
+        carried_records(c, p, n);
+    else
+        carried_plain(c, p, n);
 }
 
 void way_conn_carried_failed(struct way_conn *c, bool sending, enum way_error error,
@@ -999,5 +1083,6 @@ double way_conn_carried_due(const struct way_conn *c)
     }
     if (c->step == WAY_STEP_DIAL)
         return c->born + c->connect->dial_timeout - now;
-    return c->step_at + c->timeouts->hello - now;
+    double step = c->step == WAY_STEP_TLS ? c->timeouts->tls : c->timeouts->hello;
+    return c->step_at + step - now;
 }

@@ -92,6 +92,7 @@ struct way_conn { /* ro outside conn, but for owner and data */
     bool read_wants_write; /* private: TLS must write before it can read on */
     bool carried;          /* somebody else moves its bytes: see way_conn_carry */
     double step_at;        /* private: when a carried one's step began */
+    uint64_t sealed;       /* private: carried: stream offset behind what TLS has taken */
     enum way_step
         step; /* RESOLVE DIAL TLS HELLO; SEND when ready (WAIT and REPLY are seen
                            from what is in flight) */
@@ -135,12 +136,21 @@ void way_conn_break(struct way_conn *c, enum way_error error, const char *messag
  * Where another event loop owns the sockets, a connection has none: who carries it tells
  * what became of its socket, takes the bytes that are to be sent and brings those that
  * came. Phases, certainty, framing and callbacks are the same; callbacks fire from these
- * calls, and it has no timers: way_conn_carried_due tells how long its step may last. */
+ * calls, and it has no timers: way_conn_carried_due tells how long its step may last. TLS
+ * is spoken here, so that the bytes are records then. */
 struct way_conn *way_conn_carry(const struct way_conn_options *o); /* in step dial */
 /* The socket is connected: now, or (reused) by who had it before, and then it needs no
- * hello. */
-void way_conn_carried_up(struct way_conn *c, bool reused);
-/* The bytes that wait to be sent; valid until the next call. */
+ * hello. `session`: the one that a reused socket to a node with TLS has; owned by c from
+ * here on. */
+void way_conn_carried_up(struct way_conn *c, bool reused,
+                         struct way_tls_session *session);
+/* The TLS session, for who is to have the socket next, to be freed by way_tls_end and
+ * way_free; c is to be closed then. NULL: in plain. */
+struct way_tls_session *way_conn_carried_session(struct way_conn *c);
+/* Nothing is under way, and what came is read: the socket may serve another. */
+bool way_conn_carried_idle(struct way_conn *c);
+/* The bytes that wait to be sent, over TLS as many records as are made by now; valid until
+ * the next call. */
 struct way_span way_conn_carried_out(const struct way_conn *c);
 void way_conn_carried_sent(struct way_conn *c, size_t n); /* so many were accepted */
 void way_conn_carried_in(struct way_conn *c, const char *p, size_t n);

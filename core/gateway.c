@@ -8,24 +8,48 @@
  *                    └───────── failed ──────────────────▶ release
  *
  * A connection serves one job while it has it, since nginx's sockets belong to a request;
- * a command that comes while another moves a connection gets a second one. */
+ * a command that comes while another moves a connection gets a second one.
+ *
+ * TLS sessions stay here while nginx keeps their sockets. Which socket a pool gives can't be
+ * known, so each has a pool of its own, and a session goes by that pool's name: an idle
+ * session is taken first, then nginx is asked for its socket; was that closed meanwhile,
+ * nginx dials, and the session is thrown away. nginx's own TLS was rejected: it knows no CA
+ * but nginx.conf's, and calls all that goes wrong "handshake failed". */
 #include "gateway.h"
 
 #include "call.h"
 #include "inside.h"
 #include "log.h"
+#include "tls.h"
 #include "why.h"
 
 #include <errno.h>
+#include <math.h>
 #include <stdio.h>
 #include <strings.h>
 #include <unistd.h>
 
+enum { SESSION_LISTS = 64, SESSIONS_MAX = 1024 };
 enum { JOBS_KEPT = 256, JOBS_MAX = 65536, ERRNO_MAX = 134 };
 #define TICK_SECONDS 0.01
 #define LEAST_SECONDS 0.001
 #define EARLY_SECONDS (2 * LEAST_SECONDS)
 #define GRACE_SECONDS 0.25
+
+/* What idle sockets have in common: see name_pool. */
+struct likeness {
+    uint32_t node, generation, drops;
+    bool readonly;
+};
+
+/* A TLS session of a socket that nginx keeps. */
+struct session {
+    struct session *next, *prev; /* of its list: the youngest first */
+    struct way_tls_session *tls;
+    struct likeness like;
+    uint64_t pool; /* the number in its socket's pool's name */
+    double since;
+};
 
 struct way_gateway_conn {
     struct way_gateway_conn *next; /* of its job */
@@ -34,7 +58,10 @@ struct way_gateway_conn {
     bool moving;           /* handed out */
     bool own;              /* it is one transaction's alone */
     int port;
-    char pool[48];
+    struct likeness like;
+    struct session *kept; /* whose socket is asked for; NULL: none, or it is in use */
+    uint64_t number;      /* over TLS: its pool's */
+    char pool[64];
     char host[WAY_HOST_MAX];
 };
 
@@ -53,6 +80,10 @@ struct way_gateway {
     struct way_gateway_job *jobs, *idle_jobs;
     struct way_gateway_conn *idle_conns;
     unsigned job_count, idle_count;
+    struct session sessions[SESSION_LISTS]; /* heads of rings, by node */
+    unsigned session_count, kept_max;       /* all idle ones; how many of one likeness */
+    double kept_seconds;
+    uint64_t pools; /* numbers given */
     bool reloading;
     struct way_err reload_text; /* of the last one */
     bool reload_refused;
@@ -66,7 +97,8 @@ static _Atomic pid_t busy_process;
 
 size_t way_gateway_abi(void)
 {
-    return sizeof(struct way_gateway_step) * 1000 + sizeof(struct way_gateway_result);
+    return sizeof(struct way_gateway_step) * 1000 + sizeof(struct way_gateway_result) +
+           1000000 * WAY_GATEWAY_VERSION;
 }
 
 static int fail(struct way_gateway_error *error, const struct way_err *err)
@@ -94,6 +126,87 @@ static void give_conn(struct way_gateway *g, struct way_gateway_conn *c)
     g->idle_conns = c;
 }
 
+/* ---- TLS sessions of idle sockets ---- */
+
+static bool alike(const struct likeness *a, const struct likeness *b)
+{
+    return a->node == b->node && a->generation == b->generation && a->drops == b->drops &&
+           a->readonly == b->readonly;
+}
+
+static struct session *sessions_of(struct way_gateway *g, const struct likeness *like)
+{
+    return &g->sessions[like->node % SESSION_LISTS];
+}
+
+static void unlink_session(struct way_gateway *g, struct session *s)
+{
+    s->next->prev = s->prev;
+    s->prev->next = s->next;
+    g->session_count--;
+}
+
+static void free_tls(struct way_tls_session *tls)
+{
+    if (tls)
+        way_tls_end(tls);
+    way_free(tls);
+}
+
+static void free_session(struct session *s)
+{
+    if (s)
+        free_tls(s->tls);
+    way_free(s);
+}
+
+/* The youngest that fits, which is no longer idle then; or NULL. */
+static struct session *take_session(struct way_gateway *g, const struct likeness *like)
+{
+    struct session *head = sessions_of(g, like);
+    for (struct session *s = head->next; s != head; s = s->next) {
+        if (!alike(&s->like, like))
+            continue;
+        unlink_session(g, s);
+        return s;
+    }
+    return NULL;
+}
+
+/* false: there are as many as may be; s is freed then, and its socket is to be closed. */
+static bool keep_session(struct way_gateway *g, struct session *s)
+{
+    struct session *head = sessions_of(g, &s->like);
+    unsigned like_it = 0;
+    for (struct session *i = head->next; i != head; i = i->next)
+        like_it += alike(&i->like, &s->like);
+    if (like_it >= g->kept_max || g->session_count >= SESSIONS_MAX) {
+        free_session(s);
+        return false;
+    }
+    s->since = g->inside.loop.now;
+    s->prev = head;
+    s->next = head->next;
+    head->next->prev = s;
+    head->next = s;
+    g->session_count++;
+    return true;
+}
+
+/* nginx closes a socket that was idle for so long: its session is of no use. */
+static void drop_sessions(struct way_gateway *g, double older_than)
+{
+    for (unsigned i = 0; g->session_count && i < SESSION_LISTS; i++) {
+        struct session *head = &g->sessions[i], *s;
+        while ((s = head->prev) != head && s->since <= older_than) {
+            unlink_session(g, s);
+            free_session(s);
+        }
+    }
+}
+
+/* ---- carrying ---- */
+
 /* Idle ones are alike as long as the node is what it was, in its role, and no mark said
  * that its connections are to be dropped. */
 static void name_pool(struct way_gateway *g, struct way_gateway_conn *w,
@@ -101,8 +214,16 @@ static void name_pool(struct way_gateway *g, struct way_gateway_conn *w,
 {
     struct way_verdict v;
     way_health_verdict(g->inside.health, c->node, &v);
-    snprintf(w->pool, sizeof w->pool, "wayside:%u:%u:%u:%c", c->node, c->generation,
-             v.drops, c->readonly ? 'r' : 'm');
+    w->like = (struct likeness){ c->node, c->generation, v.drops, c->readonly };
+    w->kept = NULL;
+    int n = snprintf(w->pool, sizeof w->pool, "wayside:%u:%u:%u:%c", c->node,
+                     c->generation, v.drops, c->readonly ? 'r' : 'm');
+    if (!g->config.tls.on)
+        return;
+    w->kept = take_session(g, &w->like);
+    w->number = w->kept ? w->kept->pool : ++g->pools;
+    snprintf(w->pool + n, sizeof w->pool - (size_t)n, ":tls:%llu",
+             (unsigned long long)w->number);
 }
 
 static struct way_conn *on_carry(void *arg, struct way_pipeline *p, unsigned node,
@@ -143,8 +264,10 @@ static int waits_for(const struct way_gateway_conn *w)
         return WAY_GATEWAY_BROKEN;
     if (way_conn_carried_out(w->conn).n)
         return WAY_GATEWAY_SEND;
-    return w->conn->head || w->conn->step == WAY_STEP_HELLO ? WAY_GATEWAY_RECEIVE
-                                                            : WAY_GATEWAY_IDLE;
+    return w->conn->head || w->conn->step == WAY_STEP_TLS ||
+                   w->conn->step == WAY_STEP_HELLO
+               ? WAY_GATEWAY_RECEIVE
+               : WAY_GATEWAY_IDLE;
 }
 
 /* The loop's time is that of its last pass: the worker comes from elsewhere. */
@@ -158,10 +281,17 @@ static struct way_gateway *enter(struct way_gateway_conn *w)
 int way_gateway_up(struct way_gateway_conn *w, int reused)
 {
     struct way_gateway *g = enter(w);
+    struct way_tls_session *tls = NULL;
     if (w->conn && !reused)
         way_stat_add(g->inside.stats[WAY_INSIDE_WORKER], WAY_STAT_DIALS, 1);
+    if (w->conn && reused && w->kept) {
+        tls = w->kept->tls;
+        w->kept->tls = NULL;
+    }
+    free_session(w->kept); /* without its socket, or without what made it one */
+    w->kept = NULL;
     if (w->conn)
-        way_conn_carried_up(w->conn, reused);
+        way_conn_carried_up(w->conn, reused, tls);
     return waits_for(w);
 }
 
@@ -240,6 +370,8 @@ void way_gateway_failed(struct way_gateway_conn *w, int sending, const char *wor
     /* How much of it was accepted nginx does not tell: all of it may have been. */
     if (sending)
         way_conn_carried_sent(w->conn, way_conn_carried_out(w->conn).n);
+    if (!w->conn)
+        return;
     bool told = error == WAY_ERROR_RESET || error == WAY_ERROR_DNS;
     way_conn_carried_failed(w->conn, sending, error, errnum, told ? words : NULL);
     way_loop_pass(&g->inside.loop);
@@ -255,11 +387,25 @@ double way_gateway_due(struct way_gateway_conn *w)
     return due > LEAST_SECONDS ? due : LEAST_SECONDS;
 }
 
+/* Its session waits for the socket to be asked for again. */
+static bool keep_tls(struct way_gateway_conn *w)
+{
+    struct session *s = way_alloc(sizeof *s);
+    *s = (struct session){ .tls = way_conn_carried_session(w->conn),
+                           .like = w->like,
+                           .pool = w->number };
+    return keep_session(w->job->gateway, s);
+}
+
 static bool let_go(struct way_gateway_conn *w)
 {
     struct way_gateway *g = w->job->gateway;
-    bool clean = waits_for(w) == WAY_GATEWAY_IDLE && w->conn->ready_at > 0 &&
-                 !w->conn->draining && !way_buf_held(&w->conn->in);
+    bool clean = w->conn && way_conn_carried_idle(w->conn);
+    if (w->kept) /* its socket was not asked for */
+        (void)keep_session(g, w->kept);
+    w->kept = NULL;
+    if (clean && w->conn->tls)
+        clean = keep_tls(w);
     if (w->conn) {
         w->conn->carrier = NULL;
         way_dispatch_uncarry(g->inside.dispatch, w->conn);
@@ -580,14 +726,23 @@ const char *way_gateway_events(struct way_gateway *g, double *after)
 
 /* ---- life ---- */
 
-int way_gateway_new(struct way_gateway **out, const char *text, size_t n,
-                    struct way_gateway_error *error)
+int way_gateway_tls(const struct way_gateway *g)
+{
+    return g->config.tls.on;
+}
+
+int way_gateway_new(struct way_gateway **out, const char *text, size_t n, unsigned kept,
+                    double seconds, struct way_gateway_error *error)
 {
     struct way_gateway *g = way_zalloc(sizeof *g);
     struct way_err err;
     struct way_inside_options o = {
         .config = &g->config, .carry = on_carry, .carried_gone = on_gone, .carry_arg = g
     };
+    g->kept_max = kept;
+    g->kept_seconds = seconds;
+    for (unsigned i = 0; i < SESSION_LISTS; i++)
+        g->sessions[i].next = g->sessions[i].prev = &g->sessions[i];
     way_config_init(&g->config);
     if (atomic_load(&busy_process) == getpid()) {
         (void)way_fail(&err, "a gateway works in this process already, in another Lua "
@@ -597,11 +752,6 @@ int way_gateway_new(struct way_gateway **out, const char *text, size_t n,
     if (way_config_load_text(&g->config, "wayside", text, n, &err) < 0 ||
         way_config_check_inside(&g->config, &err) < 0)
         goto fail;
-    if (g->config.tls.on) {
-        (void)way_fail(&err, "cluster.tls: TLS to nodes is not served inside nginx: put "
-                             "a daemon beside it");
-        goto fail;
-    }
     if (g->config.log_level)
         way_log_level((enum way_level)way_log_level_named(g->config.log_level));
     if (way_inside_open(&g->inside, &o, &err) < 0)
@@ -650,6 +800,7 @@ double way_gateway_tick(struct way_gateway *g)
         return TICK_SECONDS;
     ev_run(g->inside.loop.ev, EVRUN_NOWAIT);
     strip_overdue(g);
+    drop_sessions(g, g->inside.loop.now - g->kept_seconds);
     way_loop_pass(&g->inside.loop);
     return TICK_SECONDS;
 }
@@ -668,6 +819,7 @@ void way_gateway_free(struct way_gateway *g)
         next = w->next;
         way_free(w);
     }
+    drop_sessions(g, INFINITY);
     if (g->started == getpid())
         atomic_store(&busy_process, 0);
     way_inside_close(&g->inside);

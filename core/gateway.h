@@ -6,7 +6,9 @@
  * as connections: the worker dials, sends and receives, and tells how it went; framing,
  * certainty, redirects, retries and verdicts are those of the daemon, by the same code.
  * Topology, probes and the ends of marks run on a loop of its own, which the worker drives
- * by way_gateway_tick.
+ * by way_gateway_tick. TLS to nodes is spoken here too (conn.h), by what cluster.tls has, and
+ * the worker's sockets carry records: so it is the daemon's in all that it believes and
+ * tells, and nginx's own lua_ssl_* play no part.
  *
  * One thread. Nothing calls back. Texts are borrowed: of a job until it ends, of a result
  * as well, others until the next call. core/runtime/resty/wayside.lua repeats these
@@ -32,6 +34,8 @@ enum { WAY_GATEWAY_IDLE, WAY_GATEWAY_SEND, WAY_GATEWAY_RECEIVE, WAY_GATEWAY_BROK
 /* What a job waits for. */
 enum { WAY_GATEWAY_OVER, WAY_GATEWAY_MOVE, WAY_GATEWAY_WAIT };
 
+/* MOVE: what a socket that is kept must have in common with this one is in its pool's name.
+ * Over TLS each socket has a pool of its own, for its session is kept here. */
 struct way_gateway_step {
     struct way_gateway_conn *conn; /* MOVE: to be moved by who got it, then released */
     const char *host;              /* where to dial it */
@@ -50,11 +54,17 @@ struct way_gateway_result {
     const char *error, *phase, *step, *certainty, *class_name, *verdict, *node, *state;
 };
 
-size_t way_gateway_abi(void);
+/* Of these declarations: another one with each change. */
+enum { WAY_GATEWAY_VERSION = 2 };
+size_t way_gateway_abi(
+    void); /* of them all: their version, and what is as large as here */
 
-/* text[0..n): the configuration, as the daemon's file has it. 0, or -1. */
-int way_gateway_new(struct way_gateway **out, const char *text, size_t n,
-                    struct way_gateway_error *error);
+/* text[0..n): the configuration, as the daemon's file has it. `kept` and `seconds`: how many
+ * idle sockets to a node the worker keeps, and for how long. 0, or -1. */
+int way_gateway_new(struct way_gateway **out, const char *text, size_t n, unsigned kept,
+                    double seconds, struct way_gateway_error *error);
+/* 1: nodes are spoken to by TLS, so that a pool has one socket. */
+int way_gateway_tls(const struct way_gateway *g);
 /* In the worker. -1 also where this process has started one from another Lua state. */
 int way_gateway_start(struct way_gateway *g, struct way_gateway_error *error);
 void way_gateway_free(struct way_gateway *g);

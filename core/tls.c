@@ -18,26 +18,50 @@ struct way_tls {
     bool skip_verify;
 };
 
+enum { RESTING_BYTES = 4096 }; /* in each direction, of a session that rests */
+
 /* ---- the socket ---- */
 
 static int bio_write(BIO *b, const char *p, int n)
 {
-    const struct way_tls_session *s = BIO_get_data(b);
+    struct way_tls_session *s = BIO_get_data(b);
     ssize_t did;
+    BIO_clear_retry_flags(b);
+    if (s->fd == WAY_TLS_NO_SOCKET) {
+        way_buf_put(&s->out, p, (size_t)n);
+        return n;
+    }
     do {
         did = send(s->fd, p, (size_t)n, MSG_NOSIGNAL);
     } while (did < 0 && errno == EINTR);
-    BIO_clear_retry_flags(b);
     if (did < 0 && errno == EAGAIN)
         BIO_set_retry_write(b);
     return (int)did;
 }
 
+/* What has come, as recv() would give it. */
+static ssize_t take_come(struct way_tls_session *s, char *p, size_t n)
+{
+    size_t held = way_buf_held(&s->in);
+    n = n < held ? n : held;
+    if (!n) {
+        errno = EAGAIN;
+        return -1;
+    }
+    memcpy(p, s->in.p + s->in.off, n);
+    s->in.off += n;
+    return (ssize_t)n;
+}
+
 static int bio_read(BIO *b, char *p, int n)
 {
-    const struct way_tls_session *s = BIO_get_data(b);
+    struct way_tls_session *s = BIO_get_data(b);
     ssize_t did;
     do {
+        if (s->fd == WAY_TLS_NO_SOCKET) {
+            did = take_come(s, p, (size_t)n);
+            break;
+        }
         did = recv(s->fd, p, (size_t)n, 0);
     } while (did < 0 && errno == EINTR);
     BIO_clear_retry_flags(b);
@@ -191,6 +215,8 @@ void way_tls_end(struct way_tls_session *s)
 {
     SSL_free(s->ssl);
     s->ssl = NULL;
+    way_buf_fini(&s->in);
+    way_buf_fini(&s->out);
 }
 
 /* The alerts by which a node says that it does not take our certificate. */
@@ -287,4 +313,35 @@ ssize_t way_tls_read(struct way_tls_session *s, void *p, size_t n)
     s->ended = errno != EAGAIN;
     s->errnum = errno;
     return -1;
+}
+
+/* ---- without a socket ---- */
+
+void way_tls_came(struct way_tls_session *s, const char *p, size_t n)
+{
+    if (!way_buf_held(&s->in))
+        way_buf_reset(&s->in);
+    way_buf_put(&s->in, p, n);
+}
+
+struct way_span way_tls_to_send(const struct way_tls_session *s)
+{
+    size_t n = way_buf_held(&s->out);
+    return (struct way_span){ n ? s->out.p + s->out.off : NULL, n };
+}
+
+void way_tls_sent(struct way_tls_session *s, size_t n)
+{
+    s->out.off += n;
+    if (!way_buf_held(&s->out))
+        way_buf_reset(&s->out);
+}
+
+bool way_tls_rests(struct way_tls_session *s)
+{
+    if (way_buf_held(&s->in) || way_buf_held(&s->out) || SSL_has_pending(s->ssl))
+        return false;
+    way_buf_trim(&s->in, RESTING_BYTES);
+    way_buf_trim(&s->out, RESTING_BYTES);
+    return true;
 }

@@ -1,4 +1,5 @@
-/* tls - a TLS session to a node over a socket that never blocks.
+/* tls - a TLS session to a node over a socket that never blocks, or over none: then the
+ * caller brings the bytes that came and takes those that are to go.
  *
  * A context holds what is trusted and shown: made once, shared by threads, which only read
  * it. A session belongs to one socket and one thread; it owns neither, and stays where it
@@ -41,6 +42,7 @@ enum way_tls_fault {
 struct way_tls_session {
     void *ssl;                /* private */
     int fd;                   /* private */
+    struct way_buf in, out;   /* private: without a socket, what came and what is to go */
     size_t pending;           /* private: bytes of the record that is being written */
     bool ended;               /* private: nothing more will be read, */
     int errnum;               /* private: because of that */
@@ -49,8 +51,9 @@ struct way_tls_session {
     char message[160];        /* ro: the fault in words */
 };
 
-/* `host` is the node's, a name or an address: asked for (SNI, names only) and verified
+/* fd: WAY_TLS_NO_SOCKET: see way_tls_came. `host` is the node's, a name or an address: asked for (SNI, names only) and verified
  * unless the context has a name. -1 with err: it can be neither. */
+enum { WAY_TLS_NO_SOCKET = -1 };
 int way_tls_begin(struct way_tls_session *s, const struct way_tls *t, int fd,
                   const char *host, struct way_err *err) WAY_MUST_CHECK;
 /* Frees the session and tells the node nothing. Doing it twice does nothing. */
@@ -69,5 +72,16 @@ ssize_t way_tls_write(struct way_tls_session *s, const void *p, size_t n);
  * nobody would be woken for it. */
 enum { WAY_TLS_RECORD = 16384 }; /* bytes in a record at most */
 ssize_t way_tls_read(struct way_tls_session *s, void *p, size_t n);
+
+/* ---- without a socket ----
+ * EAGAIN is told only by a handshake or a read, for want of bytes. All but way_tls_came may
+ * add to what is to go. A write has all its bytes taken, which says nothing of the kernel. */
+void way_tls_came(struct way_tls_session *s, const char *p, size_t n);
+/* The records to be sent; valid until the next call but this. */
+struct way_span way_tls_to_send(const struct way_tls_session *s);
+void way_tls_sent(struct way_tls_session *s, size_t n); /* its first n are */
+/* Nothing of a record is held, either way: the next byte begins one. Gives its buffers
+ * back. */
+bool way_tls_rests(struct way_tls_session *s);
 
 #endif

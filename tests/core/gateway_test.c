@@ -30,7 +30,7 @@ static void begin(struct bed *b, const char *more)
     int n =
         snprintf(text, sizeof text, "return { %s, policy = 'policies/fail_fast.lua' %s }",
                  b->k.seeds, more);
-    if (way_gateway_new(&b->g, text, (size_t)n, &e) < 0 ||
+    if (way_gateway_new(&b->g, text, (size_t)n, 64, 60, &e) < 0 ||
         way_gateway_start(b->g, &e) < 0)
         fail_msg("%s", e.text);
     await_known(b);
@@ -420,10 +420,10 @@ static void one_process_has_one(void **state)
     struct way_gateway_error e;
     static const char text[] = "return { cluster = { seeds = { '127.0.0.1:1' } } }";
     begin(&b, "");
-    assert_int_equal(way_gateway_new(&other, text, sizeof text - 1, &e), -1);
+    assert_int_equal(way_gateway_new(&other, text, sizeof text - 1, 64, 60, &e), -1);
     assert_non_null(strstr(e.text, "lua_code_cache"));
     end(&b);
-    assert_int_equal(way_gateway_new(&other, text, sizeof text - 1, &e), 0);
+    assert_int_equal(way_gateway_new(&other, text, sizeof text - 1, 64, 60, &e), 0);
     assert_null(way_gateway_begin(other, 0)); /* not started */
     assert_null(way_gateway_why(other, "127.0.0.1:1"));
     way_gateway_free(other);
@@ -441,7 +441,7 @@ static void a_table_that_was_mapped_before_the_fork_is_one(void **state)
         text, sizeof text,
         "return { %s, policy = 'policies/fail_fast.lua', limits = { guard = false } }",
         b.k.seeds);
-    assert_int_equal(way_gateway_new(&b.g, text, (size_t)n, &e), 0);
+    assert_int_equal(way_gateway_new(&b.g, text, (size_t)n, 64, 60, &e), 0);
     pid_t child = fork();
     if (child == 0) {
         way_gateway_free(

@@ -394,6 +394,127 @@ static void what_a_cut_leaves_readable_is_what_was_taken(void **state)
     free(a);
 }
 
+/* --- without a socket --- */
+
+/* Carries records between the two, at most `piece` bytes at a time. */
+static void carry(struct pair *p, size_t piece)
+{
+    char bytes[4096];
+    struct way_span out = way_tls_to_send(&p->s);
+    if (out.n) {
+        ssize_t n = write(p->fd[0], out.p, out.n < piece ? out.n : piece);
+        if (n > 0)
+            way_tls_sent(&p->s, (size_t)n);
+    }
+    ssize_t came = recv(p->fd[0], bytes, piece < sizeof bytes ? piece : sizeof bytes, 0);
+    if (came > 0)
+        way_tls_came(&p->s, bytes, (size_t)came);
+}
+
+static void begin_carried(struct pair *p, const char *cert, const char *key)
+{
+    struct way_err err = { "" };
+    struct way_tls_options o = trusting();
+    begin(p, &o, cert, key, "node.test");
+    way_tls_end(&p->s);
+    assert_int_equal(
+        way_tls_begin(&p->s, p->context, WAY_TLS_NO_SOCKET, "node.test", &err), 0);
+}
+
+static int shake_carried(struct pair *p, size_t piece)
+{
+    for (int i = 0; i < 100000; i++) {
+        int rc = way_tls_handshake(&p->s); /* once: a second call hides the fault */
+        if (rc < 0 && errno != EAGAIN)
+            return -1;
+        if (rc == 0 && !way_tls_to_send(&p->s).n)
+            return 0;
+        carry(p, piece);
+        (void)SSL_do_handshake(p->node);
+    }
+    fail_msg("no end of the handshake");
+    return -1;
+}
+
+/* Either way, in pieces of any size; between records nothing is held, within one it is. */
+static void without_a_socket_the_caller_carries_records(void **state)
+{
+    (void)state;
+    enum { ALL = 300000 };
+    static const size_t pieces[] = { 1, 17, 4096 };
+    unsigned char *a = stream(ALL), *back = malloc(ALL);
+    assert_non_null(back);
+    for (size_t i = 0; i < way_count(pieces); i++) {
+        struct pair p;
+        begin_carried(&p, "node.crt", "node.key");
+        assert_int_equal(shake_carried(&p, pieces[i]), 0);
+        size_t taken = 0, got = 0, said = 0, heard = 0;
+        while (taken < ALL) { /* all of it, at once */
+            ssize_t n = way_tls_write(&p.s, a + taken, ALL - taken);
+            assert_true(n > 0 && n <= WAY_TLS_RECORD);
+            taken += (size_t)n;
+        }
+        assert_false(way_tls_rests(&p.s));
+        while (got < ALL) {
+            (void)SSL_do_handshake(p.node);
+            carry(&p, pieces[i]);
+            got += node_reads(&p, got);
+        }
+        (void)SSL_set_mode(p.node, SSL_MODE_ENABLE_PARTIAL_WRITE |
+                                       SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER);
+        while (heard < ALL) {
+            int n = said < ALL ? SSL_write(p.node, a + said, (int)(ALL - said)) : 0;
+            said += n > 0 ? (size_t)n : 0;
+            carry(&p, pieces[i]);
+            ssize_t did = way_tls_read(&p.s, back + heard, ALL - heard);
+            assert_true(did > 0 || errno == EAGAIN);
+            heard += did > 0 ? (size_t)did : 0;
+        }
+        assert_memory_equal(a, back, ALL);
+        assert_true(way_tls_rests(&p.s));
+        assert_int_equal(SSL_write(p.node, "x", 1), 1);
+        carry(&p, 3); /* not even its header */
+        char byte;
+        assert_int_equal(way_tls_read(&p.s, &byte, 1), -1);
+        assert_int_equal(errno, EAGAIN);
+        assert_false(way_tls_rests(&p.s));
+        carry(&p, 4096);
+        assert_int_equal(way_tls_read(&p.s, &byte, 1), 1);
+        assert_true(way_tls_rests(&p.s));
+        end(&p);
+    }
+    free(a);
+    free(back);
+}
+
+static void without_a_socket_faults_are_the_same(void **state)
+{
+    (void)state;
+    struct pair p;
+    begin_carried(&p, "late.crt", "late.key");
+    assert_int_equal(shake_carried(&p, 4096), -1);
+    assert_int_equal(p.s.fault, WAY_TLS_FAULT_CERTIFICATE);
+    assert_string_equal(p.s.message, "certificate has expired");
+    end(&p);
+    begin_carried(&p, "node.crt", "node.key");
+    assert_int_equal(way_tls_handshake(&p.s), -1);
+    assert_int_equal(errno, EAGAIN);
+    way_tls_came(&p.s, "-ERR unknown command\r\n", 22);
+    assert_int_equal(way_tls_handshake(&p.s), -1);
+    assert_int_equal(p.s.fault, WAY_TLS_FAULT_PROTOCOL);
+    end(&p);
+    begin_carried(&p, "node.crt", "node.key");
+    assert_int_equal(shake_carried(&p, 4096), 0);
+    assert_int_equal(SSL_do_handshake(p.node), 1);
+    assert_true(SSL_shutdown(p.node) >= 0);
+    char byte;
+    for (int i = 0; i < 10; i++)
+        carry(&p, 4096);
+    assert_int_equal(way_tls_read(&p.s, &byte, 1), -1);
+    assert_int_equal(p.s.fault, WAY_TLS_FAULT_EOF);
+    end(&p);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -403,6 +524,8 @@ int main(void)
         cmocka_unit_test(plain_text_silence_and_an_end_are_told_apart),
         cmocka_unit_test(megabytes_go_through_a_narrow_socket_in_order),
         cmocka_unit_test(what_a_cut_leaves_readable_is_what_was_taken),
+        cmocka_unit_test(without_a_socket_the_caller_carries_records),
+        cmocka_unit_test(without_a_socket_faults_are_the_same),
     };
     return cmocka_run_group_tests(tests, make_certificates, remove_certificates);
 }

@@ -9,7 +9,7 @@ local kit = require "tests.support.kit"
 local policies = {}
 for path in io.popen("ls policies/*.lua"):lines() do policies[#policies + 1] = path end
 
-local TIMEOUTS = { dial = 0.25, write = 0.4, read = 0.3, total = 1.2 }
+local TIMEOUTS = { dial = 0.25, tls = 0.5, write = 0.4, read = 0.3, total = 1.2 }
 local SLOT = 100
 
 local function key(name) return kit.key_in(SLOT, name) end
@@ -51,6 +51,41 @@ for _, words in ipairs { "LOADING Redis is loading the dataset in memory", "BUSY
   "WRONGTYPE Operation against a key", "NOAUTH Authentication required." } do
   local blames = words:find "^LOADING" or words:find "^BUSY" or words:find "^MASTERDOWN" or words:find "^ERR max"
   traces[#traces + 1] = { blames = blames, "the error reply " .. words:match "^[^ ]+ ?[a-z]*", replies = words, run = { SET } }
+end
+
+-- Over TLS: what goes wrong in the handshake, and of the others what needs no look into the bytes. `mend` beside `make`;
+-- `tls`: which of the cluster's files the hosts have, all of them by default.
+local function on_new(rule)
+  return function(node)
+    rule.on = "new"
+    node.mitm:rule(rule)
+  end
+end
+local function ask(wanted)
+  return function(node) assert(node:call("CONFIG", "SET", "tls-auth-clients", wanted) == "OK") end
+end
+local function show(name)
+  return function(node, own) assert(node:call("CONFIG", "SET", "tls-cert-file", own[name].cert, "tls-key-file", own[name].key) == "OK") end
+end
+local tls_traces = {
+  { "a certificate that has expired", make = show "late", mend = show "node", run = { SET } },
+  { "a certificate of ours that is missing", tls = { "ca" }, make = ask "yes", mend = ask "optional", run = { INCR } },
+  { "an answer that is no TLS", make = on_new { dir = "down", act = "inject", with = "-ERR x\r\n", at = 0 }, run = { INCR } },
+  { "silence to the handshake", make = on_new { dir = "down", act = "swallow", at = 0 }, run = { INCR } },
+  { "a handshake that trickles", make = on_new { dir = "down", act = "trickle", bytes = 1, ms = 20, at = 0 },
+    run = { { "MULTI" }, INCR, { "EXEC" } } },
+  { "end of file within the handshake", make = on_new { dir = "down", act = "cut", how = "fin", at = 60 }, run = { SET } },
+  { "reset within the handshake", make = on_new { dir = "down", act = "cut", how = "rst", at = 60 }, run = { SET } },
+  { "end of file within our hello", make = on_new { dir = "up", act = "cut", how = "fin", at = 60 }, run = { SET } },
+  -- By TLS a node that is frozen takes no connection, and the daemon has one of its own for transactions.
+  { "silence to a transaction", before = { { "MULTI" }, INCR, { "EXEC" } }, make = function(node) node:freeze() end,
+    run = { { "MULTI" }, INCR, SET, { "EXEC" } } },
+  { "a send of records that stops half way", before = { SET }, partial = true, run = { { "APPEND", key "big", { rep = 16000000 } } },
+    make = function(node) node.mitm:rule { dir = "up", act = "stall", at = "+1000", on = "all" } end },
+}
+for _, trace in ipairs(traces) do
+  local plain = { refused = true, ["dial timed out"] = true, silence = true, ["a transaction that is refused"] = true }
+  if plain[trace[1]] then tls_traces[#tls_traces + 1] = trace end
 end
 
 -- ---- the two of them, seen alike ----
@@ -108,11 +143,20 @@ local function seen_of(reply)
 end
 
 local cluster, master
-setup(function()
+local function begin(tls)
   -- 60 s: masters are frozen, and are to be the same ones before the daemon and before nginx.
-  cluster = kit.cluster { masters = 3, replicas = 3, node_timeout = 60000, front = "mitm", config = { "repl-timeout 3600" } }
+  cluster = kit.cluster { masters = 3, replicas = 3, node_timeout = 60000, front = "mitm", config = { "repl-timeout 3600" },
+    tls = tls, auth_clients = tls and "optional" }
   master = cluster:node(1)
-end)
+end
+
+local function files_of(trace)
+  local own, files = cluster.certificates, {}
+  for k, name in pairs(trace.tls) do
+    if type(k) == "number" then files[name] = own[name] else files[k] = name end
+  end
+  return files
+end
 
 local function heal()
   if master.frozen then master:thaw() end
@@ -143,16 +187,17 @@ local function run_on(start, run, trace, policy)
       if name == key "value" or name == key "other" then return "-" .. trace.replies .. "\r\n" end
     end)
   end
-  local way = start { cluster = cluster, policy = policy, workers = 1, timeouts = TIMEOUTS,
+  local way = start { cluster = cluster, policy = policy, workers = 1, timeouts = TIMEOUTS, tls = trace.tls and files_of(trace),
     limits = { refresh_interval = 30, refresh_period = 60 } }
   rested(way) -- every node's first probe is over
   if trace.before then run(way, trace.before) end
-  if trace.make then trace.make(master) end
+  if trace.make then trace.make(master, cluster.certificates) end
   local seen, began = {}, socket.gettime()
   for i, reply in ipairs(run(way, trace.run)) do seen[i] = seen_of(reply) end
   local ran_out = socket.gettime() - began > TIMEOUTS.total - 0.1
   local events = lines_of(rested(way), trace)
   way:stop()
+  if trace.mend then trace.mend(master, cluster.certificates) end
   heal()
   return events, seen, ran_out
 end
@@ -238,8 +283,8 @@ local function pairs_of_trial(of, sample)
   return kit.count(drawn, all)
 end
 
-describe("daemon and nginx", function()
-  for _, pair in ipairs(pairs_of_trial(traces, #policies)) do
+local function agree(of, sample)
+  for _, pair in ipairs(pairs_of_trial(of, sample)) do
     local policy, trace = pair[1], pair[2]
     it(("agree about %s under %s"):format(trace[1], policy), function()
       finally(heal)
@@ -252,4 +297,14 @@ describe("daemon and nginx", function()
       else assert_alike(daemon, nginx, "the journal", trace.partial, endless) end
     end)
   end
+end
+
+describe("daemon and nginx", function()
+  setup(begin)
+  agree(traces, #policies)
+end)
+
+describe("daemon and nginx, by TLS,", function()
+  setup(function() begin(true) end)
+  agree(tls_traces, 5)
 end)

@@ -55,9 +55,11 @@ location = /why { content_by_lua_block { ngx.print((wayside:why(ngx.var.arg_node
 ]]
 
 local function http_text(options)
+  local tls = options.tls
+  if tls == nil and options.cluster then tls = options.cluster:tls() end
   local config = {
     library = gateway.library,
-    cluster = { seeds = options.seeds or options.cluster:seeds() },
+    cluster = { seeds = options.seeds or options.cluster:seeds(), tls = tls },
     timeouts = options.timeouts, limits = options.limits, segment = options.segment,
   }
   local policy = options.policy

@@ -16,6 +16,9 @@
 -- `workers` and `admin` mean nothing), and three more: `library` (where libwayside.so is), `pool_size` (idle
 -- connections per node and worker, 64) and `pool_idle` (seconds that they are kept, 60).
 --
+-- TLS to nodes (`cluster.tls`) is spoken by libwayside as well: nginx's sockets carry its records, and nginx.conf's
+-- lua_ssl_* directives play no part.
+--
 -- A policy runs in a Lua state of libwayside's own, so that nothing it does reaches nginx's.
 local ffi = require "ffi"
 
@@ -39,7 +42,9 @@ struct way_gateway_result {
     const char *error, *phase, *step, *certainty, *class_name, *verdict, *node, *state;
 };
 size_t way_gateway_abi(void);
-int way_gateway_new(struct way_gateway **out, const char *text, size_t n, struct way_gateway_error *error);
+int way_gateway_new(struct way_gateway **out, const char *text, size_t n, unsigned kept, double seconds,
+    struct way_gateway_error *error);
+int way_gateway_tls(const struct way_gateway *g);
 int way_gateway_start(struct way_gateway *g, struct way_gateway_error *error);
 void way_gateway_free(struct way_gateway *g);
 double way_gateway_tick(struct way_gateway *g);
@@ -62,6 +67,7 @@ const char *way_gateway_why(struct way_gateway *g, const char *node);
 const char *way_gateway_events(struct way_gateway *g, double *after);
 ]]
 
+local VERSION = 2 -- of these declarations
 local OVER, MOVE = 0, 1
 local SEND, RECEIVE = 1, 2
 local RECEIVE_BYTES = 65536
@@ -93,7 +99,7 @@ local function load_library(path)
     tried[#tried + 1] = tostring(found)
   end
   if not C then error("resty.wayside: libwayside can't be loaded: " .. concat(tried, "; "), 0) end
-  local abi = ffi.sizeof "struct way_gateway_step" * 1000 + ffi.sizeof "struct way_gateway_result"
+  local abi = VERSION * 1000000 + ffi.sizeof "struct way_gateway_step" * 1000 + ffi.sizeof "struct way_gateway_result"
   if tonumber(C.way_gateway_abi()) ~= abi then
     error("resty.wayside: this file and libwayside are of different versions", 0)
   end
@@ -445,12 +451,13 @@ function wayside.new(options)
   load_library(own.library)
   local text = "return " .. source(rest, "new")
   local place, failure = ffi_new "struct way_gateway *[1]", ffi_new "struct way_gateway_error"
-  if C.way_gateway_new(place, text, #text, failure) < 0 then
+  local kept, seconds = own.pool_size or 64, own.pool_idle or 60
+  if C.way_gateway_new(place, text, #text, kept, seconds, failure) < 0 then
     error("resty.wayside: " .. ffi_string(failure.text), 2)
   end
   return setmetatable({
     handle = ffi_gc(place[0], C.way_gateway_free), result = ffi_new "struct way_gateway_result",
-    dial = { pool_size = own.pool_size or 64 }, pool_idle = (own.pool_idle or 60) * 1000,
+    dial = { pool_size = C.way_gateway_tls(place[0]) == 1 and 1 or kept }, pool_idle = seconds * 1000,
   }, Gateway)
 end
 
