@@ -313,14 +313,14 @@ const _Atomic uint64_t *way_health_policy_epoch(struct way_health *h);
  * counted: whoever of them dies leaves the watch, and what it has seen, to the others. */
 struct way_probation {
     double ends; /* by way_clock() */
-    double errors_most, marks_most,
-        ratio; /* limits.probation_... of who put it in charge */
+    /* limits.probation_errors, _marks and _ratio of who put it in charge. */
+    double errors_most, marks_most, ratio;
 };
 struct way_probation_counts {
     uint64_t errors, marks; /* of the policy on probation */
-    uint64_t out,
-        out_before; /* how often it, and the one before in its shadow, took a node
-                                 out of use, where both are asked */
+    /* How often it, and the one before in its shadow, took a node out of use, where both
+     * are asked. */
+    uint64_t out, out_before;
 };
 /* Adds `more` (what this process has seen since it last added) to what all have, if the
  * policy of `epoch` is on probation. 1: it is, and the outs are set; 0: it is not (any

@@ -96,9 +96,8 @@ struct way_reload {
     double convert_until;
     double since;     /* of the state */
     double probation; /* its end */
-    struct way_probation_counts added,
-        sum;               /* of the reign in charge: told to the table by this
-                                               process, and of all, when last looked at */
+    /* Of the reign in charge: told to the table by this process; of all, when last looked. */
+    struct way_probation_counts added, sum;
     uint64_t rolled_epoch; /* that came by going back, and was told of */
     bool rolling_back;     /* SWAPPING: back to the one before */
     bool followed;         /* SWAPPING: as another process said */
@@ -578,8 +577,8 @@ static void watch(struct way_reload *r)
     const struct way_limits *limits = &config_of(r)->limits;
     struct way_policy_text *other = r->before ? NULL : text_before(r);
     static const struct way_probation_counts none;
-    struct way_probation p = { .ends =
-                                   INFINITY }; /* where the lock is busy: the next look */
+    /* Where the lock is busy, the next look tells. */
+    struct way_probation p = { .ends = INFINITY };
     enter(r, PROBATION);
     (void)!way_health_probation(r->o.health, r->now->epoch, &none, &p, &r->sum);
     r->probation = p.ends;
