@@ -100,6 +100,12 @@ uint64_t way_ring_room(struct way_ring *r)
     return r->mask + 1 - (head - r->tail_seen);
 }
 
+uint64_t way_ring_held(struct way_ring *r)
+{
+    r->head_seen = atomic_load_explicit(&r->head, memory_order_acquire);
+    return r->head_seen - atomic_load_explicit(&r->tail, memory_order_relaxed);
+}
+
 const struct way_entry *way_ring_peek(struct way_ring *r)
 {
     uint64_t tail = atomic_load_explicit(&r->tail, memory_order_relaxed);

@@ -122,6 +122,8 @@ void way_ring_push(struct way_ring *r);
 bool way_ring_put(struct way_ring *r, const struct way_entry *e);
 /* How many more there is a place for, at least. */
 uint64_t way_ring_room(struct way_ring *r);
+/* How many there are to be read, at least. */
+uint64_t way_ring_held(struct way_ring *r);
 /* The oldest entry, or NULL; way_ring_pop gives its place back. */
 const struct way_entry *way_ring_peek(struct way_ring *r);
 void way_ring_pop(struct way_ring *r);

@@ -1278,10 +1278,11 @@ static void take_differences(struct way_shadows *all, struct way_shadow *s)
 {
     for (unsigned i = 0; i < s->threads; i++) {
         struct way_ring *r = s->seat[i].ring;
-        while (way_ring_peek(r)) { /* they come in pairs */
+        while (way_ring_held(r) >=
+               2) { /* they come in pairs, the second may be yet to come */
             struct way_entry *to =
                 s->difference[s->differences++ % WAY_SHADOW_DIFFERENCES];
-            for (int side = 0; side < 2 && way_ring_peek(r); side++) {
+            for (int side = 0; side < 2; side++) {
                 to[side] = *way_ring_peek(r);
                 way_ring_pop(r);
             }

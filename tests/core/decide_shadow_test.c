@@ -674,6 +674,7 @@ struct runner {
     struct bed *b;
     struct way_decider *d;
     unsigned number, rounds;
+    _Atomic unsigned *running;
 };
 
 static void *run(void *arg)
@@ -696,17 +697,22 @@ static void *run(void *arg)
             way_decide_retry(r->d, node, &e, &retry, &entry);
         }
     }
+    atomic_fetch_sub(r->running, 1);
     return NULL;
 }
 
-static void run_threads(struct bed *b, unsigned rounds)
+/* `tending`: differences are taken all the while. */
+static void run_threads(struct bed *b, unsigned rounds, bool tending)
 {
     struct runner runner[THREADS_MOST];
     pthread_t id[THREADS_MOST];
+    _Atomic unsigned running = b->threads;
     for (unsigned i = 0; i < b->threads; i++) {
-        runner[i] = (struct runner){ b, b->decider[i], i, rounds };
+        runner[i] = (struct runner){ b, b->decider[i], i, rounds, &running };
         assert_int_equal(pthread_create(&id[i], NULL, run, &runner[i]), 0);
     }
+    while (tending && atomic_load(&running))
+        way_shadows_tend(b->shadows, NULL, b->now, 1);
     for (unsigned i = 0; i < b->threads; i++)
         pthread_join(id[i], NULL);
 }
@@ -743,7 +749,7 @@ static void an_equal_policy_agrees_while_threads_contend(void **state)
     struct bed b;
     begin(&b, BUSY_POLICY("1"), THREADS_MOST);
     struct way_shadow *s = put(&b, WAY_SHADOW_CANDIDATE, BUSY_POLICY("1"), true);
-    run_threads(&b, 3000);
+    run_threads(&b, 3000, false);
     struct way_shadow_counts c = counts(s);
     print_message("%llu events, %llu conflicts of the table, %llu dropped\n",
                   (unsigned long long)c.events,
@@ -756,21 +762,36 @@ static void an_equal_policy_agrees_while_threads_contend(void **state)
     end(&b);
 }
 
+/* Both sides of one difference, and never of two. */
+static void a_pair(void *arg, const struct way_entry *charge, const struct way_entry *own)
+{
+    unsigned *pairs = arg;
+    assert_int_equal(charge->shadow, WAY_ENTRY_IN_CHARGE);
+    assert_int_equal(own->shadow, WAY_ENTRY_CANDIDATE);
+    assert_int_equal(own->thread, charge->thread);
+    assert_int_equal(own->node, charge->node);
+    assert_float_equal(own->event.now, charge->event.now, 0);
+    ++*pairs;
+}
+
 /* One that differs has a world of its own that stays in order, and each question is
- * either answered or counted as given up. */
+ * either answered or counted as given up; its differences are taken whole. */
 static void one_that_differs_keeps_its_own_world_while_threads_contend(void **state)
 {
     (void)state;
     struct bed b;
     begin(&b, BUSY_POLICY("1"), THREADS_MOST);
     struct way_shadow *s = put(&b, WAY_SHADOW_CANDIDATE, BUSY_POLICY("2"), true);
-    run_threads(&b, 3000);
+    unsigned pairs = 0;
+    way_shadows_tell(b.shadows, a_pair, &pairs);
+    run_threads(&b, 3000, true);
     tend(&b);
     struct way_shadow_counts c = counts(s);
     uint64_t questions = c.agreed + disagreements(s);
     assert_int_equal(questions, c.events);
     assert_true(c.disagreed[WAY_FN_MARK] > 0);
     assert_true(c.disagreed[WAY_FN_BACKOFF] > 0);
+    assert_int_equal(pairs + c.unshown, disagreements(s));
     print_message("%llu events, %llu dropped\n", (unsigned long long)c.events,
                   (unsigned long long)c.dropped);
     assert_true(c.dropped < c.events);

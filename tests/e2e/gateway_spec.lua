@@ -420,8 +420,13 @@ describe("resty.wayside", function()
       return kit.gateway { cluster = cluster, timeouts = PATIENT, policy = "policies/default.lua", workers = workers,
         config = { cluster = { seeds = cluster:seeds(), user = user, password = password } } }
     end
+    local function said(way, node)
+      local lines = {}
+      for i, event in ipairs(way:events { node = node.address }) do lines[i] = event.line end
+      return table.concat(lines, "\n")
+    end
     local function healthy(way, node)
-      for _, state in pairs(way:states(node)) do assert.equal("healthy", state) end
+      for _, state in pairs(way:states(node)) do assert.equal("healthy", state, said(way, node)) end
     end
 
     it("authenticates each connection, as the default user or by its name", function()
@@ -460,9 +465,7 @@ describe("resty.wayside", function()
         { err.error, err.phase, err.step, err.certainty, err.class, err.verdict, err.state, err.node })
       assert.is_true(socket.gettime() - began < 0.25)
       kit.wait_for(function()
-        local seen = {}
-        for i, event in ipairs(way:events { node = master.address }) do seen[i] = event.line end
-        return #way:events { error = "auth", step = "hello", class = "config" } > 0, table.concat(seen, "\n")
+        return #way:events { error = "auth", step = "hello", class = "config" } > 0, said(way, master)
       end, 2, "the worker's journal to tell of it")
       healthy(way, master)
       assert.equal("OK", (way:call("SET", elsewhere, "v"))) -- the others are as they were
