@@ -166,16 +166,6 @@ local function heal()
   cluster:wait_ok()
 end
 
---- The journal, once nothing has been added to it for a while.
-local function rested(way)
-  local events, since = way:events(), socket.gettime()
-  return kit.wait_for(function()
-    local now = way:events()
-    if #now ~= #events then events, since = now, socket.gettime() end
-    return socket.gettime() - since > 0.15 and events, #events .. " entries"
-  end, 5, "the journal to rest")
-end
-
 --- Runs the trace before one of them: what its worker journaled, what its user saw, whether that took all the time there is.
 local function run_on(start, run, trace, policy)
   master:call("SET", key "value", "v")
@@ -189,13 +179,13 @@ local function run_on(start, run, trace, policy)
   end
   local way = start { cluster = cluster, policy = policy, workers = 1, timeouts = TIMEOUTS, tls = trace.tls and files_of(trace),
     limits = { refresh_interval = 30, refresh_period = 60 } }
-  rested(way) -- every node's first probe is over
+  kit.rested(way) -- every node's first probe is over
   if trace.before then run(way, trace.before) end
   if trace.make then trace.make(master, cluster.certificates) end
   local seen, began = {}, socket.gettime()
   for i, reply in ipairs(run(way, trace.run)) do seen[i] = seen_of(reply) end
   local ran_out = socket.gettime() - began > TIMEOUTS.total - 0.1
-  local events = lines_of(rested(way), trace)
+  local events = lines_of(kit.rested(way), trace)
   way:stop()
   if trace.mend then trace.mend(master, cluster.certificates) end
   heal()

@@ -451,6 +451,7 @@ describe("resty.wayside", function()
       local master = cluster:master_of(0)
       local way = serve("app", "secret", 2)
       assert.equal("OK", (way:call("SET", key, "v")))
+      kit.rested(way, 0.6) -- each probe is over: one that is cut off would take the node out
       assert.equal("OK", master:call("ACL", "SETUSER", "app", "resetpass", ">other"))
       master:call("CLIENT", "KILL", "USER", "app")
       kit.wait_for(function()

@@ -13,6 +13,7 @@ local node = require "tests.support.node"
 local process = require "tests.support.process"
 local random = require "tests.support.random"
 local resp = require "tests.support.resp"
+local socket = require "socket"
 local wait = require "tests.support.wait"
 
 local kit = {
@@ -25,6 +26,17 @@ kit.soak = os.getenv "SOAK" ~= nil and os.getenv "SOAK" ~= "0"
 
 --- The count to run: the sample, or all in soak.
 function kit.count(sample, full) return kit.soak and full or sample end
+
+--- The journal of a daemon or of nginx's workers, once nothing has been added to it for so long.
+---@param seconds number? 0.15; longer than a probe may take, and none is under way
+function kit.rested(way, seconds)
+  local events, since = way:events(), socket.gettime()
+  return kit.wait_for(function()
+    local now = way:events()
+    if #now ~= #events then events, since = now, socket.gettime() end
+    return socket.gettime() - since > (seconds or 0.15) and events, #events .. " entries"
+  end, 5, "the journal to rest")
+end
 
 -- ---- scopes: one list of open things per block that is running ----
 
