@@ -296,5 +296,5 @@ end)
 
 describe("daemon and nginx, by TLS,", function()
   setup(function() begin(true) end)
-  agree(tls_traces, 5)
+  agree(tls_traces, 3)
 end)
