@@ -50,12 +50,6 @@ static void on_event(void *arg, const struct way_host_event *e)
                e->verdict);
 }
 
-static void end_if_done(struct program *p)
-{
-    if (!ev_is_active(&p->tick) && p->answered + p->failed == p->sent)
-        ev_break(EV_DEFAULT, EVBREAK_ALL);
-}
-
 static void on_done(void *arg, const struct way_host_result *r, unsigned count)
 {
     struct program *p = arg;
@@ -69,7 +63,6 @@ static void on_done(void *arg, const struct way_host_result *r, unsigned count)
                r[i].phase, r[i].step, r[i].error, r[i].certainty, r[i].class_name,
                r[i].node ? r[i].node : "none");
     }
-    end_if_done(p);
 }
 
 static void on_tick(struct ev_loop *loop, ev_timer *w, int events)
@@ -81,8 +74,8 @@ static void on_tick(struct ev_loop *loop, ev_timer *w, int events)
     struct way_host_command pipeline[] = { { 2, incr, NULL }, { 2, get, NULL } };
     struct way_host_error error;
     if (ev_now(loop) > p->until) {
-        ev_timer_stop(loop, w);
-        end_if_done(p);
+        if (p->answered + p->failed == p->sent)
+            ev_break(loop, EVBREAK_ALL);
         return;
     }
     if (!way_host_ready(p->host))
