@@ -56,8 +56,8 @@ struct way_gateway_result {
 
 /* Of these declarations: another one with each change. */
 enum { WAY_GATEWAY_VERSION = 2 };
-size_t way_gateway_abi(
-    void); /* of them all: their version, and what is as large as here */
+/* Of them all: their version, and what is as large as here. */
+size_t way_gateway_abi(void);
 
 /* text[0..n): the configuration, as the daemon's file has it. `kept` and `seconds`: how many
  * idle sockets to a node the worker keeps, and for how long. 0, or -1. */

@@ -344,6 +344,23 @@ static void commit_own(struct way_world *w, const struct way_proposal *given,
     w->changed(w->arg, &e);
 }
 
+static void pass_to(struct way_world *w, double at)
+{
+    if (at <= w->now)
+        return;
+    w->unix_time += at - w->now;
+    w->now = at;
+}
+
+static struct way_event event_now(const struct way_world *w, enum way_kind kind)
+{
+    return (struct way_event){ .kind = kind,
+                               .now = w->now,
+                               .began = w->now,
+                               .unix_time = w->unix_time,
+                               .deadline_left = -1 };
+}
+
 /* The mark's time is over: mark is asked; nil, and the node is healthy. */
 static void expire(struct way_world *w, struct member *m, double ends)
 {
@@ -355,13 +372,8 @@ static void expire(struct way_world *w, struct member *m, double ends)
                                                            .reason = "expired" } };
     struct way_decision d;
     struct way_verdict v;
-    w->unix_time += ends > w->now ? ends - w->now : 0;
-    w->now = ends > w->now ? ends : w->now;
-    struct way_event e = { .kind = WAY_KIND_EXPIRY,
-                           .now = w->now,
-                           .began = w->now,
-                           .unix_time = w->unix_time,
-                           .deadline_left = -1 };
+    pass_to(w, ends);
+    struct way_event e = event_now(w, WAY_KIND_EXPIRY);
     w->about = m;
     w->counted = false;
     w->seed = (uint64_t)(ends * 1e6) * 0x9e3779b97f4a7c15u | 1;
@@ -401,14 +413,9 @@ static void take_answers(struct way_world *w)
 static void sweep(struct way_world *w, double at, double late, uint64_t drawn)
 {
     struct way_swept out;
-    w->unix_time += at > w->now ? at - w->now : 0;
-    w->now = at > w->now ? at : w->now;
-    struct way_event e = { .kind = WAY_KIND_TICK,
-                           .now = w->now,
-                           .began = w->now,
-                           .unix_time = w->unix_time,
-                           .late = late,
-                           .deadline_left = -1 };
+    pass_to(w, at);
+    struct way_event e = event_now(w, WAY_KIND_TICK);
+    e.late = late;
     w->about = NULL;
     w->seed = drawn;
     way_decide_tick(w->decider, &e, &out);
@@ -491,10 +498,7 @@ void way_world_until(struct way_world *w, double now)
         else
             break;
     }
-    if (now > w->now) {
-        w->unix_time += now - w->now;
-        w->now = now;
-    }
+    pass_to(w, now);
 }
 
 /* An event's class is the policy's own: by name, where there is a name for it here. */

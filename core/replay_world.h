@@ -36,12 +36,12 @@ int way_world_open(struct way_world *w, double now, struct way_err *err) WAY_MUS
  * none. */
 const struct way_entry *way_world_live(struct way_world *w, const struct way_entry *e,
                                        const struct way_input *in);
+/* The first recorded sweep, once the world is open: this policy's own come at its own
+ * interval, in step with that. */
+void way_world_beat(struct way_world *w, const struct way_entry *e);
 /* A sweep as recorded: the facts that it had of each node, then whether it is one of this
- * policy's own, which come at its own interval, in step with the first recorded one: true, and it was asked as it is, at that
- * time and with that seed; false: it has no tick, or none due. */
-void way_world_beat(struct way_world *w,
-                    const struct way_entry *e); /* the first of them, once
-                                                                        it is open */
+ * policy's own. True: and it was asked as it is, at that time and with that seed; false: it
+ * has no tick, or none due. */
 void way_world_know(struct way_world *w, const struct way_entry *e,
                     const struct way_input *in);
 bool way_world_sweep(struct way_world *w, const struct way_entry *e) WAY_MUST_CHECK;

@@ -270,8 +270,9 @@ static bool look_after(struct way_dispatch *d, struct way_request *r, bool chang
     return false;
 }
 
-/* Goes through all that wait, in order; `changed`: the table did. */
-static void look_after_waiting(struct way_dispatch *d, bool changed)
+/* Goes through all that wait, or only those whose wait is over, in order; `changed`: the
+ * table did. */
+static void look_after_waiting(struct way_dispatch *d, bool changed, bool only_over)
 {
     struct way_request *all = d->waiting;
     d->waiting = NULL;
@@ -280,23 +281,14 @@ static void look_after_waiting(struct way_dispatch *d, bool changed)
     while (all) {
         struct way_request *r = all;
         all = r->link;
-        if (look_after(d, r, changed))
+        if ((only_over && d->o.loop->now < r->until) || look_after(d, r, changed))
             keep_waiting(d, r);
     }
 }
 
 void way_retry_overdue(struct way_dispatch *d)
 {
-    struct way_request *all = d->waiting;
-    d->waiting = NULL;
-    d->waiting_end = &d->waiting;
-    d->round++;
-    while (all) {
-        struct way_request *r = all;
-        all = r->link;
-        if (d->o.loop->now < r->until || look_after(d, r, false))
-            keep_waiting(d, r);
-    }
+    look_after_waiting(d, false, true);
 }
 
 static void on_tick(struct ev_loop *ev, ev_timer *w, int events)
@@ -304,7 +296,7 @@ static void on_tick(struct ev_loop *ev, ev_timer *w, int events)
     (void)events;
     struct way_dispatch *d = way_container(w, struct way_dispatch, tick);
     way_dispatch_pass(d); /* another process may have changed the table */
-    look_after_waiting(d, false);
+    look_after_waiting(d, false, false);
     if (!d->waiting)
         ev_timer_stop(ev, w);
 }
@@ -312,7 +304,7 @@ static void on_tick(struct ev_loop *ev, ev_timer *w, int events)
 void way_retry_release(struct way_dispatch *d)
 {
     if (d->waiting)
-        look_after_waiting(d, true);
+        look_after_waiting(d, true, false);
 }
 
 static bool has_room(struct way_dispatch *d, size_t n)

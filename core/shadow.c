@@ -1278,8 +1278,8 @@ static void take_differences(struct way_shadows *all, struct way_shadow *s)
 {
     for (unsigned i = 0; i < s->threads; i++) {
         struct way_ring *r = s->seat[i].ring;
-        while (way_ring_held(r) >=
-               2) { /* they come in pairs, the second may be yet to come */
+        /* They come in pairs, of which the second may be yet to come. */
+        while (way_ring_held(r) >= 2) {
             struct way_entry *to =
                 s->difference[s->differences++ % WAY_SHADOW_DIFFERENCES];
             for (int side = 0; side < 2; side++) {

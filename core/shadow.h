@@ -96,16 +96,15 @@ const char *way_shadow_class_name(const struct way_shadow *s, unsigned class);
 /* What came of it so far, of all threads; any thread may look. */
 struct way_shadow_counts {
     uint64_t events; /* that it heard of */
-    uint64_t agreed,
-        disagreed[WAY_FN_NONE];         /* by enum way_asked_function; of a sweep, nodes
-                                                that either side gave an answer */
+    /* By enum way_asked_function; of a sweep, nodes that either side gave an answer. */
+    uint64_t agreed, disagreed[WAY_FN_NONE];
     uint64_t asked;                     /* questions that its script was put */
     uint64_t errors[WAY_SHADOW_CAUSES]; /* in the order of way_stat_of_failure */
-    uint64_t dropped; /* questions given up: its nodes were being written, or a
-                          deadline cut either side short */
+    /* Questions given up: its nodes were being written, or a deadline cut either side short. */
+    uint64_t dropped;
     uint64_t unshown; /* differences that found no room */
-    uint64_t marks;   /* of events that reached `mark` on either side, and answers
-                          of sweeps: */
+    /* Of events that reached `mark` on either side, and answers of sweeps: */
+    uint64_t marks;
     uint64_t out, out_in_charge; /* a used node became failing */
     uint64_t fallback_in_charge; /* the fallback stood in for the policy in charge */
 };

@@ -58,11 +58,8 @@ static int bio_read(BIO *b, char *p, int n)
     struct way_tls_session *s = BIO_get_data(b);
     ssize_t did;
     do {
-        if (s->fd == WAY_TLS_NO_SOCKET) {
-            did = take_come(s, p, (size_t)n);
-            break;
-        }
-        did = recv(s->fd, p, (size_t)n, 0);
+        did = s->fd == WAY_TLS_NO_SOCKET ? take_come(s, p, (size_t)n)
+                                         : recv(s->fd, p, (size_t)n, 0);
     } while (did < 0 && errno == EINTR);
     BIO_clear_retry_flags(b);
     if (did < 0 && errno == EAGAIN)

@@ -51,9 +51,9 @@ struct way_tls_session {
     char message[160];        /* ro: the fault in words */
 };
 
-/* fd: WAY_TLS_NO_SOCKET: see way_tls_came. `host` is the node's, a name or an address: asked for (SNI, names only) and verified
+enum { WAY_TLS_NO_SOCKET = -1 }; /* see way_tls_came */
+/* `host` is the node's, a name or an address: asked for (SNI, names only) and verified
  * unless the context has a name. -1 with err: it can be neither. */
-enum { WAY_TLS_NO_SOCKET = -1 };
 int way_tls_begin(struct way_tls_session *s, const struct way_tls *t, int fd,
                   const char *host, struct way_err *err) WAY_MUST_CHECK;
 /* Frees the session and tells the node nothing. Doing it twice does nothing. */

@@ -248,7 +248,7 @@ local function specs(workers)
           .. "longest %.2f ms"):format(#waited, 100 * quick / #waited, waited[math.ceil(#waited / 2)],
           waited[math.ceil(#waited * 0.99)], waited[#waited]))
         -- Ten times the goal, or what others wait for answers meanwhile: the machine is shared with the load, the cluster and
-        -- whatever else runs. blame_spec asserts the goal, without a load beside it.
+        -- whatever else runs. blame_spec shows the goal, without a load beside it.
         assert.is_true(waited[math.ceil(#waited / 2)] < math.max(10, out.others_after * 1000), waited[math.ceil(#waited / 2)])
         assert.is_true(out.writes.longest < READ + 0.5, out.text)
       end)

@@ -381,14 +381,12 @@ describe("resty.wayside", function()
       local key = kit.key_in(slot, "moving")
       assert.equal("OK", (way:call("SET", key, "v")))
       local from, to = cluster:master_of(slot), cluster:master_of(16383)
-      local ids = { from:call("CLUSTER", "MYID"), to:call("CLUSTER", "MYID") }
-      to:call("CLUSTER", "SETSLOT", slot, "IMPORTING", ids[1])
-      from:call("CLUSTER", "SETSLOT", slot, "MIGRATING", ids[2])
+      cluster:begin_move(slot, to)
       kit.move_keys(slot, from, to)
       assert.equal("v", (way:call("GET", key)))
       assert.same({ "v" }, assert(way:run { { "MULTI" }, { "GET", key }, { "EXEC" } })[3])
       assert.equal("OK", (way:call("SET", key, "w")))
-      for _, node in ipairs { to, from } do node:call("CLUSTER", "SETSLOT", slot, "NODE", ids[2]) end
+      cluster:end_move(slot, from, to)
       for _ = 1, 10 do assert.equal("w", (way:call("GET", key))) end
       local redirects = ""
       for _, text in pairs(way:on_each "/status") do redirects = redirects .. text end
@@ -551,26 +549,18 @@ describe("resty.wayside", function()
           local text, why = wayside:reload()
           ngx.say(text or "refused: " .. why) } } ]] }
       local daemon = kit.wayside { cluster = cluster, timeouts = PATIENT, policy = policy, segment = segment }
-      local function wait_version(n)
-        kit.wait_for(function()
-          for _, text in pairs(way:on_each "/status") do
-            if not text:find("policy=reloaded version=" .. n, 1, true) then return false, text end
-          end
-          return true
-        end, 5, "version " .. n .. " on each worker")
-      end
       local load = load_on(way, { { "SET", "k1", "v" }, { "GET", "k2" }, { "INCR", "k3" } })
       kit.file("reloaded.lua", version(2))
       local told = way:get "/reload"
       assert.is_truthy(told:find("policy=reloaded version=2", 1, true), told)
-      wait_version(2)
+      way:wait_version("reloaded", 2)
       kit.file("reloaded.lua", version(3, ", mrak = 1"))
       told = way:get "/reload"
       assert.is_truthy(told:find "refused: .*mrak", told)
-      wait_version(2)
+      way:wait_version("reloaded", 2)
       kit.file("reloaded.lua", version(4))
       assert.is_truthy((way:get "/reload"):find("version=4", 1, true))
-      wait_version(4)
+      way:wait_version("reloaded", 4)
       kit.wait_for(function()
         local shown = kit.show(daemon:ask("WAYSIDE", "POLICY"))
         return shown:find("4", 1, true), shown
@@ -580,7 +570,7 @@ describe("resty.wayside", function()
       assert.same({}, bad)
       -- A worker that is born now has it too.
       replace_worker(way, 1)
-      wait_version(4)
+      way:wait_version("reloaded", 4)
     end)
 
     it("kill -9 of a worker in the midst of its reload leaves one policy or the other in charge, and the next reload works", function()
@@ -654,18 +644,10 @@ describe("resty.wayside", function()
       local way = kit.gateway { cluster = cluster, timeouts = FAST, policy = policy, segment = segment }
       local daemon = kit.wayside { cluster = cluster, timeouts = FAST, policy = policy, segment = segment,
         limits = { probation = 60, probation_errors = 4 } }
-      local function wait_version(n)
-        kit.wait_for(function()
-          for _, text in pairs(way:on_each "/status") do
-            if not text:find("policy=watched version=" .. n, 1, true) then return false, text end
-          end
-          return true
-        end, 5, "version " .. n .. " on each worker")
-      end
       kit.file("watched.lua", version(2, "if event.message == 'MARKME worse' then event() end"))
       local reply = daemon:ask("WAYSIDE", "RELOAD")
       assert.is_nil(reply.err, kit.show(reply))
-      wait_version(2)
+      way:wait_version("watched", 2)
       daemon:kill()
       daemon.stopped = true
       local before = way:workers()
@@ -673,7 +655,7 @@ describe("resty.wayside", function()
         local told = way:call("EVAL", "return redis.error_reply('MARKME worse')", "1", kit.key_in(i * 3000))
         assert.equal("MARKME worse", told.message, kit.show(told))
       end
-      wait_version(1)
+      way:wait_version("watched", 1)
       assert.is_truthy(way:log():find("limits.probation_errors is 4", 1, true), way:log())
       way:call("EVAL", "return redis.error_reply('MARKME now')", "1", kit.key_in(0))
       way:wait_states(cluster:master_of(0), "suspect")
@@ -763,23 +745,15 @@ describe("resty.wayside", function()
       process.write_file(policy, version(1))
       local way = kit.gateway { cluster = cluster, timeouts = PATIENT, segment = kit.folder() .. "/watch.seg", user = "root",
         config = { policy = { file = policy, watch = true } } }
-      local function wait_version(n)
-        kit.wait_for(function()
-          for _, text in pairs(way:on_each "/status") do
-            if not text:find("policy=watched version=" .. n, 1, true) then return false, text end
-          end
-          return true
-        end, 8, "version " .. n .. " on each worker")
-      end
-      wait_version(1)
+      way:wait_version("watched", 1)
       local load = load_on(way, { { "SET", "k1", "v" }, { "GET", "k2" } })
       process.write_file(policy, version(2))
-      wait_version(2)
+      way:wait_version("watched", 2)
       process.write_file(policy, version(3, ", mrak = 1"))
       kit.wait_for(function() return way:log():find "reload=refused[^\n]*mrak" end, 5, "the broken one to be refused")
-      wait_version(2)
+      way:wait_version("watched", 2)
       process.write_file(policy, version(4))
-      wait_version(4)
+      way:wait_version("watched", 4)
       local good, bad = load:stop()
       assert.same({}, bad)
       assert.is_true(good > 20, good)

@@ -132,14 +132,12 @@ describe("resty.wayside, where the cluster speaks TLS alone and asks for a certi
     local moving = kit.key_in(slot, "moving")
     assert.equal("OK", (way:call("SET", moving, "v")))
     local from, to = cluster:master_of(slot), cluster:master_of(16383)
-    local ids = { from:call("CLUSTER", "MYID"), to:call("CLUSTER", "MYID") }
-    to:call("CLUSTER", "SETSLOT", slot, "IMPORTING", ids[1])
-    from:call("CLUSTER", "SETSLOT", slot, "MIGRATING", ids[2])
+    cluster:begin_move(slot, to)
     kit.move_keys(slot, from, to)
     assert.equal("v", (way:call("GET", moving)))
     assert.same({ "v" }, assert(way:run { { "MULTI" }, { "GET", moving }, { "EXEC" } })[3])
     assert.equal("OK", (way:call("SET", moving, "w")))
-    for _, node in ipairs { to, from } do node:call("CLUSTER", "SETSLOT", slot, "NODE", ids[2]) end
+    cluster:end_move(slot, from, to)
     for _ = 1, 10 do assert.equal("w", (way:call("GET", moving))) end
     local redirects = ""
     for _, text in pairs(way:on_each "/status") do redirects = redirects .. text end

@@ -194,14 +194,13 @@ kit.matrix(function(workers, how)
       assert.equal("OK", way:call("MSET", a, "1", b, "2"))
       local from = cluster:master_of(9)
       local to = from == second and first or second
-      assert.equal("OK", to:call("CLUSTER", "SETSLOT", 9, "IMPORTING", from.id))
-      assert.equal("OK", from:call("CLUSTER", "SETSLOT", 9, "MIGRATING", to.id))
+      cluster:begin_move(9, to)
       assert.equal("OK", from:call("MIGRATE", "127.0.0.1", to.real_port, a, 0, 5000))
       local client = way:client()
       client:send_raw(kit.resp.encode { "EVAL", "return {redis.call('GET', KEYS[1]), redis.call('GET', KEYS[2])}", 2, a, b })
       way:wait_event { class = "again" }
       kit.move_keys(9, from, to)
-      for _, node in ipairs { to, from } do assert.equal("OK", node:call("CLUSTER", "SETSLOT", 9, "NODE", to.id)) end
+      cluster:end_move(9, from, to)
       assert.same({ "1", "2" }, (client:read_reply()))
       no_marks(way)
       cluster:move_slot(9, from)

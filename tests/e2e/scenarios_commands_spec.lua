@@ -365,8 +365,7 @@ kit.matrix(function(workers, how)
     local from, to = cluster:master_of(ONE), cluster:master_of(TWO)
     local keys, clients = filled(slot, 2), clients_of(way)
     for _, client in ipairs(clients) do assert.equal(keys[1], client:call("GET", keys[1])) end
-    assert.equal("OK", to:call("CLUSTER", "SETSLOT", slot, "IMPORTING", from.id))
-    assert.equal("OK", from:call("CLUSTER", "SETSLOT", slot, "MIGRATING", to.id))
+    cluster:begin_move(slot, to)
     kit.move_keys(slot, from, to)
     local function ask_all()
       for _, client in ipairs(clients) do
@@ -377,7 +376,7 @@ kit.matrix(function(workers, how)
       end
     end
     ask_all() -- ASK
-    for _, node in ipairs { to, from } do assert.equal("OK", node:call("CLUSTER", "SETSLOT", slot, "NODE", to.id)) end
+    cluster:end_move(slot, from, to)
     kit.owned { stop = function() cluster:move_slot(slot, from) end }
     ask_all() -- MOVED
     assert.same({}, way:events { ["function"] = "backoff" })

@@ -476,8 +476,7 @@ describe("a moved slot", function()
     local from = cluster:master_of(slot)
     local to = from == cluster:node(3) and cluster:node(2) or cluster:node(3)
     client:pipeline { { "SET", gone, "g" }, { "SET", stay, "s" } }
-    to:call("CLUSTER", "SETSLOT", slot, "IMPORTING", from.id)
-    from:call("CLUSTER", "SETSLOT", slot, "MIGRATING", to.id)
+    cluster:begin_move(slot, to)
     assert.equal("OK", from:call("MIGRATE", "127.0.0.1", to.real_port, gone, 0, 5000))
     for _ = 1, 20 do
       assert.same({ "g", "s", kit.null },
@@ -485,7 +484,7 @@ describe("a moved slot", function()
       assert.equal("OK", client:call("SET", gone, "g"))
     end
     kit.move_keys(slot, from, to)
-    for _, node in ipairs { to, from } do node:call("CLUSTER", "SETSLOT", slot, "NODE", to.id) end
+    cluster:end_move(slot, from, to)
     assert.same({ "g", "s" }, client:pipeline { { "GET", gone }, { "GET", stay } })
     cluster:move_slot(slot, from)
   end)

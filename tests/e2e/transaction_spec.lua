@@ -331,8 +331,7 @@ kit.matrix(function(workers, sockets)
       local to = cluster:node(from == cluster:node(1) and 2 or 1)
       local client, key, old = way:client(), new_key(slot), new_key(slot)
       assert.equal("OK", client:call("SET", old, "0"))
-      assert.equal("OK", to:call("CLUSTER", "SETSLOT", slot, "IMPORTING", from.id))
-      assert.equal("OK", from:call("CLUSTER", "SETSLOT", slot, "MIGRATING", to.id))
+      cluster:begin_move(slot, to)
       assert.same({ 1, 2 }, incr(client, old)) -- still there
       assert.same({ 1, 2 }, incr(client, key)) -- created at the new node
       to.mitm:rule { dir = "up", act = "cut", how = "rst", match = "ASKING", times = 2, on = "all" }
@@ -342,7 +341,7 @@ kit.matrix(function(workers, sockets)
       local replies = calls(client, { "WATCH", key }, { "GET", key }, { "MULTI" }, { "INCR", key }, { "EXEC" })
       assert.same({ "OK", "4", "OK", "QUEUED", { 5 } }, replies)
       from:call("MIGRATE", "127.0.0.1", to.real_port, old, 0, 5000)
-      for _, node in ipairs { to, from } do assert.equal("OK", node:call("CLUSTER", "SETSLOT", slot, "NODE", to.id)) end
+      cluster:end_move(slot, from, to)
       assert.same({ 6, 7 }, incr(client, key))
       cluster:move_slot(slot, from)
     end)
@@ -353,8 +352,7 @@ kit.matrix(function(workers, sockets)
       local to = cluster:node(from == cluster:node(1) and 2 or 1)
       local client, key = way:client(nil, 10), new_key(slot)
       assert.equal("OK", client:call("SET", new_key(7000), "1"))
-      assert.equal("OK", to:call("CLUSTER", "SETSLOT", slot, "IMPORTING", from.id))
-      assert.equal("OK", from:call("CLUSTER", "SETSLOT", slot, "MIGRATING", to.id))
+      cluster:begin_move(slot, to)
       -- Connections that stand are left: a transaction makes one of its own.
       to.mitm:refuse()
       client:send_raw(kit.resp.encode { "MULTI" } .. kit.resp.encode { "INCR", key } .. kit.resp.encode { "EXEC" })

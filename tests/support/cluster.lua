@@ -470,16 +470,28 @@ local function epochs(node)
   return table.concat(list, ", ")
 end
 
---- Moves a slot with its keys from its master to another, as redis-cli does. Both know each other's config epoch
---- first: a node that takes a slot with an epoch which it thinks the highest, and isn't, gives it back as soon as it
---- hears of the higher one, and from then on each says that the other has it.
+--- Moves a slot with its keys from its master to another, as redis-cli does.
 function Cluster:move_slot(slot, to)
+  local from = self:begin_move(slot, to)
+  cluster.move_keys(slot, from, to)
+  self:end_move(slot, from, to)
+end
+
+--- The first part of move_slot: from here on there is ASK. Both know each other's config epoch first: a node that takes a
+--- slot with an epoch which it thinks the highest, and isn't, gives it back as soon as it hears of the higher one, and
+--- from then on each says that the other has it.
+---@return table from the slot's master
+function Cluster:begin_move(slot, to)
   local from = self:master_of(slot)
   assert(from ~= to, "it is there already")
   waits.wait_for(function() return epochs(from) == epochs(to) end, 20, "two masters to agree on the config epochs")
   assert(to:call("CLUSTER", "SETSLOT", slot, "IMPORTING", from.id) == "OK")
   assert(from:call("CLUSTER", "SETSLOT", slot, "MIGRATING", to.id) == "OK")
-  cluster.move_keys(slot, from, to)
+  return from
+end
+
+--- The last part of move_slot: from here on there is MOVED.
+function Cluster.end_move(_, slot, from, to)
   for _, node in ipairs { to, from } do
     assert(node:call("CLUSTER", "SETSLOT", slot, "NODE", to.id) == "OK")
   end

@@ -164,6 +164,17 @@ function Gateway:wait_states(node, state, timeout)
   end, timeout or 5, ("%s to be %s for each worker"):format(node.address, state))
 end
 
+--- Waits until each worker says that this policy, in this version, is in charge.
+function Gateway:wait_version(policy, version)
+  local wanted = ("policy=%s version=%s"):format(policy, version)
+  waits.wait_for(function()
+    for _, text in pairs(self:on_each "/status") do
+      if not text:find(wanted, 1, true) then return false, text end
+    end
+    return true
+  end, 8, wanted .. " on each worker")
+end
+
 --- The journal of all workers, entry by entry: tables of name -> value, and `line`.
 function Gateway:events(want)
   local list = {}
