@@ -122,6 +122,28 @@ static void errors_are_counted_by_node_phase_and_error(void **state)
                      1);
 }
 
+static void rings_are_merged_by_time(void **state)
+{
+    struct kit_control *k = *state;
+    /* Which ring each of them is in: both have runs of several, and either ends first. */
+    static const int ring_of[] = { 0, 1, 1, 0, 1, 0, 0, 0, 1, 1, 0, 1 };
+    double base = k->loop.now;
+    for (unsigned i = 0; i < way_count(ring_of); i++) {
+        struct way_entry e = {
+            .node = (uint16_t)kit_index(k, KIT_MASTER),
+            .function = WAY_FN_BACKOFF,
+            .event = { .kind = WAY_KIND_COMMANDS, .now = base + i * 1e-6, .n = i + 1 }
+        };
+        assert_true(way_ring_put(k->ring[ring_of[i]], &e));
+    }
+    const struct way_history *h = way_control_history(k->control);
+    uint64_t before = way_history_total(h);
+    way_loop_wake(&k->loop);
+    AWAIT(&k->loop, 2, way_history_total(h) >= before + way_count(ring_of));
+    for (unsigned i = 0; i < way_count(ring_of); i++) /* the newest first */
+        assert_int_equal(way_history_at(h, WAY_NONE, i)->event.n, way_count(ring_of) - i);
+}
+
 static void a_probe_brings_the_node_back(void **state)
 {
     struct kit_control *k = *state;
@@ -236,6 +258,7 @@ int main(void)
         EXPIRES(a_longer_mark_moves_the_end),
         EXPIRES(a_mark_of_another_process_ends_too),
         EXPIRES(errors_are_counted_by_node_phase_and_error),
+        EXPIRES(rings_are_merged_by_time),
         PROBES(a_probe_brings_the_node_back),
         PROBES(probes_go_on_until_one_succeeds),
         PROBES(a_mark_of_another_process_is_probed_too),
