@@ -52,9 +52,19 @@ describe("wayside ctl", function()
       assert.equal(0, status, text)
       assert.is_truthy(text:find("WAYSIDE WHY node", 1, true), text)
     end
-    local host, port = way.tcp:match "^(.*):(%d+)$"
-    local _, refused = kit.run { "redis-cli", "-h", host, "-p", port, "WAYSIDE", "NODES" }
-    assert.is_truthy(refused:find("unknown command", 1, true) or refused:find("ERR", 1, true), refused)
+  end)
+
+  it("is never on the clients' port: its commands are unknown there, and change nothing", function()
+    local node = cluster:node(2)
+    for _, how in ipairs { "tcp", "unix" } do
+      local client = way:client(how)
+      for _, words in ipairs { { "RELOAD" }, { "NODES" }, { "MARK", node.address, "failing" }, { "DRAIN", node.address } } do
+        local reply = client:call("WAYSIDE", unpack(words))
+        assert.is_true(kit.is_error(reply, "ERR unknown command"), kit.show(reply))
+      end
+    end
+    assert.equal("healthy", way:node(node).state)
+    assert.is_nil(way:log():find "reload=")
   end)
 
   it("takes the console's address from the configuration", function()
